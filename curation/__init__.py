@@ -1,0 +1,1 @@
+"""Samples to scores, verdicts and curated versions."""

@@ -1,0 +1,1 @@
+"""Recipes, Prefect flows, the command line and the report of a run."""

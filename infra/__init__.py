@@ -1,0 +1,1 @@
+"""The ground floor: dataset store, shard files, file systems, runner, progress."""

@@ -1,0 +1,231 @@
+"""Artifacts: immutable folders that exist when, and only when, their manifest exists.
+
+Everything a stage makes (a dataset version, score columns, verdicts, an index, a run) is an
+artifact: part files, one or more per shard, and a `manifest.json` that is put last and only
+once. Its digest is made from its specification, so it is known before anything is computed.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from infra import filesystem
+from infra.digests import canonical_json, digest
+from infra.errors import SluiceError
+from infra.filesystem import FilePart, join
+
+MANIFEST = "manifest.json"
+TIMING = "timing.json"  # beside the manifest, not in it: clocks differ, bytes must not
+PARTS = "_parts"  # records of finished parts, until the manifest holds them
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What makes an artifact what it is; `digest` is its cache key.
+
+    kind: "dataset", "scores", "edges", "verdicts", "index", "run", "evaluation", ...
+    stage: the function that makes it, by name; `code` is raised when its output changes.
+    settings: JSON-able. parents: digests of the artifacts it is made from.
+    """
+
+    kind: str
+    stage: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    parents: tuple[str, ...] = ()
+    code: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "stage": self.stage,
+            "settings": dict(self.settings),
+            "parents": list(self.parents),
+            "code": self.code,
+        }
+
+    @property
+    def digest(self) -> str:
+        return digest(self.to_json())
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one unit of work left: its files, its counts, anything the stage wants kept.
+
+    rows = kept + the sum over `dropped`; `extra` must be a pure function of the inputs.
+    """
+
+    name: str
+    files: tuple[FilePart, ...]
+    rows: int = 0
+    kept: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lost = self.rows - self.kept - sum(self.dropped.values())
+        if lost:
+            raise SluiceError(
+                f"part {self.name} does not balance: {self.rows} rows in, {self.kept} kept, "
+                f"{dict(self.dropped)} dropped, {lost} unaccounted for",
+                "this is a defect of the stage; please report it with this message",
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "files": [file.to_json() for file in self.files],
+            "rows": self.rows,
+            "kept": self.kept,
+            "dropped": dict(sorted(self.dropped.items())),
+            "extra": dict(self.extra),
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "Part":
+        files = tuple(FilePart(**file) for file in value["files"])
+        return Part(
+            value["name"], files, value["rows"], value["kept"], value["dropped"], value["extra"]
+        )
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A committed artifact: a URL and the manifest that stands there."""
+
+    url: str
+    manifest: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        return self.manifest["digest"]
+
+    @property
+    def kind(self) -> str:
+        return self.manifest["spec"]["kind"]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return self.manifest["spec"]["settings"]
+
+    @property
+    def content(self) -> str:
+        """SHA-256 over the names and hashes of all files: equal bytes, equal content."""
+        return self.manifest["content"]
+
+    @property
+    def parts(self) -> list[Part]:
+        return [Part.from_json(part) for part in self.manifest["parts"]]
+
+    @property
+    def totals(self) -> Mapping[str, Any]:
+        return self.manifest["totals"]
+
+    def path(self, *names: str) -> str:
+        return join(self.url, *names)
+
+    def open(self, *names: str) -> BinaryIO:
+        return filesystem.open_read(self.path(*names))
+
+    def timing(self) -> dict[str, Any]:
+        """Seconds and CPU-seconds this artifact took, summed over parts; empty if unknown."""
+        url = self.path(TIMING)
+        return filesystem.read_json(url) if filesystem.exists(url) else {}
+
+
+def load(url: str) -> Artifact | None:
+    """The artifact at `url`, or None while it has not been committed."""
+    manifest_url = join(url, MANIFEST)
+    try:
+        manifest = filesystem.read_json(manifest_url)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except json.JSONDecodeError as error:
+        raise SluiceError(
+            f"{manifest_url} is not JSON: {error}", "remove that folder and run again"
+        ) from error
+    if manifest.get("format") != FORMAT:
+        raise SluiceError(
+            f"{manifest_url} has format {manifest.get('format')}, this Sluice reads {FORMAT}",
+            "open the store with the Sluice that wrote it",
+        )
+    return Artifact(url, manifest)
+
+
+def record_part(url: str, part: Part, seconds: float, cpu_seconds: float) -> None:
+    """Note a finished part, after its files: a later run will not do it again."""
+    timing = {"seconds": seconds, "cpu_seconds": cpu_seconds}
+    data = canonical_json({"part": part.to_json(), "timing": timing})
+    filesystem.write_bytes(url, f"{PARTS}/{part.name}.json", data)
+
+
+def recorded_parts(url: str) -> dict[str, tuple[Part, dict[str, float]]]:
+    """The parts a run, perhaps a killed one, has finished so far, by name."""
+    found = {}
+    for file in filesystem.list_files(join(url, PARTS)):
+        record = filesystem.read_json(file)
+        part = Part.from_json(record["part"])
+        found[part.name] = (part, record["timing"])
+    return found
+
+
+def commit(url: str, spec: Spec, extra: Mapping[str, Any] | None = None) -> Artifact:
+    """Put the manifest over the recorded parts; of two writers at once, one wins.
+
+    `extra` goes into the manifest: figures of the whole, pure functions of the inputs.
+    """
+    recorded = recorded_parts(url)
+    parts = [recorded[name][0] for name in sorted(recorded)]
+    dropped: dict[str, int] = {}
+    for part in parts:
+        for reason, count in part.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + count
+    files = sorted((file.path, file.sha256) for part in parts for file in part.files)
+    manifest = {
+        "format": FORMAT,
+        "digest": spec.digest,
+        "spec": spec.to_json(),
+        "parts": [part.to_json() for part in parts],
+        "totals": {
+            "parts": len(parts),
+            "rows": sum(part.rows for part in parts),
+            "kept": sum(part.kept for part in parts),
+            "dropped": dict(sorted(dropped.items())),
+            "bytes": sum(file.bytes for part in parts for file in part.files),
+        },
+        "extra": dict(extra or {}),
+        "content": digest([files, dict(extra or {})]),
+    }
+    if not recorded and load(url) is None and spec.kind == "dataset":
+        raise SluiceError(f"nothing to commit at {url}", "give at least one shard")
+    seconds = [timing for _, timing in recorded.values()]
+    total = {name: sum(timing[name] for timing in seconds) for name in ("seconds", "cpu_seconds")}
+    filesystem.write_bytes(url, TIMING, canonical_json(total))
+    filesystem.put_if_absent(
+        url, MANIFEST, json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False).encode()
+    )
+    clean(url)
+    committed = load(url)
+    assert committed is not None
+    return committed
+
+
+def clean(url: str) -> None:
+    """Remove what only an unfinished artifact needs."""
+    filesystem.remove_tree(join(url, PARTS))
+    filesystem.remove_tree(join(url, filesystem.TEMPORARY))
+
+
+def verify(artifact: Artifact) -> list[str]:
+    """The paths of files whose bytes are not what the manifest says; [] when all is well."""
+    import hashlib
+
+    damaged = []
+    for part in artifact.parts:
+        for file in part.files:
+            with artifact.open(file.path) as raw:
+                if hashlib.file_digest(raw, "sha256").hexdigest() != file.sha256:  # type: ignore[arg-type]
+                    damaged.append(file.path)
+    return damaged

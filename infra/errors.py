@@ -1,0 +1,16 @@
+"""The one error users see: what is wrong, where, and the way out."""
+
+
+class SluiceError(Exception):
+    """A failure that ends the job, told in words a user can act on.
+
+    `what` names the file, shard or key; `way_out` says what to do about it.
+    """
+
+    def __init__(self, what: str, way_out: str = "") -> None:
+        super().__init__(what, way_out)
+        self.what = what
+        self.way_out = way_out
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  way out: {self.way_out}" if self.way_out else self.what

@@ -1,0 +1,191 @@
+"""Files on any fsspec URL: whole files appear at once or not at all.
+
+A local path is a URL without a scheme. Local writes go to a temporary name beside the
+target and are renamed; object stores publish an object only when its upload completes.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from infra.errors import SluiceError
+
+TEMPORARY = "_tmp"  # folder of unfinished local files, one per artifact
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """A written file: its path relative to the artifact, its size in bytes, its SHA-256."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system and the path of a URL; an unknown scheme says which package to add."""
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise SluiceError(
+            f"cannot open {url}: {error}",
+            "install the fsspec package of this scheme (s3fs, gcsfs, adlfs), or use a local path",
+        ) from error
+
+
+def is_local(url: str) -> bool:
+    return isinstance(resolve(url)[0], LocalFileSystem)
+
+
+def join(url: str, *names: str) -> str:
+    return "/".join([url.rstrip("/"), *names])
+
+
+def exists(url: str) -> bool:
+    fs, path = resolve(url)
+    return bool(fs.exists(path))
+
+
+def size(url: str) -> int:
+    fs, path = resolve(url)
+    return int(fs.size(path) or 0)
+
+
+def read_bytes(url: str) -> bytes:
+    fs, path = resolve(url)
+    return fs.cat_file(path)
+
+
+def read_json(url: str) -> Any:
+    return json.loads(read_bytes(url))
+
+
+def open_read(url: str) -> BinaryIO:
+    fs, path = resolve(url)
+    return fs.open(path, "rb")
+
+
+class HashingFile:
+    """A write-only file that hashes and counts what passes through it."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self._sha256 = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._raw.write(data)
+        self._sha256.update(data)
+        length = len(memoryview(data).cast("B")) if len(data) else 0
+        self.bytes += length
+        return length
+
+    def flush(self) -> None:
+        self._raw.flush()
+
+    @property
+    def closed(self) -> bool:
+        return self._raw.closed
+
+    def part(self, path: str) -> FilePart:
+        return FilePart(path, self.bytes, self._sha256.hexdigest())
+
+
+@contextlib.contextmanager
+def write_whole(folder: str, path: str) -> Iterator[HashingFile]:
+    """Open `folder/path` for writing; it exists under that name only once it is whole."""
+    url = join(folder, path)
+    try:
+        if is_local(folder):
+            target = Path(resolve(url)[1])
+            temporary = Path(resolve(folder)[1]) / TEMPORARY / f"{uuid.uuid4().hex}-{target.name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with temporary.open("wb") as raw:
+                    yield HashingFile(raw)
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+        else:
+            fs, remote = resolve(url)
+            with fs.transaction, fs.open(remote, "wb") as raw:
+                yield HashingFile(raw)
+    except OSError as error:
+        raise SluiceError(
+            f"cannot write {url}: {error.strerror or error}",
+            "free space or fix the permissions, or name another store with --store, then run the "
+            "same command again: finished shards are kept",
+        ) from error
+
+
+def write_bytes(folder: str, path: str, data: bytes) -> FilePart:
+    with write_whole(folder, path) as file:
+        file.write(data)
+    return file.part(path)
+
+
+def put_if_absent(folder: str, path: str, data: bytes) -> bool:
+    """Create `folder/path` unless it exists; False when another writer was first."""
+    url = join(folder, path)
+    if not is_local(folder):
+        fs, remote = resolve(url)
+        try:
+            fs.pipe_file(remote, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    target = Path(resolve(url)[1])
+    staged = f"{path}.{uuid.uuid4().hex}"
+    write_bytes(folder, staged, data)
+    source = target.with_name(Path(staged).name)
+    try:
+        os.link(source, target)  # fails when the target exists, on every POSIX file system
+    except FileExistsError:
+        return False
+    finally:
+        source.unlink(missing_ok=True)
+    return True
+
+
+def remove_tree(url: str) -> None:
+    fs, path = resolve(url)
+    if isinstance(fs, LocalFileSystem):
+        shutil.rmtree(path, ignore_errors=True)
+    elif fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def list_files(url: str) -> list[str]:
+    """The URLs of the files a path, a folder or a glob pattern stands for, sorted."""
+    fs, path = resolve(url)
+    if any(sign in path for sign in "*?["):
+        found = [name for name in fs.glob(path) if fs.isfile(name)]
+    elif fs.isdir(path):
+        found = fs.find(path)
+    else:
+        found = [path] if fs.exists(path) else []
+    return sorted(str(fs.unstrip_protocol(name)) if not is_local(url) else name for name in found)
+
+
+def free_bytes(url: str) -> int | None:
+    """Free space where `url` would be written, or None where nobody can tell."""
+    if not is_local(url):
+        return None
+    folder = Path(resolve(url)[1])
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

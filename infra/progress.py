@@ -1,0 +1,166 @@
+"""Progress for people: one line per stage, with shards done, rate and remaining time.
+
+On a terminal the lines are drawn in place by rich; elsewhere each stage prints a plain line
+when it starts, at most every five seconds, and when it ends.
+"""
+
+import sys
+import time
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_INTERVAL = 5.0  # seconds between two plain lines of one stage
+
+
+class Line(Protocol):
+    """The line of one stage."""
+
+    def advance(self, steps: int = 1, note: str = "") -> None: ...
+    def finish(self, note: str = "") -> None: ...
+
+
+class Display(Protocol):
+    """Where stages show how far they are."""
+
+    def stage(self, name: str, total: int, unit: str = "shards") -> Line: ...
+    def say(self, text: str) -> None: ...
+    def __enter__(self) -> "Display": ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+def duration(seconds: float) -> str:
+    """7 -> "7 s", 75 -> "1 min 15 s", 7300 -> "2 h 2 min"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class PlainLine:
+    def __init__(self, display: "PlainDisplay", name: str, total: int, unit: str) -> None:
+        self._display, self._name, self._total, self._unit = display, name, total, unit
+        self._done = 0
+        self._start = self._last = time.monotonic()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self._done += steps
+        now = time.monotonic()
+        if now - self._last < PLAIN_INTERVAL or self._done >= self._total:
+            return
+        self._last = now
+        rate = self._done / (now - self._start)
+        left = (self._total - self._done) / rate if rate else 0.0
+        self._display.say(
+            f"{self._name}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, "
+            f"{duration(left)} left{', ' + note if note else ''}"
+        )
+
+    def finish(self, note: str = "") -> None:
+        took = duration(time.monotonic() - self._start)
+        self._display.say(
+            f"{self._name}: {self._total} {self._unit} in {took}{', ' + note if note else ''}"
+        )
+
+
+class PlainDisplay:
+    """Plain lines, for logs and pipes."""
+
+    def __init__(self, write: object = None) -> None:
+        self._write = write
+
+    def say(self, text: str) -> None:
+        if callable(self._write):
+            self._write(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def stage(self, name: str, total: int, unit: str = "shards") -> Line:
+        return PlainLine(self, name, total, unit)
+
+    def __enter__(self) -> "PlainDisplay":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class SilentDisplay(PlainDisplay):
+    """Nothing at all, for tests and notebooks."""
+
+    def say(self, text: str) -> None:
+        return None
+
+
+class RichLine:
+    def __init__(self, progress: Progress, task: TaskID, total: int) -> None:
+        self._progress, self._task, self._total = progress, task, total
+        self._start = time.monotonic()
+        self._done = 0
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self._done += steps
+        rate = self._done / max(time.monotonic() - self._start, 1e-3)
+        text = f"{rate:.1f}/s {note}"
+        self._progress.update(self._task, advance=steps, note=text)
+
+    def finish(self, note: str = "") -> None:
+        self._progress.update(self._task, completed=self._total, note=note)
+        self._progress.stop_task(self._task)
+
+
+class RichDisplay:
+    """Lines drawn in place on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=console,
+        )
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False)
+
+    def stage(self, name: str, total: int, unit: str = "shards") -> Line:
+        task = self._progress.add_task(name, total=total, unit=unit, note="")
+        return RichLine(self._progress, task, total)
+
+    def __enter__(self) -> "RichDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def display() -> Display:
+    """Lines in place where standard error is a terminal, plain lines elsewhere."""
+    console = Console(stderr=True)
+    return RichDisplay(console) if console.is_terminal else PlainDisplay()

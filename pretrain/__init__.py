@@ -1,0 +1,1 @@
+"""Dataset versions to checkpoints and their evaluation."""
