@@ -5,8 +5,9 @@ artifact: part files, one or more per shard, and a `manifest.json` that is put l
 once. Its digest is made from its specification, so it is known before anything is computed.
 """
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -142,13 +143,14 @@ def load(url: str) -> Artifact | None:
         manifest = filesystem.read_json(manifest_url)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not even text
         raise SluiceError(
             f"{manifest_url} is not JSON: {error}", "remove that folder and run again"
         ) from error
-    if manifest.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
         raise SluiceError(
-            f"{manifest_url} has format {manifest.get('format')}, this Sluice reads {FORMAT}",
+            f"{manifest_url} has format {found}, this Sluice reads {FORMAT}",
             "open the store with the Sluice that wrote it",
         )
     return Artifact(url, manifest)
@@ -177,13 +179,28 @@ def commit(url: str, spec: Spec, extra: Mapping[str, Any] | None = None) -> Arti
     `extra` goes into the manifest: figures of the whole, pure functions of the inputs.
     """
     recorded = recorded_parts(url)
+    if not recorded and spec.kind == "dataset" and load(url) is None:
+        raise SluiceError(f"nothing to commit at {url}", "give at least one shard")
     parts = [recorded[name][0] for name in sorted(recorded)]
+    manifest = _manifest(spec, parts, dict(extra or {}))
+    data = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False).encode()
+    if load(url) is None:  # else the timing there is that of the writer who was first
+        timings = [timing for _, timing in recorded.values()]
+        total = {key: sum(timing[key] for timing in timings) for key in ("seconds", "cpu_seconds")}
+        filesystem.write_bytes(url, TIMING, canonical_json(total))
+        filesystem.put_if_absent(url, MANIFEST, data)
+    clean(url)
+    committed = load(url)
+    assert committed is not None
+    return committed
+
+
+def _manifest(spec: Spec, parts: Sequence[Part], extra: dict[str, Any]) -> dict[str, Any]:
     dropped: dict[str, int] = {}
     for part in parts:
         for reason, count in part.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + count
-    files = sorted((file.path, file.sha256) for part in parts for file in part.files)
-    manifest = {
+    return {
         "format": FORMAT,
         "digest": spec.digest,
         "spec": spec.to_json(),
@@ -195,21 +212,14 @@ def commit(url: str, spec: Spec, extra: Mapping[str, Any] | None = None) -> Arti
             "dropped": dict(sorted(dropped.items())),
             "bytes": sum(file.bytes for part in parts for file in part.files),
         },
-        "extra": dict(extra or {}),
-        "content": digest([files, dict(extra or {})]),
+        "extra": extra,
+        "content": _content(parts, extra),
     }
-    if not recorded and load(url) is None and spec.kind == "dataset":
-        raise SluiceError(f"nothing to commit at {url}", "give at least one shard")
-    seconds = [timing for _, timing in recorded.values()]
-    total = {name: sum(timing[name] for timing in seconds) for name in ("seconds", "cpu_seconds")}
-    filesystem.write_bytes(url, TIMING, canonical_json(total))
-    filesystem.put_if_absent(
-        url, MANIFEST, json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False).encode()
-    )
-    clean(url)
-    committed = load(url)
-    assert committed is not None
-    return committed
+
+
+def _content(parts: Sequence[Part], extra: Mapping[str, Any]) -> str:
+    files = sorted((file.path, file.sha256) for part in parts for file in part.files)
+    return digest([files, dict(extra)])
 
 
 def clean(url: str) -> None:
@@ -219,13 +229,29 @@ def clean(url: str) -> None:
 
 
 def verify(artifact: Artifact) -> list[str]:
-    """The paths of files whose bytes are not what the manifest says; [] when all is well."""
-    import hashlib
+    """The paths of files that are gone or are not what the manifest says; [] when all is well.
 
+    The manifest itself is named where its digest or content does not follow from the rest.
+    """
+    manifest = artifact.manifest
     damaged = []
+    expected = (digest(manifest["spec"]), _content(artifact.parts, manifest["extra"]))
+    if (artifact.digest, artifact.content) != expected:
+        damaged.append(MANIFEST)
     for part in artifact.parts:
         for file in part.files:
-            with artifact.open(file.path) as raw:
-                if hashlib.file_digest(raw, "sha256").hexdigest() != file.sha256:  # type: ignore[arg-type]
-                    damaged.append(file.path)
+            if _sha256(artifact.path(file.path)) != file.sha256:
+                damaged.append(file.path)
     return damaged
+
+
+def _sha256(url: str) -> str | None:
+    """The SHA-256 of a file, None where there is none."""
+    sha256 = hashlib.sha256()
+    try:
+        with filesystem.open_read(url) as raw:
+            while block := raw.read(2**20):
+                sha256.update(block)
+    except FileNotFoundError:
+        return None
+    return sha256.hexdigest()

@@ -7,7 +7,9 @@
 <store>/<dataset>/latest                           the version last made, for people
 """
 
+import hashlib
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +55,28 @@ class Sample:
     image: bytes
     extension: str
     caption: str
+
+
+_UID = re.compile(r"[0-9a-fA-F]{32}")
+
+
+def make_uid(
+    url: str | None, caption: str | None, image: bytes | None, given: str | None = None
+) -> str:
+    """The identity of a sample, 32 hex characters, from its content and not its position.
+
+    `given` where the source has a uid of this form (DataComp's); else the first 128 bits of
+    SHA-256 over URL, NUL and caption; without a URL over the image bytes, or over the caption
+    where there is no image either.
+    """
+    if given and _UID.fullmatch(given):
+        return given.lower()
+    content = (caption or "").encode("utf-8", "surrogatepass")
+    if url:
+        content = url.encode("utf-8", "surrogatepass") + b"\0" + content
+    elif image:
+        content = image
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def index_id(shard: int, row: int) -> int:

@@ -35,8 +35,11 @@ class FilePart:
         return asdict(self)
 
 
-def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system and the path of a URL; an unknown scheme says which package to add."""
+def resolve(url: str) -> tuple[Any, str]:
+    """The fsspec file system and the path of a URL.
+
+    An unknown scheme says which package to add.
+    """
     try:
         return fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
@@ -59,6 +62,17 @@ def exists(url: str) -> bool:
     return bool(fs.exists(path))
 
 
+def is_folder(url: str) -> bool:
+    fs, path = resolve(url)
+    return bool(fs.isdir(path))
+
+
+def info(url: str) -> dict[str, Any]:
+    """What the file system knows of a file: size, and, on object stores, its entity tag."""
+    fs, path = resolve(url)
+    return fs.info(path)
+
+
 def size(url: str) -> int:
     fs, path = resolve(url)
     return int(fs.size(path) or 0)
@@ -78,16 +92,28 @@ def open_read(url: str) -> BinaryIO:
     return fs.open(path, "rb")
 
 
+def _refused(url: str, error: OSError) -> SluiceError:
+    return SluiceError(
+        f"cannot write {url}: {error.strerror or error}",
+        "free space or fix the permissions, or name another store with --store, then run the "
+        "same command again: finished shards are kept",
+    )
+
+
 class HashingFile:
     """A write-only file that hashes and counts what passes through it."""
 
-    def __init__(self, raw: BinaryIO) -> None:
+    def __init__(self, raw: BinaryIO, url: str) -> None:
         self._raw = raw
+        self._url = url
         self._sha256 = hashlib.sha256()
         self.bytes = 0
 
     def write(self, data: bytes | memoryview) -> int:
-        self._raw.write(data)
+        try:
+            self._raw.write(data)
+        except OSError as error:
+            raise _refused(self._url, error) from error
         self._sha256.update(data)
         length = len(memoryview(data).cast("B")) if len(data) else 0
         self.bytes += length
@@ -106,30 +132,42 @@ class HashingFile:
 
 @contextlib.contextmanager
 def write_whole(folder: str, path: str) -> Iterator[HashingFile]:
-    """Open `folder/path` for writing; it exists under that name only once it is whole."""
+    """Open `folder/path` for writing; it exists under that name only once it is whole.
+
+    What the file system refuses becomes a SluiceError; what the caller raises passes through.
+    """
     url = join(folder, path)
+    raised: BaseException | None = None
     try:
-        if is_local(folder):
-            target = Path(resolve(url)[1])
-            temporary = Path(resolve(folder)[1]) / TEMPORARY / f"{uuid.uuid4().hex}-{target.name}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.parent.mkdir(parents=True, exist_ok=True)
+        with _open_whole(folder, path) as raw:
             try:
-                with temporary.open("wb") as raw:
-                    yield HashingFile(raw)
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
-        else:
-            fs, remote = resolve(url)
-            with fs.transaction, fs.open(remote, "wb") as raw:
-                yield HashingFile(raw)
+                yield HashingFile(raw, url)
+            except BaseException as error:
+                raised = error
+                raise
     except OSError as error:
-        raise SluiceError(
-            f"cannot write {url}: {error.strerror or error}",
-            "free space or fix the permissions, or name another store with --store, then run the "
-            "same command again: finished shards are kept",
-        ) from error
+        if error is raised:
+            raise
+        raise _refused(url, error) from error
+
+
+@contextlib.contextmanager
+def _open_whole(folder: str, path: str) -> Iterator[BinaryIO]:
+    fs, remote = resolve(join(folder, path))
+    if not isinstance(fs, LocalFileSystem):
+        with fs.transaction, fs.open(remote, "wb") as raw:
+            yield raw
+        return
+    target = Path(remote)
+    temporary = Path(resolve(folder)[1]) / TEMPORARY / f"{uuid.uuid4().hex}-{target.name}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with temporary.open("wb") as raw:
+            yield raw
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_bytes(folder: str, path: str, data: bytes) -> FilePart:
@@ -149,13 +187,18 @@ def put_if_absent(folder: str, path: str, data: bytes) -> bool:
             return False
         return True
     target = Path(resolve(url)[1])
-    staged = f"{path}.{uuid.uuid4().hex}"
+    staged = f"{TEMPORARY}/{uuid.uuid4().hex}"  # where a killed writer's litter is swept up
     write_bytes(folder, staged, data)
-    source = target.with_name(Path(staged).name)
+    source = Path(resolve(join(folder, staged))[1])
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)  # fails when the target exists, on every POSIX file system
     except FileExistsError:
         return False
+    except OSError as error:
+        if target.exists():
+            return False  # the first writer is done, and has swept up
+        raise _refused(url, error) from error
     finally:
         source.unlink(missing_ok=True)
     return True
@@ -172,6 +215,7 @@ def remove_tree(url: str) -> None:
 def list_files(url: str) -> list[str]:
     """The URLs of the files a path, a folder or a glob pattern stands for, sorted."""
     fs, path = resolve(url)
+    fs.invalidate_cache(path)  # object stores keep listings, but other processes write too
     if any(sign in path for sign in "*?["):
         found = [name for name in fs.glob(path) if fs.isfile(name)]
     elif fs.isdir(path):

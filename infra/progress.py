@@ -6,7 +6,7 @@ when it starts, at most every five seconds, and when it ends.
 
 import sys
 import time
-from types import TracebackType
+from collections.abc import Callable
 from typing import Protocol
 
 from rich.console import Console
@@ -37,12 +37,7 @@ class Display(Protocol):
     def stage(self, name: str, total: int, unit: str = "shards") -> Line: ...
     def say(self, text: str) -> None: ...
     def __enter__(self) -> "Display": ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 def duration(seconds: float) -> str:
@@ -86,16 +81,17 @@ class PlainLine:
 class PlainDisplay:
     """Plain lines, for logs and pipes."""
 
-    def __init__(self, write: object = None) -> None:
+    def __init__(self, write: Callable[[str], object] | None = None) -> None:
         self._write = write
 
     def say(self, text: str) -> None:
-        if callable(self._write):
+        if self._write:
             self._write(text)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def stage(self, name: str, total: int, unit: str = "shards") -> Line:
+        self.say(f"{name}: {total} {unit} to do")
         return PlainLine(self, name, total, unit)
 
     def __enter__(self) -> "PlainDisplay":

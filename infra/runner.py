@@ -1,12 +1,17 @@
 """The runner: a function over many items, on this process, on processes, or on Ray.
 
 `Runner.map` keeps a bounded window of work in flight, retries what a lost worker was doing,
-gives up on an item after its deadline, and yields (index, result) as items finish. A
-`SluiceError` from the function is final; a lost process or a time-out is tried again.
+gives up on an item after its deadline, and yields (index, result) as items finish. What the
+function raises is final; a lost process or a time-out is tried again.
 """
 
+import logging
 import multiprocessing
+import multiprocessing.connection
 import os
+import signal
+import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +27,8 @@ Result = TypeVar("Result")
 RETRIES = 2
 DEADLINE = 3600.0  # seconds one item may take
 WINDOW = 2  # items in flight for each worker
+SPARE = 2  # Ray's processor slots beyond the workers': for training while the workers idle
+SPARE = 2  # Ray's processor slots beyond the workers': for training while the workers idle
 
 
 class Runner(Protocol):
@@ -41,12 +48,25 @@ class Runner(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def lost(index: int, tries: int, why: str) -> SluiceError:
-    return SluiceError(
-        f"item {index} was lost {tries} times: {why}",
-        "look for memory shortage or a crash in the worker's log above, lower run.workers, "
-        "and run the same command again: finished shards are kept",
-    )
+class LostError(SluiceError):
+    """An item whose workers died, or took too long, once more than is allowed."""
+
+    def __init__(self, index: int, losses: int, why: str) -> None:
+        super().__init__(
+            f"item {index} was lost {losses} times: {why}",
+            "look for memory shortage or a crash in the worker's log above, lower run.workers, "
+            "and run the same command again: finished shards are kept",
+        )
+        self.index = index
+        self.losses = losses
+        self.why = why
+
+
+DIED = "its process died"
+
+
+def overdue(deadline: float) -> str:
+    return f"it took longer than {deadline:g} s"
 
 
 class InlineRunner:
@@ -76,10 +96,63 @@ def limit_threads() -> None:
     """One thread per worker: workers are the parallelism, and sums keep their order."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
-    if "torch" in __import__("sys").modules:
-        import torch
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
-        torch.set_num_threads(1)
+
+def _become_worker() -> None:
+    """Set up a worker process: one thread, no life beyond its parent's, deaf to Ctrl-C."""
+    limit_threads()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers it, and stops us
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        # A parent that was killed says no farewell, and an orphan would wait for work for ever.
+        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _die_with(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+class _Queue:
+    """The items still to do, and how often each was lost.
+
+    Items that were in flight together when a process died go one at a time from then on: only
+    so is it known which one did it, and none is blamed for another.
+    """
+
+    def __init__(self, count: int, retries: int) -> None:
+        self._waiting = deque(range(count))
+        self._suspects: deque[int] = deque()
+        self._losses = [0] * count
+        self._retries = retries
+        self.alone = False  # whether the item last taken must have the workers for itself
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting or self._suspects)
+
+    def take(self, in_flight: int, room: int) -> int | None:
+        """The next item that may start beside `in_flight` others; None for "not now"."""
+        if in_flight and (self.alone or self._suspects):
+            return None
+        self.alone = bool(self._suspects)
+        if self._suspects:
+            return self._suspects.popleft()
+        return self._waiting.popleft() if self._waiting and in_flight < room else None
+
+    def put_back(self, indexes: Iterable[int]) -> None:
+        self._waiting.extendleft(sorted(indexes, reverse=True))
+
+    def blame(self, indexes: Iterable[int], why: str) -> None:
+        """Count a loss of each; LostError for one that is out of tries."""
+        for index in indexes:
+            self._losses[index] += 1
+            if self._losses[index] > self._retries:
+                raise LostError(index, self._losses[index], why)
+
+    def suspect(self, indexes: Iterable[int]) -> None:
+        self._suspects.extend(indexes)
 
 
 class LocalRunner:
@@ -92,7 +165,7 @@ class LocalRunner:
     def _executor(self) -> ProcessPoolExecutor:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
-                self.workers, multiprocessing.get_context("spawn"), initializer=limit_threads
+                self.workers, multiprocessing.get_context("spawn"), initializer=_become_worker
             )
         return self._pool
 
@@ -112,34 +185,50 @@ class LocalRunner:
         retries: int = RETRIES,
         deadline: float = DEADLINE,
     ) -> Iterator[tuple[int, Result]]:
-        waiting = deque(range(len(items)))
-        tries = dict.fromkeys(waiting, 0)
+        queue = _Queue(len(items), retries)
         running: dict[Future[Any], tuple[int, float]] = {}
-        while waiting or running:
-            while waiting and len(running) < WINDOW * self.workers:
-                index = waiting.popleft()
-                tries[index] += 1
-                future = self._executor().submit(function, items[index])
-                running[future] = (index, time.monotonic())
-            done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+        while queue or running:
             failure = None
+            try:
+                self._submit(function, items, queue, running)
+            except BrokenProcessPool:  # a worker died while it had nothing to do
+                failure = DIED
+            done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+            stranded = []
             for future in done:
                 index, _ = running.pop(future)
                 try:
-                    yield index, future.result()
+                    result = future.result()
                 except BrokenProcessPool:
-                    failure = "its process died"
-                    waiting.appendleft(index)
-            # A queued item also ages; twice the deadline covers its wait behind another.
-            if any(time.monotonic() - start > WINDOW * deadline for _, start in running.values()):
-                failure = f"it took longer than {deadline:.0f} s"
+                    failure = DIED
+                    stranded.append(index)
+                else:
+                    yield index, result
+            # Among others an item may first wait for one of them: twice the time is its share.
+            patience = deadline if queue.alone else WINDOW * deadline
+            if any(time.monotonic() - start > patience for _, start in running.values()):
+                failure = overdue(deadline)
             if failure:
                 self._discard()
-                waiting.extendleft(index for index, _ in running.values())
+                stranded += [index for index, _ in running.values()]
                 running.clear()
-                for index in waiting:
-                    if tries[index] > retries:
-                        raise lost(index, tries[index], failure)
+                queue.blame(sorted(stranded), failure)
+                queue.suspect(sorted(stranded))
+
+    def _submit(
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        queue: _Queue,
+        running: dict[Future[Any], tuple[int, float]],
+    ) -> None:
+        while (index := queue.take(len(running), WINDOW * self.workers)) is not None:
+            try:
+                future = self._executor().submit(function, items[index])
+            except BrokenProcessPool:
+                queue.put_back([index])
+                raise
+            running[future] = (index, time.monotonic())
 
     def __enter__(self) -> "LocalRunner":
         return self
@@ -178,46 +267,59 @@ class RayRunner:
         deadline: float = DEADLINE,
     ) -> Iterator[tuple[int, Result]]:
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
         self._start()
         shared = ray.put(function)
-        waiting = deque(range(len(items)))
-        tries = dict.fromkeys(waiting, 0)
+        queue = _Queue(len(items), retries)
         load = [0] * self.workers
-        running: dict[Any, tuple[int, int, float]] = {}
-        while waiting or running:
-            while waiting and min(load) < WINDOW:
+        running: dict[Any, tuple[int, int, float]] = {}  # in the order they were sent
+        while queue or running:
+            while (index := queue.take(len(running), WINDOW * self.workers)) is not None:
                 worker = load.index(min(load))
-                index = waiting.popleft()
-                tries[index] += 1
                 load[worker] += 1
                 reference = self._actors[worker].run.remote(shared, items[index])
                 running[reference] = (index, worker, time.monotonic())
-            done, _ = ray.wait(list(running), timeout=1.0)
             broken: dict[int, str] = {}
-            for reference in done:
-                index, worker, _ = running.pop(reference)
-                load[worker] -= 1
+            for reference in self._finished(running):
+                index, worker, _ = running[reference]
                 try:
-                    yield index, ray.get(reference)
+                    result: Any = ray.get(reference)
                 except RayTaskError as error:
                     raise error.cause or error from None
-                except RayActorError:
-                    broken[worker] = "its actor died"
-                    waiting.appendleft(index)
+                except (RayActorError, OutOfMemoryError):
+                    broken[worker] = DIED
+                    continue
+                del running[reference]
+                load[worker] -= 1
+                yield index, result
             for _, worker, start in running.values():
                 if time.monotonic() - start > WINDOW * deadline:
-                    broken[worker] = f"it took longer than {deadline:.0f} s"
+                    broken[worker] = overdue(deadline)
             for worker, why in broken.items():
-                ray.kill(self._actors[worker])
-                self._actors[worker] = self._spawn()
+                self._replace(worker)
                 load[worker] = 0
-                stranded = [ref for ref, entry in running.items() if entry[1] == worker]
-                waiting.extendleft(running.pop(reference)[0] for reference in stranded)
-                for index in waiting:
-                    if tries[index] > retries:
-                        raise lost(index, tries[index], why)
+                mine = [reference for reference, entry in running.items() if entry[1] == worker]
+                culprit, *behind = [running.pop(reference)[0] for reference in mine]
+                # An actor works in the order it was sent things: the first one did it.
+                queue.blame([culprit], why)
+                queue.put_back([culprit, *behind])
+
+    def _finished(self, running: Iterable[Any]) -> list[Any]:
+        """What has ended, in the order it was sent, after waiting up to a second."""
+        import ray
+
+        references = list(running)
+        ray.wait(references, timeout=1.0)
+        done, _ = ray.wait(references, num_returns=len(references), timeout=0)
+        ended = set(done)
+        return [reference for reference in references if reference in ended]
+
+    def _replace(self, worker: int) -> None:
+        import ray
+
+        ray.kill(self._actors[worker])
+        self._actors[worker] = self._spawn()
 
     def release(self) -> None:
         """Give the actors' processors back, so that another Ray user can have them."""
@@ -254,23 +356,32 @@ def start_ray(processors: int, address: str = "local") -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
     local: dict[str, Any] = (
-        {"num_cpus": max(processors, 1), "include_dashboard": False, "object_store_memory": 2**28}
+        {
+            "num_cpus": max(processors, 1) + SPARE,
+            "include_dashboard": False,
+            "object_store_memory": 2**28,
+        }
         if address == "local"
         else {}
     )
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
 
 
 def stop_ray(address: str) -> None:
-    import sys
-
     if "ray" in sys.modules and address == "local":
         sys.modules["ray"].shutdown()
 
 
+def processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def make_runner(executor: str, workers: int, address: str = "local") -> Runner:
     """ "inline", "local" or "ray"; 0 workers means one per processor."""
-    count = workers or os.cpu_count() or 1
+    count = workers or processors()
     if executor == "inline":
         return InlineRunner()
     if executor == "local":

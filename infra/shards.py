@@ -4,14 +4,24 @@ A sample is the run of tar members that share a key (the name up to the first do
 never unpacks to disk, follows no link, and takes only members whose extension is asked for.
 """
 
+import bz2
+import gzip
 import io
+import lzma
 import tarfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import BinaryIO
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO, Protocol
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 MEMBER_LIMIT = 256 * 2**20  # bytes; a larger member is refused, not read
+
+BLOCK = 512  # the unit of a tar: one header, or a piece of a member
+CHUNK = 2**20
+NAME_LIMIT = 2**20  # bytes of a long name or a pax header; more is no name
+ZEROS = bytes(BLOCK)
+REGULAR, LINKS = b"07\0", b"12"
 
 
 @dataclass(frozen=True)
@@ -30,45 +40,275 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + key, extension.lower()
 
 
-def read_tar(file: BinaryIO) -> Iterator[TarSample]:
-    """Yield the samples of a tar stream in order.
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
 
-    A repeated extension under one key is kept as `EXT`, `EXT#2`, ... so that the caller can
-    refuse it. A tar cut short yields its whole samples, then one with `error` set:
-    "truncated_tar" (its key is the sample it broke in) or "not_a_tar".
-    """
-    key: str | None = None
-    members: dict[str, bytes] = {}
+
+class _Stream:
+    """Small reads out of large ones: most members cost no call of the file below."""
+
+    def __init__(self, file: _Readable) -> None:
+        self._file = file
+        self._buffer = b""
+        self._at = 0
+        self.failed = False  # the file itself could not be read
+
+    def read(self, size: int = CHUNK) -> bytes:
+        """`size` bytes, fewer only at the end."""
+        end = self._at + size
+        if end > len(self._buffer):
+            self._fill(size)
+            end = self._at + size
+        data = self._buffer[self._at : end]
+        self._at += len(data)
+        return data
+
+    def peek(self, size: int) -> bytes:
+        self._fill(size)
+        return self._buffer[self._at : self._at + size]
+
+    def skip(self, size: int) -> bool:
+        """Pass over `size` bytes; False where the stream ends before."""
+        while size:
+            passed = len(self.read(min(size, CHUNK)))
+            if not passed:
+                return False
+            size -= passed
+        return True
+
+    def _fill(self, size: int) -> None:
+        pieces = [self._buffer[self._at :]]
+        held = len(pieces[0])
+        while held < size:
+            try:
+                piece = self._file.read(max(size - held, CHUNK))
+            except Exception:
+                self.failed = True
+                raise
+            if not piece:
+                break
+            pieces.append(piece)
+            held += len(piece)
+        self._buffer, self._at = b"".join(pieces), 0
+
+
+def _plain(stream: _Stream) -> _Stream:
+    """The tar's bytes, whether the file holds them plain or as gzip, bzip2 or xz."""
+    magic = stream.peek(6)
+    if magic.startswith(b"\x1f\x8b"):
+        return _Stream(gzip.GzipFile(fileobj=stream))  # type: ignore[arg-type]
+    if magic.startswith(b"BZh"):
+        return _Stream(bz2.BZ2File(stream))  # type: ignore[arg-type]
+    if magic.startswith(b"\xfd7zXZ\0"):
+        return _Stream(lzma.LZMAFile(stream))  # type: ignore[arg-type]
+    return stream
+
+
+class _DamagedError(Exception):
+    """Not a header where one must be."""
+
+
+class _CutShortError(Exception):
+    """The stream ended inside a header or a member."""
+
+
+@dataclass(frozen=True)
+class _Header:
+    name: str
+    size: int
+    type: bytes
+
+
+def _number(data: bytes) -> int:
+    """Octal text, or base 256 where the first bit is set (GNU, for more than 8 GiB)."""
+    if data[0] == 0x80:
+        return int.from_bytes(data[1:], "big")
     try:
-        with tarfile.open(fileobj=file, mode="r|*") as tar:
-            for info in tar:
-                if not info.isfile() or info.name.startswith(("/", "..")):
-                    continue
-                next_key, extension = split_name(info.name)
-                if next_key != key:
-                    if key is not None:
-                        yield TarSample(key, members)
-                    key, members = next_key, {}
-                if info.size > MEMBER_LIMIT:
-                    members[f"{extension}#too_large"] = b""
-                    continue
-                stream = tar.extractfile(info)
-                data = stream.read() if stream else b""
-                if len(data) < info.size:
-                    raise tarfile.ReadError("unexpected end of data")
-                name, copy = extension, 1
-                while name in members:
-                    copy += 1
-                    name = f"{extension}#{copy}"
-                members[name] = data
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        value = int(data.rstrip(b" \0").lstrip() or b"0", 8)
+    except ValueError as error:
+        raise _DamagedError from error
+    if value < 0:
+        raise _DamagedError
+    return value
+
+
+def _text(data: bytes) -> str:
+    # Bytes that are no UTF-8 become visible escapes: still one key for one name.
+    return data.partition(b"\0")[0].decode("utf-8", "backslashreplace")
+
+
+def _parse(block: bytes) -> _Header:
+    checksum = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    if _number(block[148:156]) != checksum:
+        raise _DamagedError
+    name = _text(block[:100])
+    if block[257:263] == b"ustar\0" and block[345]:
+        name = f"{_text(block[345:500])}/{name}"
+    kind = block[156:157]
+    if kind in REGULAR and name.endswith("/"):
+        kind = b"5"  # how tars before POSIX mark a folder
+    return _Header(name, _number(block[124:136]), kind)
+
+
+def _pax(data: bytes) -> dict[str, str]:
+    """The records `LENGTH KEY=VALUE\\n` of an extended header."""
+    records: dict[str, str] = {}
+    while data.rstrip(b"\0"):
+        digits, _, _ = data.partition(b" ")
+        if not digits.isdigit() or not len(digits) < int(digits) <= len(data):
+            raise _DamagedError
+        key, _, value = data[len(digits) + 1 : int(digits) - 1].partition(b"=")
+        records[_text(key)] = _text(value)
+        data = data[int(digits) :]
+    return records
+
+
+def _members(stream: _Stream) -> Iterator[_Header | None]:
+    """The headers in order, each with its data next in `stream`; None where one is damaged.
+
+    After a damaged header the next whole one is sought. Blocks of zeros are passed over:
+    they end a tar, but also fill the holes of a download that stopped in the middle.
+    Raises _CutShortError where the stream ends without the zeros that close a tar.
+    """
+    closed, seeking, first = False, False, True
+    name, size = "", -1
+    while block := stream.read(BLOCK):
+        if len(block) < BLOCK:
+            if closed:
+                return  # padding of an odd length
+            raise _CutShortError
+        if block == ZEROS:
+            closed = True
+            continue
+        try:
+            header = _parse(block)
+            if seeking and block[257:262] != b"ustar":
+                raise _DamagedError  # chance alone may fit a checksum, hardly this as well
+            if header.type in b"LKxg":
+                name, size = _extended(stream, header, name, size)
+                seeking, first, closed = False, False, False
+                continue
+        except _DamagedError:
+            if first:
+                raise
+            if not seeking:
+                yield None
+            seeking, closed = True, False
+            name, size = "", -1
+            continue
+        seeking, first, closed = False, False, False
+        yield _Header(name or header.name, size if size >= 0 else header.size, header.type)
+        name, size = "", -1
+    if not closed:
+        raise _CutShortError
+
+
+def _extended(stream: _Stream, header: _Header, name: str, size: int) -> tuple[str, int]:
+    """What a long-name or pax header says of the member after it: its name, its size."""
+    if header.size > NAME_LIMIT:
+        raise _DamagedError
+    data = stream.read(_padded(header.size))
+    if len(data) < _padded(header.size):
+        raise _CutShortError
+    data = data[: header.size]
+    if header.type == b"L":
+        return _text(data), size
+    if header.type == b"x":
+        records = _pax(data)
+        text = records.get("size", "")
+        return records.get("path", name), int(text) if text.isdecimal() else size
+    return name, size
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+@dataclass
+class _Group:
+    """The sample being read."""
+
+    key: str | None = None
+    members: dict[str, bytes] = field(default_factory=dict)
+
+    def add(self, name: str, data: bytes) -> None:
+        if name in self.members:
+            name = f"{name}#2"
+        self.members[name] = data
+
+    def sample(self, error: str | None = None) -> TarSample:
+        return TarSample(self.key or "", self.members, error)
+
+
+def read_tar(file: BinaryIO, extensions: Collection[str] | None = None) -> Iterator[TarSample]:
+    """Yield the samples of a tar stream in order; `file` may be gzip, bzip2 or xz.
+
+    Members whose extension is not in `extensions` are passed over, but their sample is
+    yielded. Two of one extension under one key are `EXT` and `EXT#2`; a member over
+    MEMBER_LIMIT is `EXT#too_large`, a link is `EXT#link`, both empty: the caller refuses them.
+    Hidden files (a name that starts with a dot) are no samples.
+
+    `error` is set on the sample in which the tar breaks: "truncated_tar" where the tar ends
+    before its closing zeros, "damaged_tar" where no header stands in a header's place (reading
+    goes on at the next whole header), "not_a_tar" where not even the first header is one. The
+    members given with an error are whole, but others of that sample may be lost.
+    """
+    group, begun, source = _Group(), False, _Stream(file)
+    try:
+        stream = _plain(source)
+        if not stream.peek(1):
+            raise _DamagedError
+        for header in _members(stream):
+            begun = True
+            if header is None:
+                yield group.sample("damaged_tar")
+                group = _Group()
+                continue
+            key, extension = split_name(header.name)
+            hidden = header.name.rpartition("/")[2].startswith(".")
+            if hidden or header.type not in REGULAR + LINKS:
+                if header.type not in LINKS and not stream.skip(_padded(header.size)):
+                    raise _CutShortError
+                continue
+            if key != group.key:
+                if group.key is not None:
+                    yield group.sample()
+                group = _Group(key)
+            _take(stream, header, extension, extensions, group)
+    except (_DamagedError, _CutShortError, EOFError, OSError, zlib.error, lzma.LZMAError):
+        if source.failed:
             raise  # the disk or the network failed, not the tar
-        broken = "not_a_tar" if key is None else "truncated_tar"
-        yield TarSample(key or "", members, broken)
+        yield group.sample("truncated_tar" if begun else "not_a_tar")
         return
-    if key is not None:
-        yield TarSample(key, members)
+    if group.key is not None:
+        yield group.sample()
+
+
+def _take(
+    stream: _Stream,
+    header: _Header,
+    extension: str,
+    wanted: Collection[str] | None,
+    group: _Group,
+) -> None:
+    """Read one member into its sample, or pass over it."""
+    asked = wanted is None or extension in wanted
+    if header.type in LINKS:  # a link has no data of its own, whatever its size says
+        if asked:
+            group.add(f"{extension}#link", b"")
+    elif header.size > MEMBER_LIMIT or not asked:
+        if asked:
+            group.add(f"{extension}#too_large", b"")
+        if not stream.skip(_padded(header.size)):
+            raise _CutShortError
+    else:
+        data = stream.read(header.size)
+        padding = _padded(header.size) - header.size
+        if len(data) < header.size:
+            raise _CutShortError
+        group.add(extension, data)
+        if padding and len(stream.read(padding)) < padding:
+            raise _CutShortError
 
 
 class TarWriter:

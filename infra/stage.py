@@ -9,16 +9,18 @@ twice writes the same bytes twice.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from infra import artifacts
 from infra.artifacts import Artifact, Part, Spec
+from infra.errors import SluiceError
 from infra.progress import Display
 from infra.runner import Runner
 
 Work = Callable[[Any, list[str]], Mapping[str, Part]]
+Extra = Callable[[Mapping[str, list[Part]]], Mapping[str, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,29 @@ class Item:
 class _Task:
     """What travels to a worker: does the work, then records the parts it left."""
 
+    title: str
     work: Work
     urls: Mapping[str, str]
 
     def __call__(self, entry: tuple[Item, list[str]]) -> int:
         item, todo = entry
         start, cpu = time.monotonic(), time.process_time()
-        parts = self.work(item.value, todo)
+        try:
+            parts = self.work(item.value, todo)
+        except Exception as error:
+            error.add_note(
+                f"in {self.title!r}, item {item.name}, for {', '.join(self.urls.values())}"
+            )
+            raise
         seconds, cpu_seconds = time.monotonic() - start, time.process_time() - cpu
+        left = {name: part.name for name, part in parts.items()}
+        if left != dict.fromkeys(todo, item.name):
+            raise SluiceError(
+                f"{self.title!r} left parts {left} of item {item.name}, asked for {todo}",
+                "this is a defect of the stage; please report it with this message",
+            )
+        share = len(parts)
         for name, part in parts.items():
-            share = len(parts)
             artifacts.record_part(self.urls[name], part, seconds / share, cpu_seconds / share)
         return max((part.rows for part in parts.values()), default=0)
 
@@ -62,7 +77,7 @@ def run_stage(
     work: Work,
     runner: Runner,
     display: Display,
-    extra: Callable[[Mapping[str, list[Part]]], Mapping[str, Mapping[str, Any]]] | None = None,
+    extra: Extra | None = None,
 ) -> dict[str, Artifact]:
     """Make every draft that is not there yet and return all artifacts, by name.
 
@@ -86,21 +101,38 @@ def run_stage(
     line = display.stage(title, len(items))
     if len(entries) < len(items):
         line.advance(len(items) - len(entries), "resumed")
-    task = _Task(work, {name: drafts[name].url for name in missing})
+    task = _Task(title, work, {name: drafts[name].url for name in missing})
     rows = 0
-    for _, count in runner.map(task, entries):
-        rows += count
-        line.advance(1, f"{rows} rows")
-    figures = {}
-    if extra is not None:
-        figures = extra(
-            {
-                name: [part for part, _ in artifacts.recorded_parts(drafts[name].url).values()]
-                for name in missing
-            }
-        )
-    for name in missing:
-        draft = drafts[name]
-        made[name] = artifacts.commit(draft.url, draft.spec, figures.get(name))
+    try:
+        for _, count in runner.map(task, entries):
+            rows += count
+            line.advance(1, f"{rows} rows")
+        committed = _commit(drafts, missing, {item.name for item in items}, extra)
+    except SluiceError:
+        # Another run may have made the same thing at the same time, and swept up after itself.
+        rival = {name: artifacts.load(drafts[name].url) for name in missing}
+        committed = {name: artifact for name, artifact in rival.items() if artifact}
+        if len(committed) < len(missing):
+            raise
     line.finish(f"{rows} rows")
-    return made
+    return made | committed
+
+
+def _commit(
+    drafts: Mapping[str, Draft], missing: Iterable[str], items: set[str], extra: Extra | None
+) -> dict[str, Artifact]:
+    """Commit each missing draft, provided that its parts are those of the items."""
+    parts = {}
+    for name in missing:
+        url = drafts[name].url
+        parts[name] = [part for part, _ in artifacts.recorded_parts(url).values()]
+        if {part.name for part in parts[name]} != items and artifacts.load(url) is None:
+            raise SluiceError(
+                f"the parts recorded at {url} are not those of this run's {len(items)} items",
+                "remove that folder and run the same command again",
+            )
+    figures = extra(parts) if extra else {}
+    return {
+        name: artifacts.commit(drafts[name].url, drafts[name].spec, figures.get(name))
+        for name in parts
+    }

@@ -1,0 +1,118 @@
+"""The score columns of a dataset version, joined by position, and its vectors.
+
+A joined table names its columns `scorer.column`; the columns of rows/ come as `rows.column`.
+A score folder is the string `<name>-<digest>` under `<dataset>/scores/`.
+"""
+
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra import filesystem
+from infra.artifacts import Artifact, load
+from infra.dataset import Dataset, part_name, read_table
+from infra.errors import SluiceError
+from infra.filesystem import join
+
+ROWS_NAME = "rows"
+AGAIN = "remove that score folder and run the same command again; the store rebuilds it"
+
+
+def folder_digest(folder: str) -> str:
+    """`clip-0123456789abcdef` -> `0123456789abcdef`."""
+    return folder.rpartition("-")[2]
+
+
+def score_folder(folders: Mapping[str, str], scorer: str, user: str) -> str:
+    """The folder of `scorer`; `user` is the setting that asked for it."""
+    if scorer not in folders:
+        raise SluiceError(
+            f"{user} asks for the scorer {scorer!r}, the recipe has {', '.join(sorted(folders))}",
+            f"add {scorer!r} to the recipe's scores, or change {user}",
+        )
+    return folders[scorer]
+
+
+def dataset_at(url: str) -> Dataset:
+    """The dataset version whose folder is `url`."""
+    return Dataset(artifact_at(url))
+
+
+def artifact_at(url: str) -> Artifact:
+    artifact = load(url)
+    if artifact is None:
+        raise SluiceError(f"nothing is committed at {url}", "run the stage that makes it first")
+    return artifact
+
+
+def columns_url(dataset_url: str, folder: str, shard: int) -> str:
+    return join(dataset_url, "scores", folder, "columns", f"{part_name(shard)}.parquet")
+
+
+def rows_url(dataset_url: str, shard: int) -> str:
+    return join(dataset_url, "rows", f"{part_name(shard)}.parquet")
+
+
+def column_schemas(
+    dataset_url: str, folders: Mapping[str, str], shard: int
+) -> dict[str, pa.Schema]:
+    """What there is to write rules over: scorer name -> schema of its columns."""
+    urls = {name: columns_url(dataset_url, folder, shard) for name, folder in folders.items()}
+    urls[ROWS_NAME] = rows_url(dataset_url, shard)
+    return {name: _schema(url) for name, url in sorted(urls.items())}
+
+
+def _schema(url: str) -> pa.Schema:
+    with filesystem.open_read(url) as file:
+        return pq.read_schema(file)
+
+
+def read_columns(
+    dataset_url: str, folders: Mapping[str, str], shard: int, names: Iterable[str]
+) -> pa.Table:
+    """One shard's columns called `names` (each `scorer.column`), as many rows as rows/ has."""
+    wanted: dict[str, list[str]] = {ROWS_NAME: ["row"]}
+    for name in sorted(set(names)):
+        scorer, _, column = name.partition(".")
+        wanted.setdefault(scorer, []).append(column)
+    joined: dict[str, Any] = {}
+    count = -1
+    for scorer, columns in wanted.items():
+        url = (
+            rows_url(dataset_url, shard)
+            if scorer == ROWS_NAME
+            else columns_url(dataset_url, folders[scorer], shard)
+        )
+        table = read_table(url, sorted(set(columns)))
+        count = table.num_rows if count < 0 else count
+        _check_aligned(url, table.num_rows, count)
+        joined |= {f"{scorer}.{column}": table[column] for column in table.column_names}
+    return pa.table(joined)
+
+
+def read_vectors(dataset_url: str, folder: str, vector: str, shard: int) -> np.ndarray:
+    """One shard's vectors, float16 [rows, dim]: L2-normalised, all zero where missing."""
+    url = join(dataset_url, "scores", folder, vector, f"{part_name(shard)}.npy")
+    try:
+        array = np.load(io.BytesIO(filesystem.read_bytes(url)), allow_pickle=False)
+    except FileNotFoundError as error:
+        raise SluiceError(f"there are no vectors at {url}", f"check {vector!r}'s name") from error
+    except ValueError as error:
+        raise SluiceError(f"{url} is damaged: {error}", AGAIN) from error
+    _check_aligned(url, array.shape[0], row_count(dataset_url, shard))
+    return array
+
+
+def row_count(dataset_url: str, shard: int) -> int:
+    """The rows of a shard, from the footer of its file alone."""
+    with filesystem.open_read(rows_url(dataset_url, shard)) as file:
+        return pq.read_metadata(file).num_rows
+
+
+def _check_aligned(url: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise SluiceError(f"{url} holds {found} rows, its dataset's shard {expected}", AGAIN)

@@ -1,0 +1,99 @@
+"""The curated version: the samples that verdicts keep, in shards of their own.
+
+Shard and row numbers stay what they were, and rows/ has a row for every row of the source, so
+that the source's scores and embeddings are row-aligned with the curated version, too.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from curation.columns import artifact_at, folder_digest, rows_url
+from infra.artifacts import Part, Spec
+from infra.dataset import ROWS, part_name, read_samples, read_table, write_shard
+from infra.errors import SluiceError
+from infra.filesystem import join
+from infra.stage import Draft
+
+CODE = 1
+
+
+def curate_draft(
+    store: str,
+    name: str,
+    dataset_url: str,
+    dataset_digest: str,
+    verdicts_digest: str,
+    score_folders: Mapping[str, str],
+    edges_digest: str | None,
+) -> Draft:
+    """The version `name` of a store that holds what the verdicts over a dataset keep.
+
+    Its settings name the source by dataset and version, never by place: a store can be moved.
+    """
+    source = {"dataset": dataset_url.rstrip("/").split("/")[-2], "version": dataset_digest}
+    settings = {
+        "source": source,
+        "verdicts": verdicts_digest,
+        "scores": dict(score_folders),
+        "edges": edges_digest,
+    }
+    digests = [folder_digest(folder) for _, folder in sorted(score_folders.items())]
+    parents = (dataset_digest, verdicts_digest, *digests)
+    spec = Spec("dataset", "curation.curate", settings, parents, CODE)
+    return Draft(join(store, name, spec.digest), spec)
+
+
+@dataclass(frozen=True)
+class CurateWork:
+    """Copies one shard's kept samples, bytes untouched; its item is a shard number."""
+
+    url: str
+    dataset_url: str
+    verdicts_url: str
+
+    def __call__(self, value: int, todo: Sequence[str]) -> dict[str, Part]:
+        rows = read_table(rows_url(self.dataset_url, value))
+        verdicts = self._verdicts(value, rows)
+        curated = decide(rows, verdicts)
+        images: list[bytes | None] = [None] * rows.num_rows
+        kept = verdicts["kept"].to_pylist()
+        for sample in read_samples(self.dataset_url, value):
+            if kept[sample.row]:
+                images[sample.row] = sample.image
+        missing = [row for row, image in enumerate(images) if kept[row] and image is None]
+        if missing:
+            raise SluiceError(
+                f"{self.dataset_url}, shard {part_name(value)}: row {missing[0]} is to be kept and "
+                "has no image",
+                "remove that version's folder and run again; the store rebuilds it",
+            )
+        files = write_shard(self.url, value, curated, images)
+        dropped = Counter(reason for reason in verdicts["reason"].to_pylist() if reason)
+        return {"": Part(part_name(value), tuple(files), rows.num_rows, sum(kept), dict(dropped))}
+
+    def _verdicts(self, shard: int, rows: pa.Table) -> pa.Table:
+        artifact_at(self.verdicts_url)
+        url = join(self.verdicts_url, f"{part_name(shard)}.parquet")
+        verdicts = read_table(url, ["uid", "kept", "reason"])
+        if verdicts["uid"].to_pylist() != rows["uid"].to_pylist():
+            raise SluiceError(
+                f"{url} is not about the rows of {rows_url(self.dataset_url, shard)}",
+                "remove that verdicts folder and run again; the store rebuilds it",
+            )
+        return verdicts
+
+
+def decide(rows: pa.Table, verdicts: pa.Table) -> pa.Table:
+    """`rows` with the state that `verdicts` (kept, reason) give them: ok, dropped, rejected."""
+    before = rows["status"].to_pylist()
+    kept = verdicts["kept"].to_pylist()
+    status = [
+        old if old != "ok" else "ok" if keep else "dropped"
+        for old, keep in zip(before, kept, strict=True)
+    ]
+    changed = {"status": pa.array(status, pa.string()), "reason": verdicts["reason"]}
+    columns = [changed.get(name, rows[name]) for name in ROWS.names]
+    return pa.table(columns, schema=ROWS)

@@ -1,0 +1,83 @@
+"""Image bytes to RGB pixels, whatever the bytes: an error is a value here, not an exception.
+
+Animations give their first frame; alpha is laid on white; 16 bits are cut to 8; CMYK, palettes
+and grey become RGB; the EXIF orientation is applied.
+"""
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from curation.headers import has_end, read_header
+
+PIXEL_LIMIT = 2**26  # 67 million pixels, 200 MB of RGB: more is refused before decoding
+CODE = 1  # raised when the same bytes give other pixels
+
+TRUNCATED = "truncated"
+FAILED = "decode_failed"
+TOO_LARGE = "too_many_pixels"
+
+Pixels = npt.NDArray[np.uint8]
+
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> tuple[Pixels | None, str | None]:
+    """JPEG, PNG or WebP bytes -> (uint8 RGB [height, width, 3], None), or (None, error).
+
+    error: "truncated" (the file ends before its pixels do), "too_many_pixels" (its header
+    names more than `pixel_limit`; nothing was decoded), or "decode_failed".
+    """
+    if read_header(data).pixels > pixel_limit:
+        return None, TOO_LARGE
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+            if image.width * image.height > pixel_limit:
+                return None, TOO_LARGE
+            image.load()
+            turned = _upright(image)
+            pixels = np.asarray(_rgb(turned))
+    except Image.DecompressionBombError:
+        return None, TOO_LARGE
+    except Exception as error:  # decoders raise of every kind on hostile bytes
+        return None, TRUNCATED if _ends_early(data, error) else FAILED
+    if not has_end(data):
+        return None, TRUNCATED
+    return pixels, None
+
+
+def _ends_early(data: bytes, error: Exception) -> bool:
+    return "truncated" in str(error).lower() or not has_end(data)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF says nothing of the pixels
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16 bits of grey, which convert() would clip
+        values = np.asarray(image).astype(np.int64) >> 8
+        return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        layer = image.convert("RGBA")
+        paper = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(paper, layer).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,191 @@
+"""What every kind of source gives: units of work, and records, good and bad, out of them."""
+
+import json
+import posixpath
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+from infra import filesystem
+from infra.errors import SluiceError
+from infra.shards import IMAGE_EXTENSIONS
+
+# Reasons for a rejected record; ingest adds those of the image itself.
+MISSING_IMAGE = "missing_image"
+MISSING_CAPTION = "missing_caption"
+TWO_IMAGES = "two_images"
+TWO_CAPTIONS = "two_captions"
+MEMBER_TOO_LARGE = "member_too_large"
+LINKED_MEMBER = "linked_member"
+CAPTION_NOT_UTF8 = "caption_not_utf8"
+BAD_JSON = "bad_json"
+
+# Image files that a dataset version cannot hold still are images: they are refused by name.
+OTHER_IMAGES = ("gif", "bmp", "tif", "tiff", "avif", "heic", "jp2", "jxl", "svg")
+IMAGES = (*IMAGE_EXTENSIONS, *OTHER_IMAGES)
+CAPTION, SIDECAR = "txt", "json"
+EXTENSIONS = (*IMAGES, CAPTION, SIDECAR)
+
+# What has a column of its own, or names the sample only inside its source file.
+NO_META = ("uid", "url", "caption", "text", "key")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One input record. `source` says where it stood; `reason`, if set, why it is refused."""
+
+    source: str
+    image: bytes | None = None
+    caption: str | None = None
+    url: str | None = None
+    uid: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    reason: str | None = None
+
+
+class Unit(Protocol):
+    """A piece of a source that becomes one shard; travels to a worker."""
+
+    @property
+    def name(self) -> str:
+        """Which file or files, for messages."""
+        ...
+
+    def records(self) -> Iterator[Record]: ...
+
+
+class Source(Protocol):
+    """A source of one kind. Its files and units come in the same order every time."""
+
+    def files(self) -> list[str]:
+        """The URLs of all files, sorted; SluiceError where there are none."""
+        ...
+
+    def units(self, rows_per_shard: int) -> Sequence[Unit]:
+        """Its units in order, of at most `rows_per_shard` records where it can be cut there."""
+        ...
+
+
+def labels(files: Sequence[str]) -> list[str]:
+    """Names for files that do not depend on where they lie: from their common folder on.
+
+    [/data/pool/00000.tar, /data/pool/00001.tar] -> [pool/00000.tar, pool/00001.tar]
+    """
+    paths = [filesystem.resolve(file)[1].replace("\\", "/") for file in files]
+    folder = posixpath.commonpath([posixpath.dirname(path) for path in paths]) if paths else ""
+    start = len(posixpath.dirname(folder))
+    return [clean(path[start:].lstrip("/")) for path in paths]
+
+
+def list_source(location: str, suffixes: Sequence[str], kind: str) -> list[str]:
+    """The files of a location, sorted; from a folder, only those with one of `suffixes`.
+
+    Hidden files (a name that starts with a dot) are never among them.
+    """
+    if location.startswith("pipe:"):
+        raise SluiceError(f"{location} would run a command", "name files, not commands")
+    try:
+        files = [file for name in braces(location) for file in _listed(name, suffixes, kind)]
+    except OSError as error:
+        raise SluiceError(
+            f"cannot list {location}: {error.strerror or error}",
+            f"check the path and the permissions of the source's `{kind}`",
+        ) from error
+    return sorted(files)
+
+
+def _listed(location: str, suffixes: Sequence[str], kind: str) -> list[str]:
+    files = filesystem.list_files(location)
+    if filesystem.is_folder(location):
+        files = [file for file in files if file.lower().endswith(tuple(suffixes))]
+    files = [file for file in files if not file.rpartition("/")[2].startswith(".")]
+    if not files:
+        raise SluiceError(
+            f"no file at {location}",
+            f"check the source's `{kind}`: a file, a folder with {' or '.join(suffixes[:3])} "
+            "files, or a pattern with * (in quotes on a command line)",
+        )
+    return files
+
+
+def braces(location: str) -> list[str]:
+    """Each name a pattern like {00000..00012}.tar or {a,b}.tar stands for, as shells read it."""
+    found = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", location)
+    if found is None:
+        return [location]
+    first, last, names = found.groups()
+    choices = names.split(",") if names else _count(first, last)
+    start, end = location[: found.start()], location[found.end() :]
+    return [name for choice in choices for name in braces(f"{start}{choice}{end}")]
+
+
+def _count(first: str, last: str) -> list[str]:
+    width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
+    low, high = sorted((int(first), int(last)))
+    return [f"{number:0{width}d}" for number in range(low, high + 1)]
+
+
+def clean(text: str) -> str:
+    """`text` with what UTF-8 cannot hold (lone surrogates) replaced."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def from_members(source: str, members: Mapping[str, bytes]) -> Record:
+    """The record of files that share a name: an image, NAME.txt, and perhaps NAME.json.
+
+    members: by extension, as `infra.shards.read_tar` gives them. The caption is NAME.txt's, else
+    the `caption` or `text` of NAME.json, which is also where URL, uid and the rest come from.
+    """
+    names = list(members)
+    images = [name for name in names if name in IMAGES]
+    facts, reason = _facts(members.get(SIDECAR))
+    given, caption_reason = _caption(members.get(CAPTION), facts)
+    if any(name.partition("#")[2] == "too_large" for name in names):
+        reason = MEMBER_TOO_LARGE
+    elif any(name.partition("#")[2] == "link" for name in names):
+        reason = LINKED_MEMBER
+    elif len(images) > 1 or any(name.partition("#")[0] in IMAGES and "#" in name for name in names):
+        reason = TWO_IMAGES
+    elif not images:
+        reason = MISSING_IMAGE
+    elif f"{CAPTION}#2" in names or f"{SIDECAR}#2" in names:
+        reason = TWO_CAPTIONS
+    return Record(
+        source,
+        image=members[images[0]] if images else None,
+        caption=given,
+        url=text_of(facts.get("url")),
+        uid=text_of(facts.get("uid")),
+        meta={name: value for name, value in facts.items() if name not in NO_META},
+        reason=reason or caption_reason,
+    )
+
+
+def text_of(value: Any) -> str | None:
+    """A string as it may stand in a column, or None for what is no string or empty."""
+    return clean(value) if isinstance(value, str) and value else None
+
+
+def _caption(data: bytes | None, facts: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The caption without white space around it, and why there is none."""
+    if data is None:
+        text, reason = text_of(facts.get("caption")) or text_of(facts.get("text")) or "", None
+    else:
+        try:
+            text, reason = data.decode("utf-8-sig"), None
+        except UnicodeDecodeError:
+            text, reason = data.decode("utf-8", "replace"), CAPTION_NOT_UTF8
+    text = text.strip()
+    return (text or None), (reason if text else MISSING_CAPTION)
+
+
+def _facts(data: bytes | None) -> tuple[dict[str, Any], str | None]:
+    """The object in a sidecar; numbers that JSON does not have become null."""
+    if data is None:
+        return {}, None
+    try:
+        value = json.loads(data, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return {}, BAD_JSON
+    return (cast(dict[str, Any], value), None) if isinstance(value, dict) else ({}, BAD_JSON)

@@ -1,0 +1,81 @@
+"""Existing WebDataset tars, img2dataset's among them: one tar is one shard."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from curation.settings import SourceSettings
+from curation.sources import base
+from curation.sources.base import Record
+from infra import filesystem
+from infra.errors import SluiceError
+from infra.shards import TarSample, read_tar
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+EMPTY = "empty_tar"
+CUT = "truncated_tar"
+_MISSING = (base.MISSING_IMAGE, base.MISSING_CAPTION)
+
+
+@dataclass(frozen=True)
+class TarUnit:
+    """One tar. A whole sample has an image and a caption; what is not whole is refused."""
+
+    url: str
+    label: str
+
+    @property
+    def name(self) -> str:
+        return self.url
+
+    def records(self) -> Iterator[Record]:
+        count = 0
+        try:
+            with filesystem.open_read(self.url) as file:
+                for sample in read_tar(file, base.EXTENSIONS):
+                    for record in self._records(sample):
+                        count += 1
+                        yield record
+        except FileNotFoundError as error:
+            raise SluiceError(
+                f"{self.url} is gone since the source was listed",
+                "put it back, or run again: the source is listed anew",
+            ) from error
+        except OSError as error:
+            raise SluiceError(
+                f"cannot read {self.url}: {error.strerror or error}",
+                "check its permissions and its disk or connection, then run again",
+            ) from error
+        if not count:
+            yield Record(self.label, reason=EMPTY)
+
+    def _records(self, sample: TarSample) -> Iterator[Record]:
+        """The record of a sample, and one more where the tar broke after a whole sample."""
+        source = f"{self.label}#{base.clean(sample.key)}" if sample.key else self.label
+        if sample.error is None:
+            yield base.from_members(source, sample.members)
+            return
+        broken = Record(source, reason=sample.error)
+        if sample.members:
+            record = base.from_members(source, sample.members)
+            if record.reason is None:
+                yield record
+                broken = replace(broken, source=f"{self.label}, after {base.clean(sample.key)}")
+            elif record.reason in _MISSING:
+                broken = replace(record, reason=sample.error)
+            else:
+                yield record
+        yield broken
+
+
+@dataclass(frozen=True)
+class TarSource:
+    """Tars by file, folder or pattern."""
+
+    settings: SourceSettings
+
+    def files(self) -> list[str]:
+        return base.list_source(self.settings.location, SUFFIXES, "tars")
+
+    def units(self, rows_per_shard: int) -> Sequence[TarUnit]:
+        files = self.files()
+        return [TarUnit(*pair) for pair in zip(files, base.labels(files), strict=True)]

@@ -1,0 +1,1 @@
+"""Synthetic sources: images drawn from settings alone, written as ordinary dataset versions."""

@@ -1,0 +1,269 @@
+"""Verdicts: one state and its reasons for every row of a dataset; no pixel is touched.
+
+Rules come first, in order, then exact and near duplicates. The files are one per shard of the
+dataset, row-aligned with it. Only score columns and pairs are read, so that a changed threshold
+costs seconds. In memory: the rules' outcome (some 30 bytes a row) and the pairs.
+"""
+
+# pyarrow.compute makes its functions when it is imported; pyright cannot see them.
+# pyright: reportAttributeAccessIssue=false
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation import columns
+from curation.dedup import (
+    ALL,
+    EDGES,
+    EDGES_FILE,
+    Duplicates,
+    Ids,
+    edge_nodes,
+    find_duplicates,
+)
+from curation.rules import (
+    OUTCOME,
+    apply_rules,
+    check_rules,
+    evaluate,
+    list_entries,
+    needed_columns,
+    string_lists,
+)
+from curation.rules_settings import EXACT, NEAR, DedupSettings, RuleSettings
+from infra.artifacts import Part, Spec
+from infra.dataset import ROW_BITS, Dataset, part_name, read_table, write_table
+from infra.filesystem import FilePart, join
+from infra.stage import Draft
+
+CODE = 1
+VERDICTS = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("shard", pa.int32()),
+        ("row", pa.int32()),
+        ("kept", pa.bool_()),
+        ("reason", pa.string()),  # the first; null where kept
+        ("reasons", pa.list_(pa.string())),  # all; empty where kept
+        ("score", pa.float64()),  # what the first reason measured, and
+        ("threshold", pa.float64()),  # the bound it missed; null for predicates
+        ("twin_uid", pa.string()),  # the row kept in place of a duplicate
+        ("twin_similarity", pa.float32()),
+    ]
+)
+EXACT_SIMILARITY = 1.0
+
+
+def verdicts_draft(
+    dataset_url: str,
+    dataset_digest: str,
+    score_folders: Mapping[str, str],
+    edges_digest: str | None,
+    rules: Sequence[RuleSettings],
+    dedup: DedupSettings | None,
+) -> Draft:
+    """The verdicts over a dataset's scores; `edges_digest` is None where `dedup` is."""
+    settings = {
+        "scores": dict(score_folders),
+        "edges": edges_digest,
+        "rules": [rule.model_dump() for rule in rules],
+        "dedup": dedup.model_dump() if dedup else None,
+    }
+    digests = [columns.folder_digest(folder) for _, folder in sorted(score_folders.items())]
+    parents = (dataset_digest, *digests, *([edges_digest] if edges_digest else []))
+    spec = Spec("verdicts", "curation.verdicts", settings, parents, CODE)
+    return Draft(join(dataset_url, "verdicts", spec.digest), spec)
+
+
+@dataclass(frozen=True)
+class VerdictsWork:
+    """Judges all rows of a dataset: one unit of work, `ALL`."""
+
+    url: str
+    dataset_url: str
+    score_folders: Mapping[str, str]
+    edges_url: str | None
+    rules: Sequence[RuleSettings]
+    dedup: DedupSettings | None
+
+    def __call__(self, value: object, todo: Sequence[str]) -> dict[str, Part]:
+        dataset = columns.dataset_at(self.dataset_url)
+        shards = sorted(dataset.shards)
+        edges = self._edges()
+        nodes = edge_nodes(edges)
+        names = self._check(shards[0]) if shards else []
+        outcomes: dict[int, pa.Table] = {}
+        passing, priority = np.zeros(len(nodes), bool), np.zeros(len(nodes))
+        for shard in shards:
+            outcome, preference = self._judge(dataset, shard, names)
+            outcomes[shard] = outcome
+            place, rows = _of_shard(nodes, shard)
+            passing[place] = outcome["reason"].is_null().to_numpy()[rows]
+            if preference is not None:
+                priority[place] = preference[rows]
+        settings = self.dedup or DedupSettings(exact=False, near=None)
+        duplicates = find_duplicates(edges, nodes, passing, priority, settings)
+        twins = twin_uids(dataset, duplicates)
+        files: list[FilePart] = []
+        tally = Tally()
+        for shard in shards:
+            place, rows = _of_shard(duplicates.ids, shard)
+            found = duplicates.part(place)
+            outcome = add_duplicates(outcomes.pop(shard), rows, found, settings)
+            identity = dataset.rows(shard, ["uid", "shard", "row"])
+            table = _verdicts(identity, outcome, rows, twins.slice(place.start, len(rows)), found)
+            files.append(write_table(self.url, f"{part_name(shard)}.parquet", table))
+            tally.add(table)
+        return {"": tally.part(files)}
+
+    def _edges(self) -> pa.Table:
+        if self.edges_url is None or self.dedup is None:
+            return EDGES.empty_table()
+        columns.artifact_at(self.edges_url)
+        return read_table(join(self.edges_url, EDGES_FILE))
+
+    def _check(self, shard: int) -> list[str]:
+        """The columns to read; a rule that cannot run is refused before anything is read."""
+        schemas = columns.column_schemas(self.dataset_url, self.score_folders, shard)
+        priority = self.dedup.priority if self.dedup else None
+        check_rules(self.rules, schemas, priority)
+        # Names are resolved among all columns, so that an ambiguous one stays ambiguous.
+        return needed_columns(self.rules, schemas, priority)
+
+    def _judge(
+        self, dataset: Dataset, shard: int, names: Sequence[str]
+    ) -> tuple[pa.Table, npt.NDArray[np.float64] | None]:
+        """The rules' outcome for a shard, and the rows' place in the keep order."""
+        table = columns.read_columns(dataset.url, self.score_folders, shard, names)
+        status = dataset.rows(shard, ["status", "reason"])
+        outcome = keep_rejected(apply_rules(self.rules, table), status)
+        if self.dedup is None:
+            return outcome, None
+        return outcome, evaluate("dedup.priority", self.dedup.priority, table)
+
+
+def keep_rejected(outcome: pa.Table, status: pa.Table) -> pa.Table:
+    """Rows that an earlier stage rejected (status, reason) keep its reason and no other."""
+    gone = pc.not_equal(status["status"], "ok").combine_chunks()
+    if not pc.any(gone).as_py():
+        return outcome
+    why = pc.coalesce(status["reason"], status["status"]).combine_chunks()
+    gone_rows = np.flatnonzero(gone.to_numpy(zero_copy_only=False))
+    rows, values = list_entries(outcome["reasons"])
+    stays = ~np.isin(rows, gone_rows)
+    rows, values = rows[stays], values.filter(pa.array(stays))
+    reasons = string_lists(
+        np.concatenate([rows, gone_rows]),
+        pa.concat_arrays([values, why.filter(gone)]),
+        outcome.num_rows,
+    )
+    reason = pc.if_else(gone, why, outcome["reason"])
+    numbers = [pc.if_else(gone, None, outcome[name]) for name in ("score", "threshold")]
+    return pa.table([reason, reasons, *numbers], schema=OUTCOME)
+
+
+def add_duplicates(
+    outcome: pa.Table, rows: Ids, found: Duplicates, settings: DedupSettings
+) -> pa.Table:
+    """Append the duplicates' reasons; `found` is about the rows `rows` of this shard.
+
+    The reason with the certificate comes first: a copy of a row that was itself dropped for its
+    near twin goes for that twin, too.
+    """
+    if not len(rows):
+        return outcome
+    count = outcome.num_rows
+    names = pa.array([NEAR, EXACT])
+    near, exact = rows[found.near], rows[found.exact]
+    old_rows, old_values = list_entries(outcome["reasons"])
+    codes = np.repeat([0, 1], [len(near), len(exact)])
+    reasons = string_lists(
+        np.concatenate([old_rows, near, exact]),
+        pa.concat_arrays([old_values, names.take(pa.array(codes))]),
+        count,
+    )
+    passed = outcome["reason"].is_null()
+    reason = names.take(_scatter(rows, np.where(found.near, 0, 1), count))
+    near_bound = settings.near if settings.near is not None else EXACT_SIMILARITY
+    bounds = np.where(found.near, near_bound, EXACT_SIMILARITY)
+    return pa.table(
+        [
+            pc.if_else(passed, reason, outcome["reason"]),
+            reasons,
+            pc.if_else(
+                passed,
+                _scatter(rows, found.similarity.astype(np.float64), count),
+                outcome["score"],
+            ),
+            pc.if_else(passed, _scatter(rows, bounds, count), outcome["threshold"]),
+        ],
+        schema=OUTCOME,
+    )
+
+
+def _verdicts(
+    identity: pa.Table, outcome: pa.Table, rows: Ids, twins: pa.Array, found: Duplicates
+) -> pa.Table:
+    count = outcome.num_rows
+    index = _scatter(rows, np.arange(len(rows)), count)
+    similarity = _scatter(rows, found.similarity, count)
+    kept = outcome["reason"].is_null()
+    return pa.table(
+        [*identity.columns, kept, *outcome.columns, twins.take(index), similarity], schema=VERDICTS
+    )
+
+
+def _scatter(rows: Ids, values: npt.NDArray[Any], count: int) -> pa.Array:
+    """An array of `count` values: `values` at `rows`, null elsewhere."""
+    spread = np.zeros(count, values.dtype)
+    spread[rows] = values
+    missing = np.ones(count, bool)
+    missing[rows] = False
+    return pa.array(spread, mask=missing)
+
+
+def _of_shard(ids: Ids, shard: int) -> tuple[slice, Ids]:
+    """Where a shard's ids stand among sorted `ids`, and their rows."""
+    low, high = np.searchsorted(ids, [shard << ROW_BITS, (shard + 1) << ROW_BITS]).tolist()
+    return slice(low, high), ids[low:high] & (1 << ROW_BITS) - 1
+
+
+def twin_uids(dataset: Dataset, duplicates: Duplicates) -> pa.Array:
+    """The uids of the duplicates' twins, string [n]; reads only the shards that hold some."""
+    wanted, inverse = np.unique(duplicates.twins, return_inverse=True)
+    found: list[pa.Array] = [pa.array([], pa.string())]
+    for shard in np.unique(wanted >> ROW_BITS).tolist():
+        _, rows = _of_shard(wanted, shard)
+        uids = dataset.rows(shard, ["uid"])["uid"]
+        found.append(uids.take(pa.array(rows)).combine_chunks())
+    return pa.concat_arrays(found).take(pa.array(inverse))
+
+
+class Tally:
+    """The counts of verdicts: kept, dropped by first reason, flagged by any reason."""
+
+    def __init__(self) -> None:
+        self.kept = 0
+        self.dropped: Counter[str] = Counter()
+        self.flagged: Counter[str] = Counter()
+
+    def add(self, table: pa.Table) -> None:
+        self.kept += int(pc.sum(table["kept"]).as_py() or 0)
+        self.dropped.update(_counts(table["reason"].drop_null()))
+        self.flagged.update(_counts(list_entries(table["reasons"])[1]))
+
+    def part(self, files: Sequence[FilePart]) -> Part:
+        total = self.kept + sum(self.dropped.values())
+        extra = {"flagged": dict(sorted(self.flagged.items()))}
+        return Part(ALL.name, tuple(files), total, self.kept, dict(self.dropped), extra)
+
+
+def _counts(values: pa.Array) -> dict[str, int]:
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(values).to_pylist()}

@@ -1,0 +1,229 @@
+"""The command line: `python -m flows NAME`, and `prefect run NAME` through the plugin.
+
+Importing this module stays cheap, because help is answered from it: what a command needs is
+imported when the command runs.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Group, Parameter
+
+from flows import environment
+from infra.errors import SluiceError
+
+if TYPE_CHECKING:
+    from flows.main import Options
+
+FAILED, INTERRUPTED = 1, 130
+
+app = App(
+    help="""Curate image-text data and pretrain encoders on it, as a recipe says.
+
+    Finished work is never done twice: stop a run whenever you like, and run the same command
+    again to go on. With `--plan` it only tells what it would do.
+    """,
+    help_flags=["--help"],
+    version_flags=[],
+    help_format="markdown",
+)
+app["--help"].group = ""  # its line would only push the flows down
+
+RUN = Group("Flows", sort_key=-2)
+LOOK = Group("Results", sort_key=-1)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What every command takes."""
+
+    recipe: Annotated[str | None, Parameter(name="--recipe")] = None
+    """The recipe, a YAML file. Without it: the demo on real images."""
+
+    overrides: Annotated[
+        tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)
+    ] = ()
+    """One change to the recipe: path.to.key=value. Repeatable."""
+
+    store: Annotated[str | None, Parameter(name="--store")] = None
+    """Where versions live: a folder or a URL such as s3://bucket/store."""
+
+    def options(self) -> "Options":
+        from flows.main import Options
+
+        return Options(self.recipe, self.overrides, self.store)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RunChoices(Choices):
+    """What the commands that compute take on top."""
+
+    plan: Annotated[bool, Parameter(name="--plan", negative=(), show_default=False)] = False
+    """Only tell what would run, what is there, how long and how large; write nothing."""
+
+
+def guarded(action: Callable[[], None]) -> None:
+    """Do what a command does: a failure is one message and an exit code, no traceback."""
+    environment.prepare()
+    try:
+        action()
+    except SluiceError as error:
+        _stop(f"error: {error}", FAILED)
+    except KeyboardInterrupt:
+        _stop("stopped: run the same command again to go on where it was", INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output (head, less) is gone; the rest must not raise at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _stop(message: str, code: int) -> None:
+    sys.stdout.flush()
+    print(message, file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def _run(target: str, choices: RunChoices | None) -> None:
+    chosen = choices or RunChoices()
+
+    def action() -> None:
+        if chosen.plan:
+            from flows.plan import plan
+
+            print(plan(chosen.options(), target), flush=True)
+            return
+        from flows.main import run
+
+        try:
+            run(chosen.options(), target)
+        finally:
+            environment.quiet_exit()
+
+    guarded(action)
+
+
+@app.command(name="curate-and-pretrain", group=RUN, sort_key=0)
+def curate_and_pretrain(choices: RunChoices | None = None) -> None:
+    """All of it: raw shards in; data, encoders, report out.
+
+    Example, with two changes to the recipe:
+
+        prefect run curate-and-pretrain --set run.workers=4 --set dedup.near=0.95
+    """
+    _run("curate-and-pretrain", choices)
+
+
+@app.command(group=RUN, sort_key=1)
+def ingest(choices: RunChoices | None = None) -> None:
+    """Make dataset versions of tars, Parquet and folders.
+
+    Example, into a store elsewhere:
+
+        prefect run ingest --recipe mine.yaml --store s3://bucket/store
+    """
+    _run("ingest", choices)
+
+
+@app.command(group=RUN, sort_key=2)
+def curate(choices: RunChoices | None = None) -> None:
+    """Score, filter and deduplicate what was ingested.
+
+    Example, to see what a recipe would still have to do:
+
+        prefect run curate --recipe mine.yaml --plan
+    """
+    _run("curate", choices)
+
+
+@app.command(group=RUN, sort_key=3)
+def index(choices: RunChoices | None = None) -> None:
+    """Make the curated version searchable.
+
+    Example:
+
+        prefect run index --recipe mine.yaml
+    """
+    _run("index", choices)
+
+
+@app.command(group=RUN, sort_key=4)
+def synthesize(choices: RunChoices | None = None) -> None:
+    """Draw fractal images as a second source.
+
+    Example:
+
+        prefect run synthesize --recipe mine.yaml
+    """
+    _run("synthesize", choices)
+
+
+@app.command(group=RUN, sort_key=5)
+def pretrain(choices: RunChoices | None = None) -> None:
+    """Train the recipe's encoders.
+
+    Example:
+
+        prefect run pretrain --recipe mine.yaml
+    """
+    _run("pretrain", choices)
+
+
+@app.command(group=RUN, sort_key=6)
+def evaluate(choices: RunChoices | None = None) -> None:
+    """Measure the encoders against baselines.
+
+    Example:
+
+        prefect run evaluate --recipe mine.yaml
+    """
+    _run("evaluate", choices)
+
+
+@app.command(group=LOOK, sort_key=7)
+def report(choices: Choices | None = None) -> None:
+    """Write the report again from what the store holds.
+
+    Example:
+
+        prefect run report --store s3://bucket/store
+    """
+
+    def action() -> None:
+        from flows.main import report
+
+        print(report((choices or Choices()).options()), flush=True)
+
+    guarded(action)
+
+
+@app.command(group=LOOK, sort_key=8)
+def explain(
+    uid: str,
+    *,
+    dataset: Annotated[str, Parameter(name="--dataset")] = "curated",
+    choices: Choices | None = None,
+) -> None:
+    """Tell why a sample was kept or dropped.
+
+    Example, for a uid from the report or from a search:
+
+        prefect run explain 0123456789abcdef0123456789abcdef
+
+    Parameters
+    ----------
+    uid
+        The sample: 32 hex characters.
+    dataset
+        The dataset to ask, as NAME or NAME@VERSION.
+    """
+
+    def action() -> None:
+        from flows.main import explain
+
+        print(explain((choices or Choices()).options(), uid, dataset), flush=True)
+
+    guarded(action)

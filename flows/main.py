@@ -1,0 +1,191 @@
+"""What the command line and the Prefect flows both do: load a recipe, run it up to a target.
+
+Nothing heavy is imported here: `plan`, `report` and `explain` must answer at once.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flows.pipeline import Pipeline
+from flows.recipe import Recipe, load_recipe
+from flows.step import LAUNCHERS, Session, Step, closure
+from infra import artifacts, dataset, filesystem
+from infra.artifacts import Artifact
+from infra.errors import SluiceError
+from infra.progress import Display, duration
+from infra.runner import make_runner
+
+STORE_VARIABLE = "SLUICE_STORE"
+DEFAULT_STORE = "store"
+TARGETS: Mapping[str, tuple[str, ...]] = {
+    "ingest": ("ingest",),
+    "curate": ("curate",),
+    "index": ("index",),
+    "synthesize": ("synthesize",),
+    "pretrain": ("pretrain",),
+    "evaluate": ("evaluate",),
+    "curate-and-pretrain": (
+        "ingest", "curate", "index", "synthesize", "pretrain", "evaluate",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may say on the command line, for every flow alike."""
+
+    recipe: str | None = None
+    overrides: tuple[str, ...] = ()
+    store: str | None = None
+
+
+@dataclass(frozen=True)
+class StepTiming:
+    """How long a step took in this run, or in the run that left it in the store."""
+
+    name: str
+    seconds: float
+    cpu_seconds: float
+    rows: int
+    from_store: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run made: artifacts by step and draft, timings, and where the report lies."""
+
+    store: str
+    target: str
+    made: Mapping[str, Mapping[str, Artifact]]
+    timings: Sequence[StepTiming]
+    seconds: float
+    report: str | None = None
+
+    def markdown(self) -> str:
+        """A table of the steps, for Prefect's page of the run."""
+        lines = ["| step | rows | time |", "|---|---|---|"]
+        for timing in self.timings:
+            took = "from the store" if timing.from_store else duration(timing.seconds)
+            lines.append(f"| {timing.name} | {timing.rows} | {took} |")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A validated recipe and the steps it stands for in one store."""
+
+    recipe: Recipe
+    store: str
+    pipeline: Pipeline = field(repr=False)
+
+
+def store_url(store: str | None) -> str:
+    """The store to use: the option, else $SLUICE_STORE, else `store/` here; absolute if local."""
+    url = store or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE
+    return str(Path(url).absolute()) if "://" not in url else url.rstrip("/")
+
+
+def prepare(options: Options) -> Prepared:
+    """Load and validate the recipe, and string its steps together; nothing is written."""
+    recipe = load_recipe(options.recipe, options.overrides)
+    store = store_url(options.store)
+    return Prepared(recipe, store, Pipeline(recipe, store))
+
+
+def check_store(store: str) -> None:
+    """Fail now, in one line, where the store cannot be written."""
+    probe = f"probe-{os.getpid()}"
+    filesystem.write_bytes(store, probe, b"")
+    fs, path = filesystem.resolve(filesystem.join(store, probe))
+    fs.rm(path)
+    filesystem.remove_tree(filesystem.join(store, filesystem.TEMPORARY))
+
+
+def execute(
+    prepared: Prepared,
+    target: str,
+    display: Display,
+    run_step: Callable[[Step, Session], Mapping[str, Artifact]],
+) -> Result:
+    """Run the steps `target` needs, each through `run_step`; then write the report."""
+    start = time.monotonic()
+    recipe, store = prepared.recipe, prepared.store
+    check_store(store)
+    steps = closure(prepared.pipeline.steps, TARGETS[target])
+    made: dict[str, Mapping[str, Artifact]] = {}
+    timings: list[StepTiming] = []
+    runner = make_runner(recipe.run.executor, recipe.run.workers, recipe.run.address)
+    with display, runner:
+        session = Session(runner, display, LAUNCHERS[recipe.run.executor])
+        for step in steps:
+            stored = step.stored
+            begin = time.monotonic()
+            made[step.name] = run_step(step, session)
+            timings.append(timing_of(step.name, made[step.name], stored, time.monotonic() - begin))
+            if stored:
+                display.say(f"{step.name}: already in the store")
+            if step.publishes:
+                (artifact,) = made[step.name].values()
+                dataset.publish(store, step.publishes, artifact)
+    report = None
+    if target == "curate-and-pretrain":
+        report = write_report(prepared, timings)
+    return Result(store, target, made, timings, time.monotonic() - start, report)
+
+
+def timing_of(name: str, made: Mapping[str, Artifact], stored: bool, seconds: float) -> StepTiming:
+    """This run's wall-clock for a step that ran; for a stored one, what it took back then."""
+    cpu = sum(artifact.timing().get("cpu_seconds", 0.0) for artifact in made.values())
+    rows = max((artifact.totals["rows"] for artifact in made.values()), default=0)
+    if stored:
+        seconds = sum(artifact.timing().get("seconds", 0.0) for artifact in made.values())
+    return StepTiming(name, seconds, cpu, rows, stored)
+
+
+def write_report(prepared: Prepared, timings: Sequence[StepTiming] | None = None) -> str:
+    """Write the report of what is in the store for this recipe; its path."""
+    from flows.report import write_report as write
+
+    if timings is None:
+        timings = [
+            timing_of(step.name, made, True, 0.0)
+            for step in closure(prepared.pipeline.steps, TARGETS["curate-and-pretrain"])
+            if (made := stored_artifacts(step))
+        ]
+    return write(prepared.store, prepared.pipeline.report_context(timings))
+
+
+def stored_artifacts(step: Step) -> dict[str, Artifact]:
+    """The artifacts of a step that are in the store."""
+    loaded = {name: artifacts.load(draft.url) for name, draft in step.drafts.items()}
+    return {name: artifact for name, artifact in loaded.items() if artifact is not None}
+
+
+def run(options: Options, target: str) -> None:
+    """Run a target as a Prefect flow; a wrong recipe or store fails before Prefect starts."""
+    check_store(prepare(options).store)
+    from flows.prefect_flows import FLOWS
+
+    FLOWS[target](options.recipe, list(options.overrides), options.store)
+
+
+def report(options: Options) -> str:
+    """Write the report again from the store alone, for the recipe's curated version."""
+    prepared = prepare(options)
+    if not prepared.pipeline.steps["curated version"].stored:
+        raise SluiceError(
+            f"{prepared.store} holds no curated version of this recipe",
+            "run `prefect run curate-and-pretrain` with the same --recipe, --set and --store",
+        )
+    return write_report(prepared)
+
+
+def explain(options: Options, uid: str, dataset_name: str = "curated") -> str:
+    """Why a sample was kept or dropped, in words."""
+    from curation.explain import explain as explain_uid
+    from curation.explain import format_explanation
+
+    return format_explanation(explain_uid(store_url(options.store), uid, dataset_name))

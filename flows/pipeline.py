@@ -1,0 +1,383 @@
+"""The steps of a recipe in one store, strung together by digests: no data is looked at here.
+
+corpus -> ingest pool, trusted, evaluation -> scores -> filter network -> CLIP scores
+-> duplicate pairs, contamination -> verdicts -> curated version -> index
+fractals, curated, pool -> training runs -> evaluation
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from curation import contamination, curate, dedup, ingest, score, verdicts
+from curation.scores.clip import ClipScorer
+from curation.scores.registry import pixel_scorers
+from curation.synthetic import fractals
+from flows.demo import corpus
+from flows.recipe import EncoderSettings, Recipe
+from flows.report.context import ReportContext
+from flows.step import Session, Step, sharded
+from indexes import build
+from infra import artifacts
+from infra.artifacts import Artifact
+from infra.dataset import Dataset
+from infra.errors import SluiceError
+from infra.filesystem import join
+from infra.stage import Draft, Item
+from pretrain import run
+from pretrain.data import Source
+from pretrain.evaluate import stage as evaluation
+from pretrain.settings import TrainSettings
+
+SPLITS = ("pool", "trusted", "evaluation")
+FILTER = "filter"
+RANDOM, PIXELS = "random", "pixels"
+
+
+class Pipeline:
+    """All steps of a recipe, by name, in an order in which they could run."""
+
+    def __init__(self, recipe: Recipe, store: str) -> None:
+        self.recipe = recipe
+        self.store = store
+        self.steps: dict[str, Step] = {}
+        self.folders: dict[str, str] = {}  # scorer -> score folder of the pool
+        self._ingest()
+        self._pixel_scores()
+        self._filter_network()
+        self._clip_scores()
+        self._decisions()
+        self._index()
+        self._fractals()
+        self._pretrain()
+        self._evaluate()
+
+    def _add(self, step: Step) -> Step:
+        self.steps[step.name] = step
+        return step
+
+    def _split(self, name: str) -> Draft:
+        return self.steps[f"ingest {name}"].draft
+
+    def _has(self, name: str) -> bool:
+        return f"ingest {name}" in self.steps
+
+    def _shards(self, url: str) -> Callable[[], Sequence[Item]]:
+        """The shards of a dataset that will be there when this is called."""
+        return lambda: [Item(part.name, int(part.name)) for part in dataset_at(url).artifact.parts]
+
+    # ---- samples ----
+
+    def _ingest(self) -> None:
+        data = self.recipe.data
+        demo = None
+        if data.demo is not None:
+            settings = data.demo
+            demo = corpus.corpus_draft(self.store, settings)
+            work = corpus.CorpusWork(demo.url, settings)
+            items = corpus.corpus_items(settings)
+            self._add(sharded("demo corpus", "ingest", {"": demo}, lambda: items, work))
+        for name in SPLITS:
+            sources = getattr(data, name)
+            if demo is not None:
+                sources = corpus.corpus_sources(demo.url, data.demo, name)
+                fingerprint = demo.spec.digest
+            elif sources:
+                fingerprint = ingest.source_fingerprint(sources)
+            else:
+                continue
+            draft = ingest.ingest_draft(self.store, name, sources, fingerprint, data.rows_per_shard)
+            self._add(
+                sharded(
+                    f"ingest {name}",
+                    "ingest",
+                    {"": draft},
+                    lambda sources=sources: ingest.ingest_items(sources, data.rows_per_shard),
+                    ingest.IngestWork(draft.url),
+                    ["demo corpus"] if demo is not None else [],
+                    publishes=name,
+                )
+            )
+
+    # ---- scores ----
+
+    def _pixel_scores(self) -> None:
+        for name in ("pool", "evaluation"):
+            if not self._has(name):
+                continue
+            scorers = pixel_scorers(only_matching=name != "pool")
+            dataset = self._split(name)
+            drafts = {
+                scorer.name: score.score_draft(dataset.url, dataset.spec.digest, scorer)
+                for scorer in scorers
+            }
+            if name == "pool":
+                self.folders |= {key: folder_of(draft) for key, draft in drafts.items()}
+            self._add(
+                sharded(
+                    f"score {name}",
+                    "curate",
+                    drafts,
+                    self._shards(dataset.url),
+                    score.ScoreWork(dataset.url, {scorer.name: scorer for scorer in scorers}),
+                    [f"ingest {name}"],
+                )
+            )
+
+    def _filter_network(self) -> None:
+        settings = self.recipe.filter
+        if settings.model is not None or settings.train is None:
+            return
+        self._train("filter network", "curate", FILTER, settings.train, {"trusted": 1.0})
+
+    def _clip_scores(self) -> None:
+        settings, pool = self.recipe.filter, self._split("pool")
+        trained = self.steps.get("filter network")
+        scorer = ClipScorer(
+            model=relative(trained.draft.url, self.store) if trained else settings.model or "",
+            pretrained=settings.pretrained,
+            store=self.store,
+            references=settings.references,
+            reference_url=self._split("trusted").url if self._has("trusted") else None,
+            reference_digest=(self._split("trusted").spec.digest if self._has("trusted") else None),
+        )
+        draft = score.score_draft(pool.url, pool.spec.digest, scorer)
+        self.folders[scorer.name] = folder_of(draft)
+        needs = ["ingest pool"] + ["ingest trusted"] * self._has("trusted")
+        self._add(
+            sharded(
+                "embed pool",
+                "curate",
+                {scorer.name: draft},
+                self._shards(pool.url),
+                score.ScoreWork(pool.url, {scorer.name: scorer}),
+                needs + ["filter network"] * bool(trained),
+            )
+        )
+
+    # ---- decisions ----
+
+    def _decisions(self) -> None:
+        settings, pool = self.recipe.curate, self._split("pool")
+        digest = pool.spec.digest
+        scored = dict(self.folders)
+        pairs = dedup.edges_draft(pool.url, digest, scored, settings.dedup)
+        self._add(
+            sharded(
+                "duplicate pairs",
+                "curate",
+                {"": pairs},
+                lambda: [dedup.ALL],
+                dedup.EdgesWork(pairs.url, pool.url, scored, settings.dedup),
+                ["score pool", "embed pool"],
+            )
+        )
+        if self._has("evaluation"):
+            self._contamination(pool)
+        scored = dict(self.folders)
+        decided = verdicts.verdicts_draft(
+            pool.url, digest, scored, pairs.spec.digest, settings.rules, settings.dedup
+        )
+        self._add(
+            sharded(
+                "verdicts",
+                "curate",
+                {"": decided},
+                lambda: [dedup.ALL],
+                verdicts.VerdictsWork(
+                    decided.url, pool.url, scored, pairs.url,
+                    settings.rules, settings.dedup,
+                ),
+                ["duplicate pairs"] + ["contamination"] * self._has("evaluation"),
+            )
+        )  # fmt: skip
+        curated = curate.curate_draft(
+            self.store, "curated", pool.url, digest, decided.spec.digest, scored,
+            pairs.spec.digest,
+        )  # fmt: skip
+        self._add(
+            sharded(
+                "curated version",
+                "curate",
+                {"": curated},
+                self._shards(pool.url),
+                curate.CurateWork(curated.url, pool.url, decided.url),
+                ["verdicts"],
+                publishes="curated",
+            )
+        )
+
+    def _contamination(self, pool: Draft) -> None:
+        held_out = self._split("evaluation")
+        folders = {
+            name: folder_of(draft) for name, draft in self.steps["score evaluation"].drafts.items()
+        }
+        settings, scored = self.recipe.curate.contamination, dict(self.folders)
+        draft = contamination.contamination_draft(
+            pool.url, pool.spec.digest, scored, held_out.spec.digest, folders, settings
+        )
+        work = contamination.ContaminationWork(
+            draft.url, pool.url, scored, held_out.url, folders, settings
+        )
+        self.folders["contamination"] = folder_of(draft)
+        self._add(
+            sharded(
+                "contamination",
+                "curate",
+                {"": draft},
+                self._shards(pool.url),
+                work,
+                ["score pool", "embed pool", "score evaluation"],
+            )
+        )
+
+    # ---- what is made of the curated version ----
+
+    def _index(self) -> None:
+        curated, settings = self.steps["curated version"].draft, self.recipe.index
+        draft = build.index_draft(curated.url, curated.spec.digest, settings)
+        self._add(
+            sharded(
+                "index",
+                "index",
+                {"": draft},
+                build.index_items,
+                build.IndexWork(draft.url, curated.url, settings),
+                ["curated version"],
+            )
+        )
+
+    def _fractals(self) -> None:
+        settings = self.recipe.synthesize
+        if settings is None:
+            return
+        draft = fractals.fractals_draft(self.store, settings)
+        self._add(
+            sharded(
+                "fractals",
+                "synthesize",
+                {"": draft},
+                lambda: fractals.fractal_items(settings),
+                fractals.FractalsWork(draft.url, settings),
+                publishes="fractals",
+            )
+        )
+
+    def _dataset_step(self, name: str) -> str:
+        return {"curated": "curated version", "fractals": "fractals"}.get(name, f"ingest {name}")
+
+    def _train(
+        self,
+        step: str,
+        flow: str,
+        name: str,
+        settings: TrainSettings,
+        sources: Mapping[str, float],
+    ) -> None:
+        needs = [self._dataset_step(source) for source in sources]
+        drafts = {
+            source: self.steps[need].draft for source, need in zip(sources, needs, strict=True)
+        }
+        digests = {source: draft.spec.digest for source, draft in drafts.items()}
+        draft = run.run_draft(self.store, name, settings, digests, dict(sources))
+        mixed = [Source(drafts[source].url, weight) for source, weight in sources.items()]
+
+        def train(session: Session) -> Mapping[str, Artifact]:
+            return {"": run.train(draft, mixed, settings, session.launcher, session.display)}
+
+        self._add(Step(step, flow, {"": draft}, train, tuple(needs)))
+
+    def _pretrain(self) -> None:
+        for name, encoder in self.recipe.pretrain.items():
+            self._train(f"pretrain {name}", "pretrain", name, encoder.train, encoder.sources)
+
+    def _evaluate(self) -> None:
+        runs = {name: self.steps[f"pretrain {name}"].draft for name in self.recipe.pretrain}
+        if not (runs and self._has("trusted") and self._has("evaluation")):
+            return
+        settings = self.recipe.evaluate
+        first = {run.train.objective: name for name, run in reversed(self.recipe.pretrain.items())}
+        digests = {name: draft.spec.digest for name, draft in runs.items()}
+        urls = {name: draft.url for name, draft in runs.items()}
+        for objective, name in sorted(first.items()):
+            digests[f"{RANDOM}-{objective}"] = f"{RANDOM}:{runs[name].spec.digest}"
+            urls[f"{RANDOM}-{objective}"] = f"{RANDOM}:{runs[name].url}"
+        digests[PIXELS] = urls[PIXELS] = PIXELS
+        train, test = self._split("trusted"), self._split("evaluation")
+        splits = {"train": train.spec.digest, "test": test.spec.digest}
+        draft = evaluation.evaluate_draft(self.store, digests, splits, settings)
+        work = evaluation.EvaluateWork(draft.url, urls, train.url, test.url, settings)
+        self._add(
+            sharded(
+                "evaluation",
+                "evaluate",
+                {"": draft},
+                lambda: evaluation.evaluate_items(digests),
+                work,
+                [*(f"pretrain {name}" for name in runs), "ingest trusted", "ingest evaluation"],
+                extra=work.comparisons,
+            )
+        )
+
+    # ---- the report ----
+
+    def report_context(self, timings: Sequence[Any]) -> ReportContext:
+        """Where the report finds everything this recipe has made."""
+        drafts = {name: step for name, step in self.steps.items() if step.stored}
+
+        def url(name: str) -> str | None:
+            return drafts[name].draft.url if name in drafts else None
+
+        pool = self._split("pool").url
+        demo = url("demo corpus")
+        return ReportContext(
+            name=self.recipe.name,
+            pool=url("ingest pool"),
+            curated=url("curated version"),
+            verdicts=url("verdicts"),
+            edges=url("duplicate pairs"),
+            scores={name: join(pool, "scores", folder) for name, folder in self.folders.items()},
+            canaries=join(demo, "canaries.parquet") if demo else self.recipe.data.canaries,
+            runs={
+                name.removeprefix("pretrain "): step.draft.url
+                for name, step in drafts.items()
+                if step.draft.spec.kind == "run"
+            },
+            evaluation=url("evaluation"),
+            held_out=url("ingest evaluation"),
+            index=url("index"),
+            fractals=url("fractals"),
+            filter_model=self.filter_statement(),
+            filter_trained="filter network" in self.steps,
+            recipe=self.recipe.model_dump(mode="json", exclude_none=True),
+            steps=timings,
+        )
+
+    def filter_statement(self) -> str:
+        """One sentence on the model that scored the pairs."""
+        settings = self.recipe.filter
+        if "filter network" in self.steps:
+            return (
+                "A small filter network, an open_clip model trained on the trusted split alone: "
+                f"{self.steps['filter network'].draft.url}"
+            )
+        weights = f" with weights {settings.pretrained}" if settings.pretrained else ""
+        return f"The given open_clip model {settings.model}{weights}; nothing was trained."
+
+
+def dataset_at(url: str) -> Dataset:
+    artifact = artifacts.load(url)
+    if artifact is None:
+        raise SluiceError(f"nothing is committed at {url}", "run the flow that makes it first")
+    return Dataset(artifact)
+
+
+def folder_of(draft: Draft) -> str:
+    """The last name of a score artifact's URL."""
+    return draft.url.rpartition("/")[2]
+
+
+def relative(url: str, store: str) -> str:
+    return url.removeprefix(store).lstrip("/")
+
+
+__all__ = ["EncoderSettings", "Pipeline"]

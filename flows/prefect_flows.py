@@ -1,0 +1,109 @@
+"""The Prefect flows: one per target, whose task runs are the steps of the recipe.
+
+Prefect schedules and shows; it caches nothing of ours, because the store is the truth.
+"""
+
+from collections.abc import Mapping
+
+from prefect import Flow, flow, get_run_logger, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import deployment
+
+from flows.main import Options, Result, execute, prepare
+from flows.step import Session, Step
+from infra.artifacts import Artifact
+from infra.progress import Display, PlainDisplay, display, duration
+
+
+def run_step(step: Step, session: Session) -> Mapping[str, Artifact]:
+    """Run one step as a Prefect task run of its own name."""
+
+    @task(name=step.name, cache_policy=NO_CACHE)
+    def body() -> Mapping[str, Artifact]:
+        return step.run(session)
+
+    return body()
+
+
+def run_target(
+    target: str, recipe: str | None, overrides: list[str] | None, store: str | None
+) -> Result:
+    """The body of every flow: steps as tasks, then the report as a link."""
+    options = Options(recipe, tuple(overrides or ()), store)
+    shown = _display()
+    result = execute(prepare(options), target, shown, run_step)
+    shown.say(f"{target}: done in {duration(result.seconds)}, store {result.store}")
+    if result.report:
+        link = result.report if "://" in result.report else f"file://{result.report}"
+        shown.say(f"report: {result.report}")
+        create_link_artifact(link=link, key="report", link_text="Report of this run")
+    create_markdown_artifact(result.markdown(), key="summary")
+    return result
+
+
+def _display() -> Display:
+    """The terminal for a person; the run's log where a deployment started us."""
+    return PlainDisplay(get_run_logger().info) if deployment.id else display()
+
+
+@flow(name="curate-and-pretrain")
+def curate_and_pretrain(
+    recipe: str | None = None, overrides: list[str] | None = None, store: str | None = None
+) -> None:
+    """Raw image-text shards to a curated version, an index, encoders and a report."""
+    run_target("curate-and-pretrain", recipe, overrides, store)
+
+
+@flow(name="ingest")
+def ingest(
+    recipe: str | None = None, overrides: list[str] | None = None, store: str | None = None
+) -> None:
+    """Tars, Parquet and image folders to dataset versions."""
+    run_target("ingest", recipe, overrides, store)
+
+
+@flow(name="curate")
+def curate(
+    recipe: str | None = None, overrides: list[str] | None = None, store: str | None = None
+) -> None:
+    """Score, filter and deduplicate a dataset version."""
+    run_target("curate", recipe, overrides, store)
+
+
+@flow(name="index")
+def index(
+    recipe: str | None = None, overrides: list[str] | None = None, store: str | None = None
+) -> None:
+    """Make the curated version searchable."""
+    run_target("index", recipe, overrides, store)
+
+
+@flow(name="synthesize")
+def synthesize(
+    recipe: str | None = None, overrides: list[str] | None = None, store: str | None = None
+) -> None:
+    """Draw fractal images as a dataset version."""
+    run_target("synthesize", recipe, overrides, store)
+
+
+@flow(name="pretrain")
+def pretrain(
+    recipe: str | None = None, overrides: list[str] | None = None, store: str | None = None
+) -> None:
+    """Train the recipe's encoders."""
+    run_target("pretrain", recipe, overrides, store)
+
+
+@flow(name="evaluate")
+def evaluate(
+    recipe: str | None = None, overrides: list[str] | None = None, store: str | None = None
+) -> None:
+    """Evaluate the encoders against baselines."""
+    run_target("evaluate", recipe, overrides, store)
+
+
+FLOWS: Mapping[str, Flow[..., None]] = {
+    each.name: each
+    for each in (curate_and_pretrain, ingest, curate, index, synthesize, pretrain, evaluate)
+}

@@ -1,0 +1,143 @@
+"""A recipe: one YAML file that says everything a run does, as typed settings."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from curation.rules_settings import ContaminationSettings, DedupSettings, RuleSettings
+from curation.settings import SourceSettings
+from curation.synthetic.settings import FractalSettings
+from flows.demo.settings import CorpusSettings
+from flows.settings import load_yaml, override, validate
+from indexes.settings import IndexSettings
+from infra.errors import SluiceError
+from pretrain.evaluate_settings import EvaluateSettings
+from pretrain.settings import TrainSettings
+
+RECIPES = Path(__file__).parent / "recipes"
+DEFAULT = "curate-and-pretrain"
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(_Settings):
+    """Where samples come from: the built-in demo corpus, or sources of one's own."""
+
+    demo: CorpusSettings | None = Field(None, description="make the built-in corpus of real images")
+    pool: tuple[SourceSettings, ...] = Field((), description="what is to be curated")
+    trusted: tuple[SourceSettings, ...] = Field(
+        (), description="a small clean split: trains the filter network, bank of the evaluation"
+    )
+    evaluation: tuple[SourceSettings, ...] = Field(
+        (), description="held out: nothing like it may stay in the curated version"
+    )
+    canaries: str | None = Field(
+        None, description="Parquet of planted defects (uid, defect, twin_uid), for the report alone"
+    )
+    rows_per_shard: int = Field(512, gt=0, le=2**20, description="rows of a shard, where we cut")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "DataSettings":
+        if (self.demo is None) == (not self.pool):
+            raise ValueError("give either `demo` or `pool`")
+        return self
+
+
+class FilterSettings(_Settings):
+    """The CLIP that scores pairs: a given one, or a small one trained on the trusted split.
+
+    The second is the data filtering network of Fang et al. 2023 (arXiv:2309.17425).
+    """
+
+    model: str | None = Field(None, description="open_clip name, or folder of a saved model")
+    pretrained: str | None = Field(None, description="open_clip tag or checkpoint path for `model`")
+    train: TrainSettings | None = Field(None, description="used where `model` is not given")
+    references: int = Field(256, gt=0, description="trusted captions a caption is compared with")
+
+    @model_validator(mode="after")
+    def _some_model(self) -> "FilterSettings":
+        if self.model is None and self.train is None:
+            raise ValueError("give `model`, or `train` to train a filter network")
+        return self
+
+
+class CurateSettings(_Settings):
+    """Which samples stay: rules over score columns in order, then deduplication."""
+
+    rules: tuple[RuleSettings, ...] = Field(description="the first that fails is the reason")
+    dedup: DedupSettings = Field(default_factory=DedupSettings)
+    contamination: ContaminationSettings = Field(default_factory=ContaminationSettings)
+
+
+class EncoderSettings(_Settings):
+    """One training run: what it learns from, and how."""
+
+    sources: dict[str, float] = Field(
+        description="share of each dataset in the samples seen: curated, pool, fractals, trusted"
+    )
+    train: TrainSettings
+
+
+class ExecutionSettings(_Settings):
+    """Where the work runs; it never changes what comes out."""
+
+    executor: Literal["ray", "local", "inline"] = Field("ray", description="who runs the work")
+    workers: int = Field(0, ge=0, description="0: one per processor")
+    address: str = Field("local", description="of a Ray cluster; local starts one here")
+
+
+class Recipe(_Settings):
+    """Everything a run does. Two runs of equal recipes on equal data give equal bytes."""
+
+    name: str = Field(description="of the recipe, shown in reports")
+    seed: int = Field(0, description="of all that is random")
+    data: DataSettings
+    filter: FilterSettings
+    curate: CurateSettings
+    index: IndexSettings = Field(default_factory=IndexSettings)
+    synthesize: FractalSettings | None = None
+    pretrain: dict[str, EncoderSettings] = Field(default_factory=dict)
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
+    run: ExecutionSettings = Field(default_factory=ExecutionSettings)
+
+    @model_validator(mode="after")
+    def _sources_exist(self) -> "Recipe":
+        known = {"curated", "pool"}
+        if self.data.demo or self.data.trusted:
+            known.add("trusted")
+        if self.synthesize:
+            known.add("fractals")
+        for name, run in self.pretrain.items():
+            for source in run.sources:
+                if source not in known:
+                    raise ValueError(
+                        f"pretrain.{name}.sources names {source!r}, "
+                        f"there is {', '.join(sorted(known))}"
+                    )
+        if self.filter.model is None and "trusted" not in known:
+            raise ValueError(
+                "a filter network needs data.trusted to train on; or give filter.model"
+            )
+        return self
+
+
+def find_recipe(name: str | None) -> Path:
+    """A file of that path, else the recipe of that name in flows/recipes/."""
+    path = Path(name or DEFAULT)
+    if path.is_file():
+        return path
+    own = RECIPES / f"{path.name.removesuffix('.yaml')}.yaml"
+    if own.is_file() and path.parent == Path():
+        return own
+    there = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+    raise SluiceError(f"no recipe {name!r}", f"give a file, or one of: {there}")
+
+
+def load_recipe(name: str | None = None, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe of a file or a name, with `path.to.key=value` overrides, validated."""
+    path = find_recipe(name)
+    return validate(Recipe, override(load_yaml(path), overrides), str(path))

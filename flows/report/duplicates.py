@@ -1,0 +1,100 @@
+"""Groups of duplicates around the sample that was kept, and pairs just too far apart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+
+from curation.rules_settings import EXACT, NEAR
+from flows.report.charts import number
+from flows.report.samples import Samples, Tile
+from infra import artifacts
+from infra.dataset import read_table
+
+GROUPS = 12
+MEMBERS = 8  # pictures shown of one group
+
+
+@dataclass(frozen=True)
+class Group:
+    """A kept sample and the rows dropped in its favour, the most similar first."""
+
+    kept: Tile
+    members: Sequence[Tile]
+    size: int  # with the kept one
+
+    @property
+    def hidden(self) -> int:
+        return self.size - 1 - len(self.members)
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """The largest groups, and figures of all."""
+
+    groups: Sequence[Group]
+    dropped: int
+    kept: int  # samples that had at least one duplicate
+    sizes: Sequence[tuple[int, int]]  # (group size, number of groups)
+    recall: float | None  # of the search for pairs, against brute force on a sample
+
+
+def duplicates(samples: Samples) -> Duplicates | None:
+    """The largest groups; a group is a kept row and all rows that name it as their twin."""
+    hits = np.flatnonzero(np.isin(samples.reason, (EXACT, NEAR)))
+    members: dict[str, list[int]] = {}
+    for position in hits:
+        members.setdefault(samples.twin[position], []).append(int(position))
+    members.pop("", None)
+    if not members:
+        return None
+    largest = sorted(members, key=lambda uid: (-len(members[uid]), uid))
+    groups = [
+        _group(samples, samples.positions[uid], members[uid])
+        for uid in largest
+        if uid in samples.positions
+    ]
+    sizes: dict[int, int] = {}
+    for group in members.values():
+        sizes[len(group) + 1] = sizes.get(len(group) + 1, 0) + 1
+    recall = _recall(samples)
+    return Duplicates(groups[:GROUPS], len(hits), len(members), sorted(sizes.items()), recall)
+
+
+def _recall(samples: Samples) -> float | None:
+    edges = artifacts.load(samples.context.edges) if samples.context.edges else None
+    found = [part.extra.get("recall") for part in edges.parts] if edges else []
+    return next((float(value) for value in found if value is not None), None)
+
+
+def _group(samples: Samples, kept: int, members: list[int]) -> Group:
+    order = sorted(members, key=lambda i: (-np.nan_to_num(samples.similarity[i], nan=0.0), i))
+    tiles = [
+        samples.tile(
+            i,
+            "same bytes" if samples.reason[i] == EXACT else number(float(samples.similarity[i])),
+        )
+        for i in order[:MEMBERS]
+    ]
+    return Group(samples.tile(kept, "", "kept"), tiles, len(members) + 1)
+
+
+def near_misses(samples: Samples, count: int) -> list[tuple[int, int, float]]:
+    """Pairs below the near-duplicate threshold, closest first, of which both rows are kept."""
+    context = samples.context
+    edges = artifacts.load(context.edges) if context.edges else None
+    near = samples.dedup.near
+    if edges is None or near is None:
+        return []
+    table = read_table(edges.path("edges.parquet"), ["a", "b", "similarity"])
+    table = table.filter(pc.field("similarity") < near).sort_by([("similarity", "descending")])
+    found = []
+    for batch in table.to_batches(max_chunksize=1024):
+        for edge in batch.to_pylist():
+            a, b = samples.by_id.get(edge["a"]), samples.by_id.get(edge["b"])
+            if a is not None and b is not None and samples.kept[a] and samples.kept[b]:
+                found.append((a, b, edge["similarity"]))
+                if len(found) == count:
+                    return found
+    return found

@@ -1,0 +1,71 @@
+"""The page: one template, one style sheet, everything inside one file."""
+
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from flows.report import charts
+from flows.report.collect import Report, collect
+from flows.report.context import ReportContext
+from flows.report.thumbnails import thumbnails
+from infra import filesystem
+from infra.filesystem import join
+from infra.progress import duration
+
+HERE = Path(__file__).parent
+PAGE = "report/index.html"
+
+
+def write_report(store: str, context: ReportContext) -> str:
+    """Write the report of a run beside its curated version; the path of the page.
+
+    Without a curated version it goes to `<store>/report/index.html`. It is no artifact: it
+    holds timings, and may be written again at any time from the store alone.
+    """
+    folder = context.curated or store
+    page = render(collect(store, context))
+    filesystem.write_bytes(folder, PAGE, page.encode("utf-8", "replace"))
+    filesystem.remove_tree(join(folder, filesystem.TEMPORARY))
+    return join(folder, PAGE)
+
+
+def render(report: Report) -> str:
+    """The page as HTML; every text from outside is escaped by the template."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "number": charts.number,
+        "duration": duration,
+        "size": size,
+        "label": charts.label,
+        "words": lambda name: name.replace("_", " "),
+    }
+    style = Markup((HERE / "style.css").read_text(encoding="utf-8"))  # ours, not a caption
+    template = environment.get_template("template.html.jinja")
+    return template.render(report=report, style=style, pictures=thumbnails(report.places()))
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as "12.3\u00a0%"; shares that only round to nothing or all say so."""
+    if share != share:
+        return "–"
+    if 0 < share < 0.5 * 10 ** -(digits + 2):
+        return f"< {10**-digits:g}\u00a0%"
+    return f"{100 * share:.{digits}f}\u00a0%"
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 1000 or unit == "TB":
+            break
+        amount /= 1000
+    return f"{amount:.3g} {unit}" if amount < 1000 else f"{amount:,.0f} {unit}"

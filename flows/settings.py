@@ -1,0 +1,119 @@
+"""How a recipe file becomes typed settings: load, override, validate, explain what is wrong."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from infra.errors import SluiceError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SluiceError(f"no recipe at {path}", "give --recipe FILE, or leave it out") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SluiceError(f"{path} is not YAML: {error}", "mend the line it names") from error
+    if not isinstance(value, dict):
+        raise SluiceError(f"{path} holds no mapping", "start from one in flows/recipes/")
+    return value
+
+
+def override(value: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """`value` with each "path.to.key=value" set; the right side is read as YAML.
+
+    A number as a path step picks an element of a list; so does the `reason` or `name` of one.
+    """
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise SluiceError(f"--set {assignment!r} is not path.to.key=value", "add the =")
+        steps = path.split(".")
+        place: Any = value
+        for step in steps[:-1]:
+            place = _enter(place, step, path)
+        _assign(place, steps[-1], yaml.safe_load(text), path)
+    return value
+
+
+def _position(place: list[Any], step: str, path: str) -> int:
+    if step.isdigit() and int(step) < len(place):
+        return int(step)
+    names = [
+        item.get("reason") or item.get("name") if isinstance(item, dict) else None for item in place
+    ]
+    if step in names:
+        return names.index(step)
+    raise SluiceError(
+        f"--set {path}: no element {step!r} in that list",
+        f"use one of {', '.join(str(name) for name in names if name)}, or a position from 0",
+    )
+
+
+def _enter(place: Any, step: str, path: str) -> Any:
+    if isinstance(place, list):
+        return place[_position(place, step, path)]
+    if not isinstance(place, dict):
+        raise SluiceError(f"--set {path}: {step!r} is inside a plain value", "shorten the path")
+    if place.get(step) is None:
+        place[step] = {}
+    return place[step]
+
+
+def _assign(place: Any, step: str, value: Any, path: str) -> None:
+    if isinstance(place, list):
+        place[_position(place, step, path)] = value
+    elif isinstance(place, dict):
+        place[step] = value
+    else:
+        raise SluiceError(f"--set {path}: {step!r} is inside a plain value", "shorten the path")
+
+
+def validate(model: type[Model], value: Mapping[str, Any], source: str) -> Model:
+    """`value` as `model`; every mistake is named with its key and the nearest right one."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            path = ".".join(str(step) for step in problem["loc"])
+            text = problem["msg"]
+            if problem["type"] == "extra_forbidden":
+                text = "unknown key" + _nearest(model, problem["loc"])
+            lines.append(f"{path}: {text}")
+        raise SluiceError(
+            f"{source} is not a valid recipe:\n    " + "\n    ".join(lines),
+            "mend these keys; flows/README.md lists them all",
+        ) from error
+
+
+def _nearest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """ " (did you mean `x`?)" for an unknown key, from the fields of the model it stands in."""
+    fields = set(_all_fields(model))
+    close = difflib.get_close_matches(str(location[-1]), fields, 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _all_fields(model: type[BaseModel], seen: set[type] | None = None) -> Iterable[str]:
+    seen = seen if seen is not None else set()
+    if model in seen:
+        return
+    seen.add(model)
+    for name, field in model.model_fields.items():
+        yield name
+        for inner in _models_in(field.annotation):
+            yield from _all_fields(inner, seen)
+
+
+def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _models_in(inner)

@@ -1,0 +1,230 @@
+"""Networks by name: open_clip models for CLIP, timm models for everything that sees images only.
+
+Written so that others read them: a CLIP run is an open_clip `local-dir:` folder, an image
+encoder is `model.safetensors` with timm's parameter names and a `config.json` to rebuild it.
+"""
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from infra.digests import generator
+from infra.errors import SluiceError
+from pretrain.settings import TrainSettings
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CLIP_CONFIG, CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def seed_weights(settings: TrainSettings) -> None:
+    """Make the next random weights a function of the run's seed."""
+    torch.manual_seed(int(generator(settings.seed, "weights").integers(2**62)))
+
+
+@dataclass(frozen=True)
+class ClipParts:
+    """An open_clip model and what belongs to it."""
+
+    model: Any
+    tokenizer: Any
+    config: dict[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+
+
+def build_clip(settings: TrainSettings) -> ClipParts:
+    """The open_clip model of `settings`; raises SluiceError where it cannot be built."""
+    if isinstance(settings.model, str):
+        config = open_clip.get_model_config(settings.model)
+        if config is None:
+            raise SluiceError(
+                f"open_clip knows no model {settings.model!r}",
+                "use a name that open_clip.list_models() gives, or write its configuration out",
+            )
+    else:
+        config = json.loads(json.dumps(settings.model))
+    if not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
+        raise SluiceError(
+            f"the CLIP model configuration has keys {sorted(config)}",
+            "it needs embed_dim, vision_cfg and text_cfg, as open_clip's own have",
+        )
+    config["vision_cfg"]["image_size"] = settings.image_size
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    seed_weights(settings)
+    before = logging.root.manager.disable
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, CLIP_CONFIG).write_text(json.dumps({"model_cfg": config}))
+        logging.disable(logging.WARNING)  # open_clip warns of the random weights we ask for
+        try:
+            model = open_clip.create_model(f"local-dir:{folder}", pretrained_text=False)
+            name = settings.model if "hf_tokenizer_name" in config["text_cfg"] else None
+            tokenizer = open_clip.get_tokenizer(str(name) if name else f"local-dir:{folder}")
+        except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
+            raise SluiceError(
+                f"open_clip cannot build this model: {error}", "mend the model configuration"
+            ) from error
+        finally:
+            logging.disable(before)
+    _check_patch(getattr(model.visual, "patch_size", None), settings)
+    if settings.pretrained:
+        _load_clip(model, settings)
+    return ClipParts(model, tokenizer, config, mean, std, settings.image_size)
+
+
+def _check_patch(patch: Any, settings: TrainSettings, size: int | None = None) -> None:
+    side = patch[0] if isinstance(patch, tuple) else patch
+    size = size or settings.image_size
+    if isinstance(side, int) and size % side:
+        raise SluiceError(
+            f"an image of {size} pixels is not divisible by the patch size {side} of "
+            f"{settings.model}",
+            f"use {max(size // side, 1) * side} pixels",
+        )
+
+
+def weight_file(pretrained: str, name: str) -> Path | None:
+    """The local weight file that `pretrained` stands for; None where it is no local path."""
+    path = Path(pretrained)
+    if path.is_dir():
+        path = path / name
+    return path if path.is_file() else None
+
+
+def _load_clip(model: nn.Module, settings: TrainSettings) -> None:
+    """Load a tag or a file; the model must take every weight, sizes included."""
+    assert settings.pretrained
+    path = weight_file(settings.pretrained, CLIP_WEIGHTS)
+    try:
+        if path is None:
+            source = open_clip.get_pretrained_cfg(str(settings.model), settings.pretrained)
+            if not source:
+                raise SluiceError(
+                    f"{settings.pretrained!r} is no file, no run's folder and no open_clip tag of "
+                    f"{settings.model!r}",
+                    "give a path that exists, or a tag that open_clip.list_pretrained() names",
+                )
+            path = Path(open_clip.download_pretrained(source))
+        open_clip.load_checkpoint(model, str(path))
+    except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
+        raise SluiceError(
+            f"weights {settings.pretrained} do not fit the model or cannot be had: {error}",
+            "give weights of this very model, or leave `pretrained` out",
+        ) from error
+
+
+def clip_files(parts: ClipParts) -> Iterator[tuple[str, bytes]]:
+    """An open_clip `local-dir:` folder: weights, configuration, tokenizer where it has files."""
+    preprocess = {
+        "size": parts.image_size, "mode": "RGB", "mean": list(parts.mean), "std": list(parts.std),
+        "interpolation": "bicubic", "resize_mode": "squash",
+    }
+    config = {"model_cfg": parts.config, "preprocess_cfg": preprocess}
+    yield CLIP_CONFIG, json.dumps(config, indent=1, sort_keys=True).encode()
+    yield CLIP_WEIGHTS, to_bytes(parts.model.state_dict())
+    inner = getattr(parts.tokenizer, "tokenizer", None)
+    if hasattr(inner, "save_pretrained"):
+        with tempfile.TemporaryDirectory() as folder:
+            inner.save_pretrained(folder)
+            for path in sorted(Path(folder).rglob("*")):
+                if path.is_file():
+                    yield str(path.relative_to(folder)), path.read_bytes()
+
+
+@dataclass(frozen=True)
+class TimmEncoder:
+    """A timm model without classifier, and how to build it again."""
+
+    model: Any
+    width: int
+    objective: str
+    name: str
+    kwargs: dict[str, Any]
+    image_size: int
+
+    def files(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Iterator[tuple[str, bytes]]:
+        """config.json and model.safetensors, with timm's own parameter names."""
+        config = {
+            "objective": self.objective, "timm_name": self.name, "timm_kwargs": self.kwargs,
+            "image_size": self.image_size, "mean": list(mean), "std": list(std),
+            "interpolation": "bicubic", "resize_mode": "squash", "width": self.width,
+        }
+        yield CONFIG, json.dumps(config, indent=1, sort_keys=True).encode()
+        yield WEIGHTS, to_bytes(self.model.state_dict())
+
+
+def build_encoder(
+    settings: TrainSettings, other_sizes: Sequence[int] = (), **training: Any
+) -> TimmEncoder:
+    """The timm model of `settings`, the same weights at every call.
+
+    other_sizes: further image sizes it must take. training: arguments that only training needs
+    (drop path), not written to its configuration; dropped for models that do not know them.
+    """
+    name = str(settings.model)
+    if not timm.is_model(name):
+        raise SluiceError(f"timm knows no model {name!r}", "use a name timm.list_models() gives")
+    flexible = {"dynamic_img_size": True} if any(other_sizes) else {}
+    fixed = {"num_classes": 0, **settings.model_kwargs}
+    sized = {**fixed, "img_size": settings.image_size}
+    failure: Exception | None = None
+    for kwargs in ({**sized, **flexible}, sized, fixed):
+        try:
+            seed_weights(settings)
+            model = timm.create_model(name, pretrained=False, **kwargs, **training)
+            break
+        except TypeError as error:  # convolutional networks take any size and know no img_size
+            failure = error
+        except (ValueError, RuntimeError, AssertionError) as error:
+            failure = error
+            model = None
+            break
+    else:
+        model = None
+    if model is None:
+        raise SluiceError(
+            f"timm cannot build {name} with {settings.model_kwargs}: {failure}",
+            "mend model, model_kwargs or image_size",
+        ) from failure
+    embed = getattr(model, "patch_embed", None)
+    _check_patch(getattr(embed, "patch_size", None), settings)
+    for size in other_sizes:
+        _check_patch(getattr(embed, "patch_size", None), settings, size)
+    encoder = TimmEncoder(
+        model, int(model.num_features), settings.objective, name, kwargs, settings.image_size
+    )
+    if settings.pretrained:
+        _load_encoder(encoder, settings)
+    return encoder
+
+
+def _load_encoder(encoder: TimmEncoder, settings: TrainSettings) -> None:
+    assert settings.pretrained
+    path = weight_file(settings.pretrained, WEIGHTS)
+    try:
+        if path is None:
+            raise FileNotFoundError("there is no such file, and no such folder of a run")
+        encoder.model.load_state_dict(load_file(path), strict=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise SluiceError(
+            f"weights {settings.pretrained} do not fit {encoder.name}: {error}",
+            "give a run of this very model and image size, or leave `pretrained` out",
+        ) from error
+
+
+def to_bytes(state: dict[str, Tensor]) -> bytes:
+    """A state as safetensors; the same tensors give the same bytes."""
+    return save({name: state[name].detach().cpu().contiguous() for name in sorted(state)})

@@ -1,0 +1,1 @@
+"""Evaluation of encoders: zero-shot classification, k-NN, linear probe, with intervals."""

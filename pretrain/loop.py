@@ -1,0 +1,207 @@
+"""The training loop: plain PyTorch on one process, the same bytes wherever it is started.
+
+On a CPU every step is a pure function of the settings and the step's number: threads are fixed,
+algorithms deterministic, random numbers keyed by position, and a checkpoint holds the rest.
+"""
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from infra import artifacts, filesystem
+from infra.artifacts import Part
+from infra.digests import generator
+from infra.errors import SluiceError
+from pretrain import checkpoint, objectives
+from pretrain.checkpoint import Saved
+from pretrain.data import Ahead, Batch, Source, Stream
+from pretrain.objectives.base import Objective
+from pretrain.settings import TrainSettings
+
+METRICS = "metrics.jsonl"
+PART = "run"  # a run is one part
+
+Progress = Callable[[int, str], None]  # steps done in all, and a note
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to do: where it is written, its digest, what it learns from, how."""
+
+    url: str
+    digest: str
+    settings: TrainSettings
+    sources: tuple[Source, ...]
+
+
+def run(job: Job, progress: Progress) -> Part:
+    """Train from the last checkpoint, if any, to the end; write the files and record the part."""
+    settings = job.settings
+    start, cpu = time.monotonic(), time.process_time()
+    with deterministic(settings.threads):
+        trainer = Trainer(job)
+        resumed = trainer.step
+        progress(resumed, "resumed" if resumed else "")
+        trainer.train(progress)
+        part = trainer.finish()
+    seconds, cpu_seconds = time.monotonic() - start, time.process_time() - cpu
+    artifacts.record_part(job.url, part, seconds, cpu_seconds)
+    return part
+
+
+@contextlib.contextmanager
+def deterministic(threads: int) -> Iterator[None]:
+    """A fixed number of threads and reproducible algorithms, given back afterwards."""
+    before = torch.get_num_threads()
+    strict = torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(strict)
+
+
+def learning_rate(settings: TrainSettings, step: int) -> float:
+    """Linear warm-up, then half a cosine down to `min_lr`, by step."""
+    warmup = int(settings.warmup * settings.steps)
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
+    share = (step - warmup) / max(settings.steps - warmup, 1)
+    return settings.min_lr + (settings.lr - settings.min_lr) * (1 + math.cos(math.pi * share)) / 2
+
+
+def make_optimizer(objective: Objective, settings: TrainSettings) -> torch.optim.Optimizer:
+    """AdamW (arXiv:1711.05101); vectors and scalars (norms, biases, scales) do not decay."""
+    trained = objective.trained()
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "decays": True},
+        {"params": [p for p in trained if p.ndim < 2], "decays": False, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups, lr=settings.lr, betas=settings.betas, eps=settings.eps,
+        weight_decay=settings.weight_decay, fused=True,
+    )
+
+
+class Trainer:
+    """A run in progress."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.settings = job.settings
+        self.device = pick_device(self.settings.device)
+        self.stream = Stream(
+            job.sources, batch=self.settings.batch, canvas=self.settings.canvas_size,
+            shuffle=self.settings.shuffle, seed=self.settings.seed,
+            cache_mib=self.settings.cache_mib, threads=self.settings.threads,
+        )
+        self.objective = objectives.build(self.settings).to(self.device)
+        self.objective.train()
+        self.optimizer = make_optimizer(self.objective, self.settings)
+        saved = checkpoint.load_checkpoint(job.url, job.digest, self.objective, self.optimizer)
+        saved = saved or Saved(0, self.stream.start(), [])
+        self.step, self.state, self.metrics = saved.step, saved.stream, list(saved.metrics)
+
+    def train(self, progress: Progress) -> None:
+        batches = Ahead(self.stream.batches(self.state))
+        try:
+            while self.step < self.settings.steps:
+                self.advance(batches.next())
+                progress(self.step, f"loss {json.loads(self.metrics[-1])['loss']:.3f}")
+                due = self.step % self.settings.checkpoint_every == 0
+                if due and self.step < self.settings.steps:
+                    self.save()
+        finally:
+            batches.close()
+
+    def advance(self, batch: Batch) -> None:
+        """One step of the optimizer."""
+        settings, objective = self.settings, self.objective
+        share = self.step / settings.steps
+        rate = learning_rate(settings, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+            group["weight_decay"] = objective.weight_decay(share) if group["decays"] else 0.0
+        # Dropout and drop path draw from PyTorch's own generator: key it by the step too.
+        torch.manual_seed(int(generator(settings.seed, "step", self.step).integers(2**62)))
+        with torch.no_grad():
+            views = objective.views(batch, self.device)
+        loss, figures = objective(views, share)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        objective.before_update(share)
+        self.optimizer.step()
+        objective.after_update(share)
+        self.step += 1
+        self.state = dict(batch.state)
+        if self.step == 1 or self.step % settings.log_every == 0 or self.step == settings.steps:
+            self.log(loss, rate, figures)
+
+    def log(self, loss: torch.Tensor, rate: float, figures: dict[str, torch.Tensor]) -> None:
+        value = loss.item()
+        if not math.isfinite(value):
+            raise SluiceError(
+                f"the loss is {value} at step {self.step} of {self.job.url}",
+                "lower lr, lengthen warmup, or set clip_grad",
+            )
+        line = {"step": self.step, "samples": self.step * self.settings.batch, "loss": value,
+                "lr": rate, **{name: figure.item() for name, figure in figures.items()}}
+        self.metrics.append(json.dumps(line))
+
+    def save(self) -> None:
+        saved = Saved(self.step, dict(self.state), self.metrics)
+        checkpoint.save_checkpoint(
+            self.job.url, self.job.digest, saved, self.objective, self.optimizer
+        )
+
+    def finish(self) -> Part:
+        """Write the run's files; returns their record."""
+        self.objective.eval()
+        files = [
+            filesystem.write_bytes(self.job.url, path, data)
+            for path, data in self.objective.files()
+        ]
+        lines = "".join(f"{line}\n" for line in self.metrics).encode()
+        files.append(filesystem.write_bytes(self.job.url, METRICS, lines))
+        return Part(PART, tuple(files), extra=self.summary())
+
+    def summary(self) -> dict[str, Any]:
+        """What the run saw and where it ended: a pure function of its inputs."""
+        taken = self.state["taken"]
+        return {
+            "objective": self.settings.objective,
+            "steps": self.step,
+            "samples": sum(taken),
+            "parameters": sum(p.numel() for p in self.objective.trained()),
+            "mix": [
+                {"source": digest, "share": share, "samples": count,
+                 "mass": count / max(sum(taken), 1), "undecodable": skipped}
+                for digest, share, count, skipped in zip(
+                    self.stream.digests, self.stream.shares, taken, self.state["skipped"],
+                    strict=True,
+                )
+            ],
+            "undecodable": list(self.state["bad"]),
+            "final": json.loads(self.metrics[-1]),
+        }
+
+
+def pick_device(name: str) -> torch.device:
+    """"auto" is a GPU where there is one; asking for one where there is none is an error."""
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise SluiceError("device is cuda, but PyTorch sees no GPU here", "set device to auto")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,59 @@
+"""What an objective is: views of a batch, a loss on them, and files that others can load."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.data import Batch
+from pretrain.settings import TrainSettings
+
+
+class Objective(nn.Module, ABC):
+    """A loss with all the networks it trains or keeps.
+
+    The loop calls, each step: `views` (no gradient), `forward`, backward, `before_update`,
+    the optimizer, `after_update`. Whatever must survive a stop is a parameter or a buffer.
+    `progress` is step / steps, from 0 up to but not 1.
+    """
+
+    def __init__(self, settings: TrainSettings) -> None:
+        super().__init__()
+        self.settings = settings
+
+    @abstractmethod
+    def views(self, batch: Batch, device: torch.device) -> dict[str, Any]:
+        """What `forward` takes, made from a batch by random numbers keyed by its position."""
+
+    @abstractmethod
+    def forward(
+        self, views: Mapping[str, Any], progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and figures for the metrics, all scalars."""
+
+    @abstractmethod
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """The finished encoder as (path, bytes), in formats that other tools load."""
+
+    def weight_decay(self, progress: float) -> float:
+        """Weight decay of this step, for weights with two or more dimensions."""
+        return self.settings.weight_decay
+
+    def before_update(self, progress: float) -> None:
+        """After the backward pass: clip gradients to `settings.clip_grad`."""
+        if self.settings.clip_grad is not None:
+            nn.utils.clip_grad_norm_(self.trained(), self.settings.clip_grad)
+
+    def after_update(self, progress: float) -> None:
+        """After the optimizer's step: clamp, average, and the like."""
+        return None
+
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters the optimizer updates, in a fixed order."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def key(self, *names: object) -> tuple[object, ...]:
+        """The key of this objective's random numbers of one kind."""
+        return (self.settings.seed, self.settings.objective, *names)

@@ -1,0 +1,133 @@
+"""A training run as an artifact: its draft, and the way from draft to committed run."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from infra import artifacts, filesystem
+from infra.artifacts import Artifact, Spec
+from infra.errors import SluiceError
+from infra.filesystem import join
+from infra.progress import Display
+from infra.stage import Draft
+from pretrain.data import Source, open_source
+from pretrain.settings import TrainSettings
+
+CODE = 1  # raised when the same settings on the same data give other bytes
+
+
+def run_draft(
+    store: str,
+    name: str,
+    settings: TrainSettings,
+    source_digests: Mapping[str, str],
+    weights: Mapping[str, float] | None = None,
+) -> Draft:
+    """The run `<store>/runs/<name>/<digest>` to be, before anything of it exists.
+
+    source_digests: digest of each dataset version, by any name; weights: its share of the
+    samples seen by the same name, equal where not given. The names do not enter the digest.
+    """
+    if weights is not None and set(weights) != set(source_digests):
+        raise SluiceError(
+            f"run {name}: shares are given for {sorted(weights)}, sources are "
+            f"{sorted(source_digests)}",
+            "give each source one share",
+        )
+    mix = _mix([(digest, weights[key] if weights else 1.0)
+                for key, digest in source_digests.items()], name)
+    identity: dict[str, Any] = {**settings.identity(), "mix": mix}
+    if settings.pretrained:
+        identity["pretrained"] = _fingerprint(settings.pretrained)
+    spec = Spec(
+        "run", f"pretrain.{settings.objective}", identity, tuple(digest for digest, _ in mix), CODE
+    )
+    return Draft(join(store, "runs", name, spec.digest), spec)
+
+
+def _mix(pairs: Sequence[tuple[str, float]], name: str) -> list[list[Any]]:
+    """[digest, share] of each source that counts, shares summing to 1, in digest order."""
+    total = sum(weight for _, weight in pairs)
+    if not pairs or total <= 0 or min(weight for _, weight in pairs) < 0:
+        raise SluiceError(
+            f"run {name}: the mix sums to nothing, shares {[weight for _, weight in pairs]}",
+            "give at least one source, no negative share, and a share above 0",
+        )
+    return sorted([digest, weight / total] for digest, weight in pairs if weight > 0)
+
+
+@lru_cache(maxsize=32)
+def _hash(path: str, size: int, changed: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fingerprint(pretrained: str) -> str:
+    """What a run's start is: a file by its bytes, a tag by its name."""
+    path = Path(pretrained)
+    for name in ("open_clip_model.safetensors", "model.safetensors"):
+        if path.is_dir() and (path / name).is_file():
+            path = path / name
+    if not path.is_file():
+        return pretrained
+    state = path.stat()
+    return _hash(str(path), state.st_size, state.st_mtime_ns)
+
+
+def train(
+    draft: Draft,
+    sources: Sequence[Source],
+    settings: TrainSettings,
+    launcher: str,
+    display: Display,
+) -> Artifact:
+    """Make the run unless it is there: from its last checkpoint, if one was left.
+
+    launcher: "local", in this process, or "ray", through Ray Train; the bytes are the same.
+    """
+    found = artifacts.load(draft.url)
+    if found is not None:
+        return found
+    mix = _mix([(open_source(source.url).digest, source.weight) for source in sources], draft.url)
+    if mix != [list(pair) for pair in draft.spec.settings["mix"]]:
+        raise SluiceError(
+            f"the sources of {draft.url} are {mix}, its draft says {draft.spec.settings['mix']}",
+            "make the draft with the digests and shares of these sources",
+        )
+    if not artifacts.recorded_parts(draft.url):
+        _launch(draft, sources, settings, launcher, display)
+    artifact = artifacts.commit(draft.url, draft.spec)
+    filesystem.remove_tree(join(draft.url, "_work"))
+    return artifact
+
+
+def _launch(
+    draft: Draft,
+    sources: Sequence[Source],
+    settings: TrainSettings,
+    launcher: str,
+    display: Display,
+) -> None:
+    from pretrain.loop import Job, run
+
+    name = draft.url.rstrip("/").rsplit("/", 2)[-2]
+    job = Job(draft.url, draft.spec.digest, settings, tuple(sources))
+    line = display.stage(f"pretrain {name}", settings.steps, "steps")
+    done = 0
+
+    def progress(step: int, note: str) -> None:
+        nonlocal done
+        line.advance(step - done, note)
+        done = step
+
+    if launcher == "local":
+        run(job, progress)
+    elif launcher == "ray":
+        from pretrain.launch import run_on_ray
+
+        run_on_ray(job, progress)
+    else:
+        raise SluiceError(f"unknown launcher {launcher!r}", "use ray or local")
+    line.finish(f"{settings.steps * settings.batch} samples")

@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curation.columns import (
+    column_schemas,
+    dataset_at,
+    folder_digest,
+    read_columns,
+    read_vectors,
+    row_count,
+)
+from infra.errors import SluiceError
+
+
+@pytest.fixture
+def made(maker):
+    made = maker.dataset("pool", [{}] * 6)
+    maker.score(made, "image", {"width": list(range(6))}, {"v": np.eye(6)})
+    maker.score(made, "clip", {"similarity": [0.5] * 6, "width": [1] * 6})
+    return made
+
+
+def test_columns_are_joined_by_position_and_named_in_full(made) -> None:
+    names = ["image.width", "clip.width", "rows.caption"]
+    table = read_columns(made.url, made.folders, 1, names)
+    assert set(table.column_names) == {*names, "rows.row"}
+    assert table["image.width"].to_pylist() == [4, 5]
+    assert table["rows.caption"].to_pylist() == ["picture 4", "picture 5"]
+
+
+def test_schemas_tell_what_rules_can_be_written_over(made) -> None:
+    schemas = column_schemas(made.url, made.folders, 0)
+    assert set(schemas) == {"clip", "image", "rows"}
+    assert schemas["clip"].names == ["similarity", "width"]
+
+
+def test_vectors_come_with_their_rows(made) -> None:
+    vectors = read_vectors(made.url, made.folders["image"], "v", 1)
+    assert vectors.dtype == np.float16
+    np.testing.assert_array_equal(vectors, np.eye(6)[4:])
+    assert row_count(made.url, 1) == 2
+
+
+def test_what_is_missing_or_damaged_is_named(made) -> None:
+    folder = made.folders["image"]
+    with pytest.raises(SluiceError, match=r"no vectors at .*/w/00000\.npy"):
+        read_vectors(made.url, folder, "w", 0)
+    path = Path(made.url) / "scores" / folder / "v" / "00000.npy"
+    path.write_bytes((path.parent / "00001.npy").read_bytes())
+    with pytest.raises(SluiceError, match=r"00000\.npy holds 2 rows, its dataset's shard 4"):
+        read_vectors(made.url, folder, "v", 0)
+    path.write_bytes(b"\x93NUMPY")
+    with pytest.raises(SluiceError, match=r"00000\.npy is damaged"):
+        read_vectors(made.url, folder, "v", 0)
+    with pytest.raises(SluiceError, match="nothing is committed"):
+        dataset_at(f"{made.store}/pool/none")
+
+
+def test_digest_of_a_folder() -> None:
+    assert folder_digest("my-scorer-0123456789abcdef") == "0123456789abcdef"

@@ -1,0 +1,58 @@
+import numpy as np
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation.dedup import EDGES, edge_nodes
+from curation.rules import apply_rules
+from curation.rules_settings import DedupSettings, RuleSettings
+from curation.sweep import CURVE, sweep, sweep_near
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.one_of(st.none(), st.floats(-5, 5)), min_size=1, max_size=20),
+    st.floats(-3, 0),
+    st.floats(0, 3),
+)
+def test_each_point_is_what_the_rule_would_keep(
+    values: list[float | None], low: float, high: float
+) -> None:
+    table = pa.table({"x.score": pa.array(values, pa.float64())})
+    rule = RuleSettings(reason="odd", score="score", min=low, max=high)
+    curve = sweep(rule, table, points=4).to_pylist()
+    assert {point["bound"] for point in curve} == {"min", "max"}
+    chosen = {(point["bound"], point["threshold"]) for point in curve}
+    assert {("min", low), ("max", high)} <= chosen
+    for point in curve:
+        moved = rule.model_copy(update={point["bound"]: point["threshold"]})
+        kept = apply_rules([moved], table)["reason"].null_count
+        assert point["survivors"] == kept
+
+
+def test_a_predicate_has_no_threshold() -> None:
+    rule = RuleSettings(reason="odd", drop="score > 1")
+    assert sweep(rule, pa.table({"x.score": [1.0]})).num_rows == 0
+
+
+def test_a_score_that_is_nowhere_known_keeps_nothing() -> None:
+    rule = RuleSettings(reason="odd", score="score", min=1)
+    curve = sweep(rule, pa.table({"x.score": pa.array([None], pa.float64())})).to_pylist()
+    assert curve == [{"bound": "min", "threshold": 1, "survivors": 0}]
+
+
+def test_near_duplicates_are_chosen_anew_at_each_threshold() -> None:
+    # a chain 0 - 1 - 2: at 0.9 row 1 goes, at 0.97 only the second pair is left
+    rows = [(0, 1, "near", 0.95), (1, 2, "near", 0.98), (3, 4, "exact", 1.0)]
+    edges = pa.table([pa.array(column) for column in zip(*rows, strict=True)], schema=EDGES)
+    nodes = edge_nodes(edges)
+    passing, priority = np.ones(len(nodes), bool), np.zeros(len(nodes))
+    dedup = DedupSettings(near=0.97, floor=0.9)
+    curve = sweep_near(edges, passing, priority, 10, dedup, points=3)
+    assert curve.schema.equals(CURVE)
+    assert dict(zip(*curve.select([1, 2]).to_pydict().values(), strict=True)) == {
+        0.9: 8, 0.95: 8, 0.97: 8, 1.0: 9,
+    }  # fmt: skip
+    passing[nodes == 1] = False  # what a rule dropped is not dropped again
+    assert sweep_near(edges, passing, priority, 9, dedup, points=2)["survivors"][0].as_py() == 8
+    assert sweep_near(edges, passing, priority, 9, DedupSettings(near=None)).num_rows == 0

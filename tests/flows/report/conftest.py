@@ -1,0 +1,343 @@
+"""A small store with everything a report can show, made through the real functions."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image, ImageDraw
+
+from curation.dedup import EDGES
+from curation.rules_settings import DedupSettings, RuleSettings
+from curation.verdicts import VerdictsWork, verdicts_draft
+from flows.report import ReportContext
+from infra import artifacts
+from infra.artifacts import Artifact, Part, Spec
+from infra.dataset import (
+    ROWS,
+    index_id,
+    make_uid,
+    open_dataset,
+    part_name,
+    publish,
+    sample_key,
+    write_shard,
+    write_table,
+)
+from infra.digests import generator
+from infra.filesystem import FilePart, join, write_bytes
+from pretrain.evaluate.stage import RESULTS
+
+HOSTILE = '</style><script>alert("x")</script><img src=x onerror=alert(1)> & \u202egnp.exe\x00'
+RULES = (
+    RuleSettings(reason="corrupt", drop="image.decode_error IS NOT NULL"),
+    RuleSettings(reason="too_small", score="least(rows.width, rows.height)", min=32),
+    RuleSettings(reason="blank", score="image.entropy", min=1.0),
+    RuleSettings(reason="mismatched_caption", score="clip.margin", min=0.1),
+)
+DEDUP = DedupSettings(near=0.95, floor=0.85)
+KINDS = ("mismatched_caption", "exact_duplicate", "near_duplicate", "corrupt", "blank", "too_small")
+
+
+@dataclass(frozen=True)
+class Timing:
+    name: str
+    seconds: float
+    cpu_seconds: float
+    rows: int
+    from_store: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sample to be: what was planted in it, and of which row it is a copy."""
+
+    shard: int
+    row: int
+    defect: str
+    twin: int | None
+
+    @property
+    def id(self) -> int:
+        return index_id(self.shard, self.row)
+
+
+def plan(shards: int, rows: int) -> list[Row]:
+    """Which defect each row has: every tenth row or so; a copy's twin is 40 rows before it."""
+    planned = []
+    for number in range(shards * rows):
+        defect = KINDS[number // 7 % len(KINDS)] if number % 7 == 3 and number > 40 else ""
+        if number == 2:
+            defect = "rejected"
+        twin = number // 40 * 40 - 40 if defect.endswith("duplicate") else None
+        planned.append(Row(number // rows, number % rows, defect, twin))
+    return planned
+
+
+def picture(number: int, defect: str) -> bytes:
+    """A few shapes in colours that no other number has."""
+    rng = generator(number, "picture")
+    side = 20 if defect == "too_small" else int(rng.integers(64, 129))
+    image = Image.new("RGB", (side, side), tuple(rng.integers(0, 256, 3).tolist()))
+    draw = ImageDraw.Draw(image)
+    for _ in range(0 if defect == "blank" else 6):
+        a, b = np.sort(rng.integers(0, side, (2, 2)), axis=0).tolist()
+        shape = (draw.ellipse, draw.rectangle)[int(rng.integers(2))]
+        shape((*a, b[0] + 2, b[1] + 2), fill=tuple(rng.integers(0, 256, 3).tolist()))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    data = buffer.getvalue()
+    return data[: len(data) // 2] if defect == "corrupt" else data
+
+
+def commit(url: str, spec: Spec, parts: Sequence[Part]) -> Artifact:
+    for part in parts:
+        artifacts.record_part(url, part, 0.5, 0.4)
+    return artifacts.commit(url, spec)
+
+
+def make_pool(store: str, planned: Sequence[Row], shards: int) -> Artifact:
+    spec = Spec("dataset", "curation.ingest", {"name": "pool"})
+    url = join(store, "pool", spec.digest)
+    parts = []
+    for shard in range(shards):
+        rows, images = [], []
+        for entry in (row for row in planned if row.shard == shard):
+            number = entry.row + 1000 * entry.shard
+            like = planned[entry.twin] if entry.twin is not None else entry
+            image = picture(like.row + 1000 * like.shard, entry.defect)
+            ok = entry.defect != "rejected"
+            caption = (
+                HOSTILE if entry.row == 5 else f"a photo of thing {number % 9}, number {number}"
+            )
+            rows.append(
+                {
+                    "uid": make_uid(f"https://example.org/{number}.jpg", caption, image),
+                    "shard": shard,
+                    "row": entry.row,
+                    "status": "ok" if ok else "rejected",
+                    "reason": None if ok else "missing_image",
+                    "key": sample_key(shard, entry.row) if ok else None,
+                    "source": f"pool/{shard}.tar: {number}",
+                    "url": f"https://example.org/{number}.jpg",
+                    "caption": caption if ok else None,
+                    "sha256": None,
+                    "bytes": len(image),
+                    "format": "jpg",
+                    "width": 20 if entry.defect == "too_small" else 80,
+                    "height": 80,
+                    "meta": "{}",
+                }
+            )
+            images.append(image if ok else None)
+        table = pa.Table.from_pylist(rows, ROWS)
+        files = write_shard(url, shard, table, images)
+        kept = sum(image is not None for image in images)
+        lost = {"missing_image": len(rows) - kept} if len(rows) > kept else {}
+        parts.append(Part(part_name(shard), tuple(files), len(rows), kept, lost))
+    return commit(url, spec, parts)
+
+
+def make_scores(pool: Artifact, planned: Sequence[Row]) -> dict[str, str]:
+    """Columns that find most of what was planted, and little else; scorer -> URL."""
+    rng = generator("scores")
+    columns: dict[str, list[dict[str, Any]]] = {"image": [], "clip": []}
+    for entry in planned:
+        broken = entry.defect in ("corrupt", "rejected")
+        entropy = 0.2 * rng.random() if entry.defect == "blank" else rng.normal(5, 0.8)
+        margin = rng.normal(-0.2, 0.12) if entry.defect == KINDS[0] else rng.normal(0.5, 0.15)
+        error = "truncated" if entry.defect == "corrupt" else None
+        columns["image"].append(
+            {"decode_error": error, "entropy": None if broken else abs(entropy)}
+        )
+        columns["clip"].append({"margin": None if broken else margin})
+    urls = {}
+    for name, values in columns.items():
+        spec = Spec("scores", f"curation.scores.{name}", {}, (pool.digest,))
+        url = pool.path("scores", f"{name}-{spec.digest}")
+        parts = []
+        for part in pool.parts:
+            mine = [
+                v for v, row in zip(values, planned, strict=True) if row.shard == int(part.name)
+            ]
+            table = pa.Table.from_pylist(mine)
+            if name == "image":
+                types = pa.schema([("decode_error", pa.string()), ("entropy", pa.float64())])
+                table = table.cast(types)
+            file = write_table(url, f"columns/{part.name}.parquet", table)
+            parts.append(Part(part.name, (file,), len(mine), len(mine)))
+        commit(url, spec, parts)
+        urls[name] = url
+    return urls
+
+
+def make_edges(pool: Artifact, planned: Sequence[Row]) -> Artifact:
+    """One pair for every planted copy, and some unplanted ones just under the threshold."""
+    spec = Spec("edges", "curation.dedup", {"floor": DEDUP.floor}, (pool.digest,))
+    url = pool.path("edges", spec.digest)
+    rng = generator("edges")
+    edges = []
+    for entry in planned:
+        if entry.twin is not None:
+            exact = entry.defect == "exact_duplicate"
+            similarity = 1.0 if exact else 0.93 + 0.06 * rng.random()
+            kind = "exact" if exact else "near"
+            twin = planned[entry.twin]
+            edges.append({"a": twin.id, "b": entry.id, "kind": kind, "similarity": similarity})
+    table = pa.Table.from_pylist(edges, EDGES).sort_by([("a", "ascending")])
+    file = write_table(url, "edges.parquet", table)
+    return commit(url, spec, [Part("all", (file,), len(edges), len(edges), extra={"recall": 1.0})])
+
+
+def make_verdicts(pool: Artifact, scores: Mapping[str, str], edges: Artifact) -> Artifact:
+    folders = {name: url.rpartition("/")[2] for name, url in scores.items()}
+    draft = verdicts_draft(pool.url, pool.digest, folders, edges.digest, RULES, DEDUP)
+    work = VerdictsWork(draft.url, pool.url, folders, edges.url, RULES, DEDUP)
+    return commit(draft.url, draft.spec, [work(None, [""])[""]])
+
+
+def make_curated(store: str, pool: Artifact, verdicts: Artifact) -> Artifact:
+    """The manifest alone: the report reads its counts, and pictures from the pool."""
+    spec = Spec("dataset", "curation.curate", {}, (pool.digest, verdicts.digest))
+    url = join(store, "curated", spec.digest)
+    totals = verdicts.totals
+    file = write_bytes(url, "rows/00000.parquet", b"")
+    artifact = commit(
+        url, spec, [Part("00000", (file,), totals["rows"], totals["kept"], totals["dropped"])]
+    )
+    publish(store, "curated", artifact)
+    return artifact
+
+
+def make_run(store: str, name: str, objective: str, floor: float) -> Artifact:
+    spec = Spec("run", f"pretrain.{objective}", {"name": name})
+    url = join(store, "runs", name, spec.digest)
+    rng = generator(name)
+    lines = [
+        json.dumps(
+            {
+                "step": step,
+                "samples": step * 128,
+                "loss": floor + 3 * float(np.exp(-step / 60)) + 0.15 * float(rng.normal()),
+            }
+        )
+        for step in range(1, 301)
+    ]
+    file = write_bytes(url, "metrics.jsonl", "\n".join(lines).encode())
+    return commit(url, spec, [Part("all", (file,), 300, 300)])
+
+
+def make_evaluation(store: str, gain: float = 0.08) -> Artifact:
+    accuracy = {
+        "clip": 0.62 + gain,
+        "raw": 0.62,
+        "dino": 0.58,
+        "mae": 0.5,
+        "random": 0.31,
+        "pixels": 0.38,
+    }
+    encoders = {name: f"digest-{name}" for name in accuracy}
+    encoders |= {"random": "random:digest-clip", "pixels": "pixels"}
+    spec = Spec(
+        "evaluation",
+        "evaluate",
+        {
+            "encoders": dict(sorted(encoders.items())),
+            "tasks": ["zero_shot", "knn", "linear_probe"],
+            "confidence": 0.95,
+            "compare": [{"name": "curated over raw pool", "pairs": [["clip", "raw"]]}],
+            "gain": gain,
+        },
+    )
+    url = join(store, "evaluations", spec.digest)
+    files: list[FilePart] = []
+    for name, value in accuracy.items():
+        rows = [
+            figure(name, task, metric, value + shift, 0.04)
+            for shift, task in ((0.0, "zero_shot"), (0.12, "knn"), (0.17, "linear_probe"))
+            for metric in ("accuracy", "mean_per_class")
+            if task != "zero_shot" or name in ("clip", "raw")
+        ]
+        table = pa.Table.from_pylist(rows, RESULTS)
+        files.append(write_table(url, f"results/{name}.parquet", table))
+    compared = [
+        figure("clip - raw", task, "accuracy", gain, 0.03)
+        for task in ("zero_shot", "knn", "linear_probe")
+    ]
+    artifacts.record_part(url, Part("all", tuple(files), 450, 450), 1.0, 1.0)
+    return artifacts.commit(url, spec, {"comparisons": compared})
+
+
+def figure(encoder: str, task: str, metric: str, value: float, half: float) -> dict[str, Any]:
+    return {
+        "encoder": encoder, "task": task, "metric": metric, "value": value,
+        "ci_low": value - half, "ci_high": value + half, "n": 450, "seed": 0,
+    }  # fmt: skip
+
+
+def make_canaries(store: str, pool: Artifact, planned: Sequence[Row]) -> str:
+    dataset = open_dataset(store, f"pool@{pool.digest}")
+    uids = [uid for shard in dataset.shards for uid in dataset.rows(shard)["uid"].to_pylist()]
+    entries = [
+        {
+            "uid": uids[place],
+            "defect": row.defect,
+            "twin_uid": None if row.twin is None else uids[row.twin],
+        }
+        for place, row in enumerate(planned)
+        if row.defect in KINDS
+    ]
+    types = pa.schema([("uid", pa.string()), ("defect", pa.string()), ("twin_uid", pa.string())])
+    write_table(store, "canaries.parquet", pa.Table.from_pylist(entries, types))
+    return join(store, "canaries.parquet")
+
+
+def make_store(store: str, shards: int = 3, rows: int = 90) -> ReportContext:
+    """Everything, and the context that names it."""
+    planned = plan(shards, rows)
+    pool = make_pool(store, planned, shards)
+    scores = make_scores(pool, planned)
+    edges = make_edges(pool, planned)
+    verdicts = make_verdicts(pool, scores, edges)
+    curated = make_curated(store, pool, verdicts)
+    runs = (("filter", "clip", 1.6), ("clip", "clip", 1.2), ("raw", "clip", 1.9),
+            ("dino", "dino", 4.0), ("mae", "mae", 0.4))  # fmt: skip
+    names = (
+        "ingest",
+        "score",
+        "duplicate pairs",
+        "verdicts",
+        "curated version",
+        "clip",
+        "evaluate",
+    )
+    return ReportContext(
+        pool=pool.url,
+        curated=curated.url,
+        verdicts=verdicts.url,
+        edges=edges.url,
+        scores=scores,
+        canaries=make_canaries(store, pool, planned),
+        runs={name: make_run(store, name, *how).url for name, *how in runs},
+        evaluation=make_evaluation(store).url,
+        fractals=pool.url,
+        filter_model="A filter network of 3.9 million parameters, trained on the trusted split.",
+        filter_trained=True,
+        recipe={"name": "demo", "curate": {"rules": [rule.model_dump() for rule in RULES]}},
+        steps=[
+            Timing(name, 3.0 * place + 0.2, 2.0 * place, shards * rows, place % 3 == 2)
+            for place, name in enumerate(names)
+        ],
+    )
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ReportContext]:
+    """(store, context) of a run with everything in it; read it, do not change it."""
+    store: Path = tmp_path_factory.mktemp("store")
+    return str(store), make_store(str(store))

@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from indexes.neighbours import above, nearest, pair_recall, pair_similarity, range_pairs
+from infra.errors import SluiceError
+
+
+def clustered(count: int, dimension: int = 32, seed: int = 0) -> np.ndarray:
+    """Unit float16 vectors; the second half are near-copies of the first."""
+    rng = np.random.default_rng(seed)
+    first = rng.normal(size=(count - count // 2, dimension))
+    second = first[: count // 2] + 0.1 * rng.normal(size=(count // 2, dimension))
+    vectors = np.concatenate([first, second])
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+def by_definition(vectors: np.ndarray, threshold: float) -> set[tuple[int, int]]:
+    wide = vectors.astype(np.float64)
+    a, b = np.nonzero(np.triu((wide @ wide.T).astype(np.float32) >= np.float32(threshold), 1))
+    return set(zip(a.tolist(), b.tolist(), strict=True))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    count=st.integers(0, 60),
+    threshold=st.sampled_from([0.05, 0.5, 0.9, 0.99]),
+    seed=st.integers(0, 1000),
+    zeros=st.booleans(),
+)
+def test_pairs_are_those_of_the_definition(
+    count: int, threshold: float, seed: int, zeros: bool
+) -> None:
+    vectors = clustered(count, 4, seed)
+    if zeros:
+        vectors[::3] = 0
+    a, b, similarity = range_pairs(vectors, threshold)
+    assert set(zip(a.tolist(), b.tolist(), strict=True)) == by_definition(vectors, threshold)
+    assert (a < b).all()
+    assert (np.diff(a * (count + 1) + b) > 0).all()
+    assert (similarity >= np.float32(threshold)).all()
+    assert (a.dtype, b.dtype, similarity.dtype) == (np.int64, np.int64, np.float32)
+
+
+def test_blocks_and_the_inverted_file_give_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = clustered(1500)
+    whole = range_pairs(vectors, 0.8)
+    assert len(whole[0]) >= 700
+    inverted = range_pairs(vectors, 0.8, exact_limit=100, probes=10_000)
+    monkeypatch.setattr("indexes.neighbours.BLOCK", 97)
+    monkeypatch.setattr("indexes.neighbours.COLUMNS", 211)
+    blocked = range_pairs(vectors, 0.8)
+    for one, two, three in zip(whole, inverted, blocked, strict=True):
+        assert (one == two).all()
+        assert (one == three).all()
+
+
+def test_few_probes_lose_little_and_the_loss_is_measured() -> None:
+    vectors = clustered(3000)
+    a, b, _ = range_pairs(vectors, 0.8, exact_limit=100, probes=8)
+    true = by_definition(vectors, 0.8)
+    found = set(zip(a.tolist(), b.tolist(), strict=True))
+    assert found <= true
+    recall = len(found) / len(true)
+    assert recall > 0.95
+    assert pair_recall(vectors, a, b, 0.8, sample=3000) == pytest.approx(recall)
+    assert pair_recall(vectors, a[::2], b[::2], 0.8) < 0.6
+    assert pair_recall(vectors[:0], a[:0], b[:0], 0.8) == 1.0
+
+
+def test_the_order_of_rows_does_not_change_a_similarity() -> None:
+    vectors = clustered(400)
+    order = np.random.default_rng(3).permutation(400)
+    a, b, similarity = range_pairs(vectors, 0.7)
+    c, d, shuffled = range_pairs(vectors[order], 0.7)
+    first = {(x, y): s for x, y, s in zip(a, b, similarity, strict=True)}
+    pairs = [tuple(sorted((order[x], order[y]))) for x, y in zip(c, d, strict=True)]
+    assert first == dict(zip(pairs, shuffled, strict=True))
+
+
+def test_too_many_pairs_and_bad_vectors_are_refused() -> None:
+    same = np.ones((200, 4), np.float16) / 2
+    with pytest.raises(SluiceError, match="more than 1000 pairs"):
+        range_pairs(same, 0.9, max_pairs=1000)
+    with pytest.raises(SluiceError, match="pair everything"):
+        range_pairs(same, 0.0)
+    with pytest.raises(SluiceError, match="not numbers"):
+        range_pairs(np.full((2, 2), np.nan, np.float32), 0.9)
+    with pytest.raises(SluiceError, match="dimensions"):
+        nearest(same, np.ones((3, 5), np.float32), 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(0, 12), m=st.integers(1, 40), k=st.integers(1, 50), seed=st.integers(0, 1000))
+def test_nearest_is_a_sort_by_similarity(n: int, m: int, k: int, seed: int) -> None:
+    base = clustered(m, 6, seed)
+    base[m // 2 :] = base[: m - m // 2]  # ties
+    queries = clustered(n, 6, seed + 1)
+    similarity, index = nearest(queries, base, k)
+    exact = (queries.astype(np.float64) @ base.T.astype(np.float64)).astype(np.float32)
+    columns = np.broadcast_to(np.arange(m), exact.shape)
+    order = np.lexsort((columns, -exact), axis=1)[:, :k]
+    assert (index == order).all()
+    assert similarity == pytest.approx(np.take_along_axis(exact, order, 1), abs=1e-6)
+
+
+def test_nearest_in_blocks_is_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = clustered(700)
+    whole = nearest(vectors[:100], vectors, 9)
+    monkeypatch.setattr("indexes.neighbours.BLOCK", 64)
+    monkeypatch.setattr("indexes.neighbours.COLUMNS", 33)
+    blocked = nearest(vectors[:100], vectors, 9)
+    assert (whole[0] == blocked[0]).all()
+    assert (whole[1] == blocked[1]).all()
+
+
+def test_above_names_the_best_match_or_none() -> None:
+    base = np.eye(4, dtype=np.float16)
+    queries = np.array([[0.9, 0.1, 0, 0], [0.1, 0, 0.2, 0.0], [0, 0, 0, 0]], np.float16)
+    index, similarity = above(queries, base, 0.5)
+    assert index.tolist() == [0, -1, -1]
+    assert similarity == pytest.approx([0.9, 0.2, 0], abs=1e-3)
+    index, similarity = above(queries, base[:0], 0.5)
+    assert index.tolist() == [-1, -1, -1]
+    assert np.isneginf(similarity).all()
+
+
+def test_similarity_of_two_tables() -> None:
+    left, right = clustered(5), clustered(5, seed=1)
+    rows = np.arange(5)
+    expected = (left.astype(np.float64) * right.astype(np.float64)).sum(1)
+    assert pair_similarity(left, rows, rows, right) == pytest.approx(expected, abs=1e-6)

@@ -1,0 +1,248 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import indexes
+from indexes.search import Index
+from indexes.settings import IndexSettings
+from infra.artifacts import Artifact
+from infra.errors import SluiceError
+
+Build = Callable[[str, str, IndexSettings], Artifact]
+NewStore = Callable[[Path, int], str]
+Kinds = dict[str, Index]
+
+
+@pytest.fixture(scope="module")
+def idx(store: str) -> Index:
+    return indexes.open(f"{store}/curated")
+
+
+def brute_force(idx: Index, vector: np.ndarray, allowed: np.ndarray) -> list[int]:
+    """Ids by similarity, from the vectors as they lie in the score folder."""
+    ids = idx.metadata.column("id").to_numpy()[allowed]
+    rows = np.stack([idx.vector(uid) for uid in np.array(idx.metadata["uid"])[allowed]])
+    similarity = rows @ vector.astype(np.float32)
+    return ids[np.lexsort((ids, -similarity))].tolist()
+
+
+def test_open_gives_the_latest_version_or_the_named_one(store: str, idx: Index) -> None:
+    version = idx.dataset.artifact.digest
+    assert indexes.open(f"{store}/curated@{version}").artifact.url == idx.artifact.url
+    assert idx.name == f"curated@{version}"
+    assert len(idx) == 2 * (60 - 3 - 1)
+    assert "112 vectors of 16 dimensions" in repr(idx)
+
+
+def test_a_text_finds_what_brute_force_finds(idx: Index) -> None:
+    hits = idx.search("a handwritten seven", k=10)
+    vector = idx.encoder.encode_texts(["a handwritten seven"])[0]
+    everything = np.ones(len(idx), bool)
+    assert hits.table["id"].to_pylist() == brute_force(idx, vector, everything)[:10]
+    assert hits.table["rank"].to_pylist() == list(range(1, 11))
+    assert (np.diff(hits.table["similarity"].to_numpy()) <= 0).all()
+
+
+def test_a_picture_finds_itself(idx: Index, tmp_path: Path) -> None:
+    hit = idx.search(uid=idx.metadata["uid"][20].as_py(), k=1)[0]
+    picture = idx.search(uid=idx.metadata["uid"][20].as_py(), k=1).image(0)
+    path = tmp_path / "picture.png"
+    picture.save(path)
+    for hits in (
+        idx.search(picture),
+        idx.search(path),
+        idx.search(image=str(path)),
+        idx.search(np.asarray(picture)),
+    ):
+        assert hits[0]["uid"] == hit["uid"]
+        assert hits[0]["similarity"] == pytest.approx(1.0, abs=2e-3)
+
+
+def test_a_vector_needs_no_model(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "indexes.encoder", None)  # importing it would fail
+    idx = indexes.open(f"{store}/curated")
+    vector = idx.vector(idx.metadata["uid"][3].as_py())
+    assert idx.search(3.0 * vector)[0]["uid"] == idx.metadata["uid"][3].as_py()
+    assert idx.search(vector.tolist(), k=1)[0]["similarity"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_uid_is_not_its_own_neighbour(idx: Index) -> None:
+    uid = idx.metadata["uid"][30].as_py()
+    hits = idx.search(uid=uid, k=5)
+    assert len(hits) == 5
+    assert uid not in hits.table["uid"].to_pylist()
+    more = hits.more_like(hits[0]["uid"], k=3)
+    assert len(more) == 3
+    assert hits.more_like(0, k=3).to_arrow().equals(more.to_arrow())
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory, build: Build, new_store: NewStore) -> Kinds:
+    """The same version indexed by a full scan, and by an inverted file that looks into one list."""
+    store = new_store(tmp_path_factory.mktemp("kinds"), 1)
+    settings = {
+        "flat": IndexSettings(kind="flat"),
+        "ivf_flat": IndexSettings(kind="ivf_flat", lists=8, recall_target=0.01),
+    }
+    digests = {kind: build(store, "curated", chosen).digest for kind, chosen in settings.items()}
+    return {kind: indexes.open(f"{store}/curated", digest) for kind, digest in digests.items()}
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf_flat"])
+@pytest.mark.parametrize(
+    "where", ["concept = 'seven'", "width > 48 and clip_similarity > 0", "uid < '2'", "width>0"]
+)
+def test_conditions_are_exact(kinds: Kinds, kind: str, where: str) -> None:
+    idx = kinds[kind]
+    frame = idx.metadata.to_pandas()
+    allowed = {
+        "concept = 'seven'": frame.concept == "seven",
+        "width > 48 and clip_similarity > 0": (frame.width > 48) & (frame.clip_similarity > 0),
+        "uid < '2'": frame.uid < "2",
+        "width>0": frame.width > 0,
+    }[where]
+    vector = idx.vector(frame.uid[0])
+    found = idx.search(vector, k=len(idx), where=where).table["id"].to_pylist()
+    expected = brute_force(idx, vector, allowed.to_numpy())
+    if kind == "flat" or allowed.mean() < 0.2:
+        assert found == expected
+    else:
+        assert set(found) <= set(expected)
+
+
+def test_a_condition_that_nothing_meets_gives_no_hits(idx: Index) -> None:
+    hits = idx.search("anything", where="width > 10000")
+    assert len(hits) == 0
+    assert hits.to_pandas().empty
+    assert "0 hits" in hits._repr_html_()
+
+
+def test_min_similarity_and_k_bound_the_hits(idx: Index) -> None:
+    everything = idx.search("a three", k=10_000)
+    assert len(everything) == len(idx)
+    middle = everything[50]["similarity"]
+    assert len(idx.search("a three", k=10_000, min_similarity=middle)) == 51
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "widht > 3",
+        "width >",
+        "1=1) union select 7 as id where (1=1",
+        "true; drop table t",
+        "exists (select * from read_text('/etc/hostname'))",
+        "exists (select * from read_csv('https://example.org/x.csv'))",
+    ],
+)
+def test_a_bad_condition_is_one_clear_error(idx: Index, where: str) -> None:
+    with pytest.raises(SluiceError, match="where=") as error:
+        idx.search(np.ones(16), where=where)
+    assert "width" in error.value.way_out
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        np.ones(3),
+        np.zeros(16),
+        np.full(16, np.nan),
+        np.ones((2, 16)),
+        np.zeros((4, 4, 4), np.uint8),
+        {"a": 1},
+        ["a", "b"],
+        "  ",
+        Path("no/such.png"),
+    ],
+)
+def test_a_bad_query_is_one_clear_error(idx: Index, query: object) -> None:
+    with pytest.raises(SluiceError):
+        idx.search(query)  # type: ignore[arg-type]
+
+
+def test_bad_calls_say_what_to_do(idx: Index, tmp_path: Path) -> None:
+    with pytest.raises(SluiceError, match="exactly one"):
+        idx.search()
+    with pytest.raises(SluiceError, match="exactly one"):
+        idx.search("a", uid="b")
+    with pytest.raises(SluiceError, match="k=0"):
+        idx.search("a", k=0)
+    with pytest.raises(SluiceError, match="explain"):
+        idx.search(uid="f' or '1'='1")
+    (tmp_path / "text.png").write_bytes(b"no picture")
+    with pytest.raises(SluiceError, match="no picture"):
+        idx.search(tmp_path / "text.png")
+
+
+def test_open_says_what_is_missing(store: str, fresh_store: str) -> None:
+    with pytest.raises(SluiceError, match="no dataset"):
+        indexes.open(f"{store}/nothing")
+    with pytest.raises(SluiceError, match="run index"):
+        indexes.open(f"{fresh_store}/curated")
+    with pytest.raises(SluiceError, match="starts with"):
+        indexes.open(f"{store}/curated", index="zzzz")
+
+
+def test_two_indexes_of_one_version_must_be_told_apart(kinds: Kinds) -> None:
+    version = kinds["flat"].dataset.url.rpartition("/")[0]
+    with pytest.raises(SluiceError, match="2 indexes") as error:
+        indexes.open(version)
+    digest = error.value.way_out.rpartition(" ")[2]
+    assert indexes.open(version, digest[:8]).artifact.digest == digest
+
+
+def test_a_damaged_index_is_refused(fresh_store: str, build: Build) -> None:
+    artifact = build(fresh_store, "curated", IndexSettings())
+    path = Path(artifact.path("index.faiss"))
+    data = bytearray(path.read_bytes())
+    data[40] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SluiceError, match="damaged"):
+        indexes.open(f"{fresh_store}/curated")
+    path.unlink()
+    with pytest.raises(SluiceError, match="missing"):
+        indexes.open(f"{fresh_store}/curated")
+
+
+def test_another_model_is_refused(
+    store: str, tmp_path: Path, new_model: Callable[[Path, int], Path]
+) -> None:
+    other = new_model(tmp_path / "other", 1)
+    with pytest.raises(SluiceError, match="did not make the vectors"):
+        indexes.open(f"{store}/curated", model=str(other)).search("a seven")
+    same = new_model(tmp_path / "same", 0)
+    assert len(indexes.open(f"{store}/curated", model=str(same)).search("a seven", k=3)) == 3
+
+
+def test_hits_in_pandas_and_arrow(idx: Index) -> None:
+    hits = idx.search("a two", k=7)
+    frame = hits.to_pandas()
+    assert list(frame.columns[:5]) == ["rank", "similarity", "id", "uid", "caption"]
+    assert {"concept", "width", "height", "url", "clip_similarity"} <= set(frame.columns)
+    assert frame.uid.tolist() == hits.to_arrow()["uid"].to_pylist() == [hit["uid"] for hit in hits]
+    assert sum(hits.facets("concept").values()) == 7
+    with pytest.raises(SluiceError, match="concept"):
+        hits.facets("concpt")
+
+
+def test_the_grid_shows_thumbnails_and_escapes_captions(idx: Index, hostile: str) -> None:
+    hits = idx.search("five", k=len(idx))
+    page = idx.search("five", k=24)._repr_html_()
+    assert page.count("data:image/webp;base64,") == 24
+    row = next(hit for hit in hits if hit["caption"] == hostile)
+    shown = hits._figure(row) + idx.search(hostile)._repr_html_()
+    assert "<script" not in shown
+    assert "onerror=alert(1)>" not in shown.replace("&gt;", "")
+    assert "&lt;script&gt;" in shown
+    assert hits._repr_html_().count("<figure") == 24
+    assert "\x1b" not in repr(idx.search("\x1b[31m five"))
+
+
+def test_a_hit_gives_its_whole_picture(idx: Index) -> None:
+    picture = idx.search("one", k=2).image(1)
+    assert isinstance(picture, Image.Image)
+    assert picture.size == (48, 48)
