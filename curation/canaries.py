@@ -36,7 +36,8 @@ REASONS: Mapping[str, tuple[str, ...]] = {
 NOTHING_TO_SEE = ("blank", "corrupt", "too_small", "extreme_aspect")
 RIGHTLY: Mapping[str, tuple[str, ...]] = {
     "mismatched_caption": NOTHING_TO_SEE,
-    "too_small": ("extreme_aspect",),  # a strip is as low as it is long
+    "too_small": ("extreme_aspect",),  # a strip is as low as it is long, and may
+    "blank": ("extreme_aspect",),  # be cut from where there is nothing to see
     EXACT: ("blank",),  # placeholders are copies of each other
     NEAR: ("blank",),
 }

@@ -5,12 +5,13 @@ and grey become RGB; the EXIF orientation is applied.
 """
 
 import io
+import warnings
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from curation.headers import has_end, read_header
+from curation.headers import FORMATS, has_end, read_header
 
 PIXEL_LIMIT = 2**26  # 67 million pixels, 200 MB of RGB: more is refused before decoding
 CODE = 1  # raised when the same bytes give other pixels
@@ -42,23 +43,31 @@ def decode(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> tuple[Pixels | None, 
     if read_header(data).pixels > pixel_limit:
         return None, TOO_LARGE
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
-            if image.width * image.height > pixel_limit:
-                return None, TOO_LARGE
-            image.load()
-            turned = _upright(image)
-            pixels = np.asarray(_rgb(turned))
+        with warnings.catch_warnings(action="ignore"):
+            pixels = _pixels(data, pixel_limit)
     except Image.DecompressionBombError:
         return None, TOO_LARGE
     except Exception as error:  # decoders raise of every kind on hostile bytes
         return None, TRUNCATED if _ends_early(data, error) else FAILED
+    if pixels is None:
+        return None, TOO_LARGE
     if not has_end(data):
         return None, TRUNCATED
     return pixels, None
 
 
+def _pixels(data: bytes, pixel_limit: int) -> Pixels | None:
+    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+        if image.width * image.height > pixel_limit:
+            return None
+        image.load()
+        return np.asarray(_rgb(_upright(image)))
+
+
 def _ends_early(data: bytes, error: Exception) -> bool:
-    return "truncated" in str(error).lower() or not has_end(data)
+    if "truncated" in str(error).lower():
+        return True
+    return read_header(data).format in FORMATS and not has_end(data)
 
 
 def _upright(image: Image.Image) -> Image.Image:

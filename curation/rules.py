@@ -66,13 +66,13 @@ def check_rules(
     names = column_names(columns)
     fields = [field.type for schema in columns.values() for field in schema]
     table = pa.table({name: pa.array([], kind) for name, kind in zip(names, fields, strict=True)})
-    for rule, expression in zip(rules, parse_rules(rules, names), strict=True):
-        if rule.score is not None:
-            sql.check_number(expression, table)
-        else:
-            sql.check_boolean(expression, table)
+    wanted = [
+        (expression, "boolean" if rule.score is None else "number")
+        for rule, expression in zip(rules, parse_rules(rules, names), strict=True)
+    ]
     if priority is not None:
-        sql.check_number(sql.parse("dedup.priority", priority, names), table)
+        wanted.append((sql.parse("dedup.priority", priority, names), "number"))
+    sql.check_types(wanted, table)
 
 
 def evaluate(owner: str, expression: str, table: pa.Table) -> np.ndarray:
@@ -106,7 +106,7 @@ def apply_rules(rules: Sequence[RuleSettings], table: pa.Table) -> pa.Table:
     for index in range(len(rules)):
         column = judged[f"f{index}"]
         if not pa.types.is_boolean(column.type):
-            sql.check_boolean(parsed[index], table)
+            sql.check_types([(parsed[index], "boolean")], table)
         unknown[:, index] = column.is_null().to_numpy()
         failed[:, index] = column.fill_null(False).to_numpy()
     listed = np.where(failed.any(axis=1, keepdims=True), failed, unknown)

@@ -55,14 +55,19 @@ def connect() -> duckdb.DuckDBPyConnection:
 
 
 @functools.cache
+def _parser() -> duckdb.DuckDBPyConnection:
+    """One connection per process that sees expressions, never data."""
+    return connect()
+
+
+@functools.cache
 def row_functions() -> frozenset[str]:
     """The functions that give the same value for the same row, always."""
     query = (
         "SELECT function_name FROM duckdb_functions() GROUP BY function_name "
         "HAVING bool_and(function_type = 'scalar' AND stability = 'CONSISTENT')"
     )
-    with connect() as connection:
-        names = {str(row[0]) for row in connection.execute(query).fetchall()}
+    names = {str(row[0]) for row in _parser().cursor().execute(query).fetchall()}
     return frozenset(names | PLAIN_MACROS)
 
 
@@ -73,29 +78,28 @@ def parse(owner: str, text: str, names: Iterable[str]) -> Expression:
 
 @functools.lru_cache(maxsize=1024)
 def _parse(owner: str, text: str, names: tuple[str, ...]) -> Expression:
-    with connect() as connection:
-        source = f"SELECT (\n{text}\n)"
-        tree = json.loads(_scalar(connection, "SELECT json_serialize_sql(?)", source))
-        if tree["error"]:
-            raise SluiceError(
-                f"{owner}: {text!r} is no SQL expression: {tree['error_message']}", "correct it"
-            )
-        selected = tree["statements"][0]["node"]["select_list"]
-        if len(selected) != 1:
-            raise SluiceError(f"{owner}: {text!r} is more than one value", "give one expression")
-        found: set[str] = set()
-        for node in _nodes(selected):
-            _check_row_wise(owner, text, node)
-            if node["class"] == "COLUMN_REF":
-                name = resolve(owner, node["column_names"], names)
-                node["column_names"] = [name]
-                found.add(name)
-        full = _scalar(connection, "SELECT json_deserialize_sql(?)", json.dumps(tree))
+    source = f"SELECT (\n{text}\n)"
+    tree = json.loads(_scalar("SELECT json_serialize_sql(?)", source))
+    if tree["error"]:
+        raise SluiceError(
+            f"{owner}: {text!r} is no SQL expression: {tree['error_message']}", "correct it"
+        )
+    selected = tree["statements"][0]["node"]["select_list"]
+    if len(selected) != 1:
+        raise SluiceError(f"{owner}: {text!r} is more than one value", "give one expression")
+    found: set[str] = set()
+    for node in _nodes(selected):
+        _check_row_wise(owner, text, node)
+        if node["class"] == "COLUMN_REF":
+            name = resolve(owner, node["column_names"], names)
+            node["column_names"] = [name]
+            found.add(name)
+    full = _scalar("SELECT json_deserialize_sql(?)", json.dumps(tree))
     return Expression(owner, full.removeprefix("SELECT "), tuple(sorted(found)))
 
 
-def _scalar(connection: duckdb.DuckDBPyConnection, query: str, value: str) -> str:
-    row = connection.execute(query, [value]).fetchone()
+def _scalar(query: str, value: str) -> str:
+    row = _parser().cursor().execute(query, [value]).fetchone()
     assert row is not None
     return str(row[0])
 
@@ -189,31 +193,21 @@ def _run_alone(connection: duckdb.DuckDBPyConnection, expression: Expression) ->
         ) from error
 
 
-def result_type(expression: Expression, table: pa.Table) -> str:
-    """DuckDB's type of the expression over the columns of `table`."""
+def check_types(wanted: Sequence[tuple[Expression, str]], table: pa.Table) -> None:
+    """Refuse an expression over `table` that is not what is wanted: "number" or "boolean"."""
     with connect() as connection:
         connection.register("t", table)
-        try:
-            relation = connection.sql(f"SELECT {expression.sql} AS x FROM t")
-        except duckdb.Error:
+        for expression, kind in wanted:
             _run_alone(connection, expression)
-            raise
-        return str(relation.types[0])
-
-
-def check_number(expression: Expression, table: pa.Table) -> None:
-    found = result_type(expression, table)
-    if found.removeprefix("U").partition("(")[0] not in NUMBERS:
-        raise SluiceError(
-            f"{expression.owner}: {expression.sql} is of type {found}, not a number",
-            "a score must be a number; a predicate belongs under `drop`",
-        )
-
-
-def check_boolean(expression: Expression, table: pa.Table) -> None:
-    found = result_type(expression, table)
-    if found != "BOOLEAN":
-        raise SluiceError(
-            f"{expression.owner}: {expression.sql} is of type {found}, not true or false",
-            "compare it with something, or use `score` with `min` or `max`",
-        )
+            relation = connection.sql(f"SELECT {expression.sql} AS x FROM t")
+            found = str(relation.types[0])
+            if kind == "number" and found.removeprefix("U").partition("(")[0] not in NUMBERS:
+                raise SluiceError(
+                    f"{expression.owner}: {expression.sql} is of type {found}, not a number",
+                    "a score must be a number; a predicate belongs under `drop`",
+                )
+            if kind == "boolean" and found != "BOOLEAN":
+                raise SluiceError(
+                    f"{expression.owner}: {expression.sql} is of type {found}, not true or false",
+                    "compare it with something, or use `score` with `min` or `max`",
+                )

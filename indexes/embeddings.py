@@ -67,13 +67,8 @@ def vectors_of(dataset: Dataset, embedding: str) -> Embedding:
     curated from, and its settings name that version and its score folders.
     """
     name, _, vector = embedding.partition("/")
-    url = dataset.url
-    settings = dataset.artifact.settings
-    folders: dict[str, str] = settings.get("scores", {})
-    if source := settings.get("source"):
-        url = join(store_of(dataset), source["dataset"], source["version"])
-    folder = folders.get(name, name)
-    scores = artifacts.load(join(url, "scores", folder))
+    url, folders = _scores_of(dataset)
+    scores = artifacts.load(join(url, "scores", folders.get(name, name)))
     if scores is None:
         there = sorted({*folders, *_folders(url)})
         raise SluiceError(
@@ -90,17 +85,22 @@ def vectors_of(dataset: Dataset, embedding: str) -> Embedding:
 
 def score_columns(dataset: Dataset) -> dict[str, Artifact]:
     """The score artifacts that belong to a curated version, by scorer name."""
-    settings = dataset.artifact.settings
-    source = settings.get("source")
-    if not source:
-        return {}
-    url = join(store_of(dataset), source["dataset"], source["version"])
+    url, folders = _scores_of(dataset)
     found: dict[str, Artifact] = {}
-    for name, folder in sorted(settings.get("scores", {}).items()):
+    for name, folder in sorted(folders.items()):
         scores = artifacts.load(join(url, "scores", folder))
         if scores is not None:
             found[name] = scores
     return found
+
+
+def _scores_of(dataset: Dataset) -> tuple[str, dict[str, str]]:
+    """The version whose folder holds the scores of `dataset`, and their folders by scorer."""
+    match dataset.artifact.settings:
+        case {"source": {"dataset": str(name), "version": str(version)}, "scores": folders}:
+            return join(store_of(dataset), name, version), dict(folders)
+        case _:
+            return dataset.url, {}
 
 
 def store_of(dataset: Dataset) -> str:

@@ -18,6 +18,7 @@ import logging
 import socket
 import tempfile
 import urllib.request
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -349,11 +350,16 @@ def _reachable() -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Generator[None]:
-    """Keep open_clip's calls on the root logger from installing a handler there."""
+    """Keep open_clip's calls on the root logger from installing a handler there.
+
+    And keep tqdm, which the hub's client imports, from asking notebook users for widgets.
+    """
     root = logging.getLogger()
     handler = logging.NullHandler()
     root.addHandler(handler)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            yield
     finally:
         root.removeHandler(handler)

@@ -92,6 +92,7 @@ def part_name(shard: int) -> str:
 
 
 def read_table(url: str, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file, or some of its columns, in the order asked for."""
     with filesystem.open_read(url) as file:
         return pq.read_table(file, columns=columns)
 

@@ -26,6 +26,8 @@ Result = TypeVar("Result")
 
 RETRIES = 2
 DEADLINE = 3600.0  # seconds one item may take
+START = 300.0  # seconds Ray may take to start workers
+STARTS = 3  # tries for a local Ray: it gives itself 30 s, not enough on a busy machine
 WINDOW = 2  # items in flight for each worker
 SPARE = 2  # Ray's processor slots beyond the workers': for training while the workers idle
 SPARE = 2  # Ray's processor slots beyond the workers': for training while the workers idle
@@ -250,13 +252,24 @@ class RayRunner:
 
     def _start(self) -> None:
         start_ray(self.workers, self.address)
-        while len(self._actors) < self.workers:
-            self._actors.append(self._spawn())
+        if not self._actors:
+            self._actors = self._spawn(self.workers)
 
-    def _spawn(self) -> Any:
+    def _spawn(self, count: int) -> list[Any]:
+        """Actors that have answered: an item's time must not count that of their start."""
         import ray
+        from ray.exceptions import GetTimeoutError
 
-        return ray.remote(_Worker).options(num_cpus=1).remote()
+        remote: Any = ray.remote(_Worker)
+        actors = [remote.options(num_cpus=1).remote() for _ in range(count)]
+        try:
+            ray.get([actor.greet.remote() for actor in actors], timeout=START)
+        except GetTimeoutError as error:
+            raise SluiceError(
+                f"{count} workers did not start on Ray at {self.address!r} within {START:g} s",
+                f"lower run.workers, or see that Ray has {self.workers} processors to spare",
+            ) from error
+        return actors
 
     def map(
         self,
@@ -319,7 +332,7 @@ class RayRunner:
         import ray
 
         ray.kill(self._actors[worker])
-        self._actors[worker] = self._spawn()
+        (self._actors[worker],) = self._spawn(1)
 
     def release(self) -> None:
         """Give the actors' processors back, so that another Ray user can have them."""
@@ -343,6 +356,9 @@ class _Worker:
     def __init__(self) -> None:
         limit_threads()
 
+    def greet(self) -> None:
+        """Answer, to show that this actor is up."""
+
     def run(self, function: Callable[[Any], Any], item: Any) -> Any:
         return function(item)
 
@@ -364,7 +380,18 @@ def start_ray(processors: int, address: str = "local") -> None:
         if address == "local"
         else {}
     )
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+    for attempt in range(1, 1 + STARTS):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+            return
+        except Exception as error:  # Ray has no type of its own for this
+            ray.shutdown()
+            if attempt == STARTS or address != "local":
+                raise SluiceError(
+                    f"Ray did not start at {address!r}: {error}",
+                    "check run.address and the cluster's token, or use run.executor=local, which "
+                    "needs no Ray",
+                ) from error
 
 
 def stop_ray(address: str) -> None:

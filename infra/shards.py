@@ -10,9 +10,9 @@ import io
 import lzma
 import tarfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 MEMBER_LIMIT = 256 * 2**20  # bytes; a larger member is refused, not read
@@ -40,18 +40,17 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + key, extension.lower()
 
 
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
 class _Stream:
-    """Small reads out of large ones: most members cost no call of the file below."""
+    """Small reads out of large ones: most members cost no call of the file below.
 
-    def __init__(self, file: _Readable) -> None:
-        self._file = file
+    Where the file below fails, what came before is still given; `error` is then set.
+    """
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
         self._buffer = b""
         self._at = 0
-        self.failed = False  # the file itself could not be read
+        self.error: Exception | None = None
 
     def read(self, size: int = CHUNK) -> bytes:
         """`size` bytes, fewer only at the end."""
@@ -61,6 +60,8 @@ class _Stream:
             end = self._at + size
         data = self._buffer[self._at : end]
         self._at += len(data)
+        if self.error is not None and size and not data:
+            raise self.error
         return data
 
     def peek(self, size: int) -> bytes:
@@ -79,12 +80,12 @@ class _Stream:
     def _fill(self, size: int) -> None:
         pieces = [self._buffer[self._at :]]
         held = len(pieces[0])
-        while held < size:
+        while held < size and self.error is None:
             try:
-                piece = self._file.read(max(size - held, CHUNK))
-            except Exception:
-                self.failed = True
-                raise
+                piece = self._read(max(size - held, CHUNK))
+            except Exception as error:
+                self.error = error
+                break
             if not piece:
                 break
             pieces.append(piece)
@@ -96,11 +97,11 @@ def _plain(stream: _Stream) -> _Stream:
     """The tar's bytes, whether the file holds them plain or as gzip, bzip2 or xz."""
     magic = stream.peek(6)
     if magic.startswith(b"\x1f\x8b"):
-        return _Stream(gzip.GzipFile(fileobj=stream))  # type: ignore[arg-type]
+        return _Stream(gzip.GzipFile(fileobj=stream).read1)  # type: ignore[arg-type]
     if magic.startswith(b"BZh"):
-        return _Stream(bz2.BZ2File(stream))  # type: ignore[arg-type]
+        return _Stream(bz2.BZ2File(stream).read1)  # type: ignore[arg-type]
     if magic.startswith(b"\xfd7zXZ\0"):
-        return _Stream(lzma.LZMAFile(stream))  # type: ignore[arg-type]
+        return _Stream(lzma.LZMAFile(stream).read1)  # type: ignore[arg-type]
     return stream
 
 
@@ -253,7 +254,7 @@ def read_tar(file: BinaryIO, extensions: Collection[str] | None = None) -> Itera
     goes on at the next whole header), "not_a_tar" where not even the first header is one. The
     members given with an error are whole, but others of that sample may be lost.
     """
-    group, begun, source = _Group(), False, _Stream(file)
+    group, begun, source = _Group(), False, _Stream(file.read)
     try:
         stream = _plain(source)
         if not stream.peek(1):
@@ -276,8 +277,8 @@ def read_tar(file: BinaryIO, extensions: Collection[str] | None = None) -> Itera
                 group = _Group(key)
             _take(stream, header, extension, extensions, group)
     except (_DamagedError, _CutShortError, EOFError, OSError, zlib.error, lzma.LZMAError):
-        if source.failed:
-            raise  # the disk or the network failed, not the tar
+        if source.error is not None:
+            raise source.error from None  # the disk or the network failed, not the tar
         yield group.sample("truncated_tar" if begun else "not_a_tar")
         return
     if group.key is not None:

@@ -19,13 +19,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from indexes.encoder import CONFIG as CLIP_CONFIG
+from indexes.encoder import WEIGHTS as CLIP_WEIGHTS
+from indexes.encoder import folder_files
 from infra.digests import generator
 from infra.errors import SluiceError
 from pretrain.settings import TrainSettings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-CLIP_CONFIG, CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
@@ -132,9 +134,7 @@ def clip_files(parts: ClipParts) -> Iterator[tuple[str, bytes]]:
         "size": parts.image_size, "mode": "RGB", "mean": list(parts.mean), "std": list(parts.std),
         "interpolation": "bicubic", "resize_mode": "squash",
     }
-    config = {"model_cfg": parts.config, "preprocess_cfg": preprocess}
-    yield CLIP_CONFIG, json.dumps(config, indent=1, sort_keys=True).encode()
-    yield CLIP_WEIGHTS, to_bytes(parts.model.state_dict())
+    yield from folder_files(parts.model.state_dict(), parts.config, preprocess).items()
     inner = getattr(parts.tokenizer, "tokenizer", None)
     if hasattr(inner, "save_pretrained"):
         with tempfile.TemporaryDirectory() as folder:

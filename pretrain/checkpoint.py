@@ -6,7 +6,8 @@ no generator state to keep.
 """
 
 import json
-from dataclasses import dataclass
+import tempfile
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -16,18 +17,23 @@ from torch import Tensor, nn
 
 from infra import filesystem
 from infra.filesystem import join
+from pretrain.run import WORK
 
-WORK = "_work"  # folder of what only an unfinished run needs
 FILE = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
 class Saved:
-    """Where a run stands: steps done, the data streams' state, metrics, samples seen twice..."""
+    """Where a run stands: steps done, the stream's state, the lines of the metrics so far.
+
+    seconds, cpu_seconds: spent on these steps; they reach the timing, never the run's files.
+    """
 
     step: int
     stream: dict[str, Any]
     metrics: list[str]
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
 
 def save_checkpoint(
@@ -40,9 +46,7 @@ def save_checkpoint(
     for index, moments in optimizer.state_dict()["state"].items():
         for name, value in moments.items():
             tensors[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
-    record = {
-        "digest": digest, "step": saved.step, "stream": saved.stream, "metrics": saved.metrics
-    }
+    record = {"digest": digest, **asdict(saved)}
     data = save(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
         metadata={"sluice": json.dumps(record)},
@@ -65,7 +69,7 @@ def load_checkpoint(
         tensors, record = _read(filesystem.read_bytes(file))
     except (SafetensorError, KeyError, ValueError):
         return None
-    if record["digest"] != digest:
+    if record.pop("digest") != digest:
         return None
     model.load_state_dict(
         {name[6:]: value for name, value in tensors.items() if name.startswith("model/")}
@@ -78,20 +82,13 @@ def load_checkpoint(
     optimizer.load_state_dict(
         {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}
     )
-    return Saved(record["step"], record["stream"], record["metrics"])
+    return Saved(**record)
 
 
 def _read(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    import tempfile
-
     with tempfile.NamedTemporaryFile() as file:  # safetensors gives metadata for files alone
         file.write(data)
         file.flush()
         with safe_open(file.name, "pt") as held:
             names = list(held.keys())
             return {n: held.get_tensor(n) for n in names}, json.loads(held.metadata()["sluice"])
-
-
-def remove(url: str) -> None:
-    """Remove what only an unfinished run needs."""
-    filesystem.remove_tree(join(url, WORK))

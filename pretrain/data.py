@@ -71,24 +71,25 @@ class Order:
         self._key = key
         self._epoch = -1
         self._window = (-1, -1)
-        self._windows: list[tuple[int, np.ndarray]] = []  # first position, its shards
+        self._windows: list[list[int]] = []  # the shards of each
+        self._starts: list[int] = []  # the first position of each
         self._entries = np.empty((0, 2), dtype=np.int64)
 
     def _plan(self, epoch: int) -> None:
         shards = generator(*self._key, "shards", epoch).permutation(len(self.counts))
-        self._windows, start, filled, members = [], 0, 0, []
-        for shard in shards:
-            members.append(int(shard))
-            filled += int(self.counts[shard])
+        self._windows, self._starts, start, filled = [], [], 0, self._shuffle
+        for shard in shards.tolist():
             if filled >= self._shuffle:
-                self._windows.append((start, np.asarray(members)))
-                start, filled, members = start + filled, 0, []
-        if members:
-            self._windows.append((start, np.asarray(members)))
+                self._windows.append([])
+                self._starts.append(start)
+                filled = 0
+            self._windows[-1].append(shard)
+            start += int(self.counts[shard])
+            filled += int(self.counts[shard])
         self._epoch = epoch
 
     def _open(self, window: int) -> None:
-        shards = self._windows[window][1]
+        shards = np.asarray(self._windows[window])
         counts = self.counts[shards]
         ends = np.cumsum(counts)
         inside = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
@@ -101,18 +102,16 @@ class Order:
         epoch, inside = divmod(position, self.total)
         if epoch != self._epoch:
             self._plan(epoch)
-        window = 0
-        while window + 1 < len(self._windows) and self._windows[window + 1][0] <= inside:
-            window += 1
+        window = int(np.searchsorted(self._starts, inside, side="right")) - 1
         if self._window != (epoch, window):
             self._open(window)
-        shard, index = self._entries[inside - self._windows[window][0]]
+        shard, index = self._entries[inside - self._starts[window]]
         return int(shard), int(index)
 
     @property
     def window_shards(self) -> set[int]:
         """The shards of the window that was asked for last."""
-        return set(self._windows[self._window[1]][1].tolist())
+        return set(self._windows[self._window[1]])
 
 
 class Reader:

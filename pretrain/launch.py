@@ -19,9 +19,9 @@ from infra.digests import canonical_json
 from infra.errors import SluiceError
 from infra.filesystem import join
 from infra.runner import start_ray
-from pretrain.checkpoint import WORK
 from pretrain.data import Source
 from pretrain.loop import Job, Progress, pick_device, run
+from pretrain.run import WORK
 
 PROGRESS = f"{WORK}/progress.json"
 FAILED = f"{WORK}/failed"  # folder of the one file that says why

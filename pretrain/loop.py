@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from infra import artifacts, filesystem
 from infra.artifacts import Part
@@ -43,28 +42,29 @@ class Job:
 
 def run(job: Job, progress: Progress) -> Part:
     """Train from the last checkpoint, if any, to the end; write the files and record the part."""
-    settings = job.settings
-    start, cpu = time.monotonic(), time.process_time()
-    with deterministic(settings.threads):
+    recorded = artifacts.recorded_parts(job.url)
+    if PART in recorded:  # a worker that died between its last file and its last word
+        return recorded[PART][0]
+    with deterministic(job.settings.threads):
         trainer = Trainer(job)
-        resumed = trainer.step
-        progress(resumed, "resumed" if resumed else "")
+        if trainer.step:
+            progress(trainer.step, "resumed")
         trainer.train(progress)
         part = trainer.finish()
-    seconds, cpu_seconds = time.monotonic() - start, time.process_time() - cpu
-    artifacts.record_part(job.url, part, seconds, cpu_seconds)
+    artifacts.record_part(job.url, part, *trainer.spent())
     return part
 
 
 @contextlib.contextmanager
 def deterministic(threads: int) -> Iterator[None]:
-    """A fixed number of threads and reproducible algorithms, given back afterwards."""
+    """A fixed number of threads and reproducible algorithms; all is given back afterwards."""
     before = torch.get_num_threads()
     strict = torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     try:
-        yield
+        with torch.random.fork_rng():
+            yield
     finally:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(strict)
@@ -98,6 +98,7 @@ class Trainer:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.settings = job.settings
+        self._start = time.monotonic(), time.process_time()
         self.device = pick_device(self.settings.device)
         self.stream = Stream(
             job.sources, batch=self.settings.batch, canvas=self.settings.canvas_size,
@@ -110,6 +111,12 @@ class Trainer:
         saved = checkpoint.load_checkpoint(job.url, job.digest, self.objective, self.optimizer)
         saved = saved or Saved(0, self.stream.start(), [])
         self.step, self.state, self.metrics = saved.step, saved.stream, list(saved.metrics)
+        self._before = saved.seconds, saved.cpu_seconds
+
+    def spent(self) -> tuple[float, float]:
+        """Seconds and CPU-seconds on this run, those before the last checkpoint included."""
+        seconds = time.monotonic() - self._start[0] + self._before[0]
+        return seconds, time.process_time() - self._start[1] + self._before[1]
 
     def train(self, progress: Progress) -> None:
         batches = Ahead(self.stream.batches(self.state))
@@ -158,7 +165,7 @@ class Trainer:
         self.metrics.append(json.dumps(line))
 
     def save(self) -> None:
-        saved = Saved(self.step, dict(self.state), self.metrics)
+        saved = Saved(self.step, dict(self.state), self.metrics, *self.spent())
         checkpoint.save_checkpoint(
             self.job.url, self.job.digest, saved, self.objective, self.optimizer
         )
@@ -201,7 +208,3 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not there:
         raise SluiceError("device is cuda, but PyTorch sees no GPU here", "set device to auto")
     return torch.device("cuda" if there and name != "cpu" else "cpu")
-
-
-def count_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

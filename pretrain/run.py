@@ -15,6 +15,7 @@ from infra.stage import Draft
 from pretrain.data import Source, open_source
 from pretrain.settings import TrainSettings
 
+WORK = "_work"  # folder of what only an unfinished run needs
 CODE = 1  # raised when the same settings on the same data give other bytes
 
 
@@ -98,9 +99,8 @@ def train(
         )
     if not artifacts.recorded_parts(draft.url):
         _launch(draft, sources, settings, launcher, display)
-    artifact = artifacts.commit(draft.url, draft.spec)
-    filesystem.remove_tree(join(draft.url, "_work"))
-    return artifact
+    filesystem.remove_tree(join(draft.url, WORK))  # the part is recorded: nothing is lost
+    return artifacts.commit(draft.url, draft.spec)
 
 
 def _launch(
@@ -119,8 +119,9 @@ def _launch(
 
     def progress(step: int, note: str) -> None:
         nonlocal done
-        line.advance(step - done, note)
-        done = step
+        if step > done:  # a replaced worker starts from its checkpoint, a few steps back
+            line.advance(step - done, note)
+            done = step
 
     if launcher == "local":
         run(job, progress)

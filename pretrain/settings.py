@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 # A CLIP of 3.9 million parameters (3.2 of them token embeddings) that learns on two cores.
 TINY_CLIP: dict[str, Any] = {
@@ -88,6 +88,20 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 EXECUTION = ("cache_mib", "checkpoint_every", "max_failures")
 
 
+def _read_options(objective: str, value: Any) -> BaseModel:
+    model = OPTIONS[objective]
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        known = f"unknown; {objective} knows {', '.join(model.model_fields)}"
+        lines = [
+            f"options.{'.'.join(map(str, problem['loc']))}: "
+            + (known if problem["type"] == "extra_forbidden" else problem["msg"])
+            for problem in error.errors()
+        ]
+        raise ValueError("; ".join(lines)) from None
+
+
 class TrainSettings(_Settings):
     """One training run. What is left out is filled in by the objective's defaults.
 
@@ -147,7 +161,7 @@ class TrainSettings(_Settings):
                                  if entry is not None or name not in defaults}}
         options = filled.get("options") or {}
         if not isinstance(options, BaseModel):
-            filled["options"] = OPTIONS[objective].model_validate(options)
+            filled["options"] = _read_options(objective, options)
         return filled
 
     @model_validator(mode="after")

@@ -71,7 +71,7 @@ class ImageScorer:
 def statistics(image: Pixels) -> tuple[float, ...]:
     """uint8 RGB [height, width, 3] -> the values of STATISTICS, in that order."""
     luma = image @ LUMA  # float32 [height, width], 0..255
-    histogram = np.bincount(luma.astype(np.uint8).ravel(), minlength=256)
+    histogram = np.bincount((luma + 0.5).astype(np.uint8).ravel(), minlength=256)
     return (
         float(luma.mean()) / 255,
         float(luma.std()) / 255,

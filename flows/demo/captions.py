@@ -47,17 +47,15 @@ CLOSE_TEMPLATES = (
 WIDE_TEMPLATES = ("a wide view of {noun}", "{noun}, the whole scene", "a large picture of {noun}")
 
 DIGIT_TEMPLATES = (
-    "a handwritten {word} in {ink} on {paper}",
     "a handwritten {word}",
-    "the digit {figure} in {ink} on {paper}",
+    "the digit {figure}",
     "the digit {word}, written by hand",
-    "the number {word} in {ink} ink",
-    "the number {figure} on {paper} paper",
-    "{word}, in {ink} on {paper}",
-    "a {ink} {word} on a {paper} background",
-    "handwriting: the figure {figure} in {ink}",
-    "someone wrote {figure} on {paper} paper",
+    "the number {word}",
     "a photo of the number {word}",
+    "handwriting: the figure {figure}",
+    "someone wrote {figure}",
+    "a handwritten {word} in {ink} on {paper}",
+    "the number {figure} in {ink} ink on {paper} paper",
 )
 
 

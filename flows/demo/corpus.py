@@ -92,6 +92,11 @@ def corpus_items(settings: CorpusSettings) -> list[Item]:
     return [Item(name.replace("/", "-"), name) for name in names]
 
 
+def row_counts(settings: CorpusSettings) -> dict[str, int]:
+    """How many samples each file of the corpus holds, without drawing one."""
+    return {name: len(rows) for name, rows in make_plan(settings).files.items()}
+
+
 @dataclass(frozen=True)
 class CorpusWork:
     """Writes the file (or folder) an item names."""

@@ -101,5 +101,5 @@ def near_duplicate(image: Image.Image, rng: np.random.Generator) -> bytes:
         size = (round(image.width * factor), round(image.height * factor))
         image = image.resize(size, Image.Resampling.BICUBIC)
     if 2 in changes:
-        image = ImageEnhance.Brightness(image).enhance(rng.uniform(1.08, 1.3))
+        image = ImageEnhance.Brightness(image).enhance(rng.uniform(1.08, 1.25))
     return encode(image, JPEG, int(rng.integers(55, 84)))

@@ -14,7 +14,6 @@ from PIL import Image
 from infra.digests import generator
 from infra.errors import SluiceError
 
-OVERLAP = 0.45  # the largest intersection over union of two crops of one photograph
 TRIES = 8192  # rectangles drawn for each photograph
 BLOCK = 512  # of them tested against the kept ones at a time
 TEXTURE = 9.0  # the least standard deviation of a crop's 8 x 8 block means, grey levels
@@ -28,28 +27,30 @@ class Photo:
     package: str
     path: str
     crops: int = 128  # at most
-    smallest: float = 0.18  # the least side of a crop, as a share of the shorter side
+    smallest: float = 0.3  # the least side of a crop, as a share of the shorter side
     texture: float = TEXTURE
+    overlap: float = 0.6  # the largest intersection over union of two crops
+    inside: tuple[float, float, float, float] = (0, 0, 1, 1)  # the part to crop from, as shares
 
 
 PHOTOS = {
     "astronaut": Photo("skimage", "data/astronaut.png"),
-    "brick": Photo("skimage", "data/brick.png"),
+    "brick": Photo("skimage", "data/brick.png", 96, 0.22, 6.0),
     "camera": Photo("skimage", "data/camera.png"),
     "cat": Photo("skimage", "data/chelsea.png"),
     "clock": Photo("skimage", "data/clock_motion.png", 48, texture=12.0),
     "coffee": Photo("skimage", "data/coffee.png"),
     "coins": Photo("skimage", "data/coins.png"),
-    "grass": Photo("skimage", "data/grass.png"),
-    "gravel": Photo("skimage", "data/gravel.png"),
-    "galaxies": Photo("skimage", "data/hubble_deep_field.jpg", 128, 0.15),
+    "grass": Photo("skimage", "data/grass.png", 112, 0.25, 7.0),
+    "gravel": Photo("skimage", "data/gravel.png", 112, 0.25, 7.0),
+    "galaxies": Photo("skimage", "data/hubble_deep_field.jpg", 128, 0.25),
     "tissue": Photo("skimage", "data/ihc.png"),
-    "moon": Photo("skimage", "data/moon.png", 96, 0.15),
+    "moon": Photo("skimage", "data/moon.png", 96, 0.25),
     "page": Photo("skimage", "data/page.png"),
-    "retina": Photo("skimage", "data/retina.jpg", 128, 0.12),
-    "rocket": Photo("skimage", "data/rocket.jpg"),
+    "retina": Photo("skimage", "data/retina.jpg", 128, 0.25, inside=(0.15, 0.15, 0.85, 0.85)),
+    "rocket": Photo("skimage", "data/rocket.jpg", overlap=0.45),
     "formula": Photo("skimage", "data/text.png"),
-    "cell": Photo("skimage", "data/cell.png", 48, 0.15, 12.0),
+    "cell": Photo("skimage", "data/cell.png", 48, 0.2, 12.0),
     "motorcycle": Photo("skimage", "data/motorcycle_left.png"),
     "temple": Photo("sklearn", "datasets/images/china.jpg"),
     "flower": Photo("sklearn", "datasets/images/flower.jpg"),
@@ -77,7 +78,10 @@ def load(concept: str) -> Image.Image:
     """The photograph of a concept, RGB."""
     photo = PHOTOS[concept]
     with Image.open(package_file(photo.package, photo.path)) as image:
-        return image.convert("RGB")
+        width, height = image.size
+        left, top, right, bottom = photo.inside
+        box = (left * width, top * height, right * width, bottom * height)
+        return image.convert("RGB").crop(tuple(round(edge) for edge in box))
 
 
 def zoom(concept: str, box: Box) -> float:
@@ -94,10 +98,10 @@ def crop_boxes(concept: str, seed: int, limit: int | None) -> list[Box]:
     kept = np.zeros((0, 4), int)
     for block in np.split(drawn, range(BLOCK, TRIES, BLOCK)):
         # Most boxes fall to an earlier block's; those left are taken one by one.
-        for box in block[_overlap(block, kept) <= OVERLAP]:
+        for box in block[_overlap(block, kept) <= photo.overlap]:
             if len(kept) == count:
                 return [tuple(box) for box in kept.tolist()]
-            if _overlap(box[None], kept)[0] <= OVERLAP and _texture(sums, box) >= photo.texture:
+            if _overlap(box[None], kept)[0] <= photo.overlap and _texture(sums, box) >= photo.texture:
                 kept = np.vstack([kept, box])
     return [tuple(box) for box in kept.tolist()]
 

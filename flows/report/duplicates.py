@@ -13,7 +13,7 @@ from infra import artifacts
 from infra.dataset import read_table
 
 GROUPS = 12
-MEMBERS = 8  # pictures shown of one group
+MEMBERS = 6  # pictures shown of one group
 
 
 @dataclass(frozen=True)

@@ -183,8 +183,9 @@ def answer(context: ReportContext, results: Evaluation | None) -> Answer:
     verdict = "yes" if figure.low > 0 else "no" if figure.high < 0 else "unclear"
     word = {"yes": "Yes.", "no": "No, it did harm.", "unclear": "Not shown."}[verdict]
     sentence = (
-        f"{label(entry.task)} accuracy is {100 * ours.value:.1f}\u00a0% after training on the curated "
-        f"pairs and {100 * theirs.value:.1f}\u00a0% after the raw pool, at the same number of samples."
+        f"{label(entry.task)} accuracy is {100 * ours.value:.1f}\u00a0% after training on the "
+        f"curated pairs and {100 * theirs.value:.1f}\u00a0% after the raw pool, at the same number "
+        "of samples."
     )
     basis = f"{len(entry.pairs)} seeds" if len(entry.pairs) > 1 else "one seed"
     interval = (

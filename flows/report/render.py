@@ -53,7 +53,7 @@ def render(report: Report) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share as "12.3\u00a0%"; shares that only round to nothing or all say so."""
+    """A share as "12.3 %"; shares that only round to nothing or all say so."""
     if share != share:
         return "–"
     if 0 < share < 0.5 * 10 ** -(digits + 2):

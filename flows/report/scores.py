@@ -1,5 +1,6 @@
 """The score columns behind the rules: values for galleries and curves, held-out twins."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,10 +11,12 @@ import pyarrow.compute as pc
 
 from curation.columns import column_schemas, read_columns
 from curation.rules import evaluate, needed_columns, rule_scores
+from curation.rules_settings import RuleSettings
 from flows.report.samples import Samples, Tile, clean
 from flows.report.thumbnails import Place
 from infra import artifacts, filesystem
 from infra.dataset import Dataset
+from infra.errors import SluiceError
 
 SIMILARITY, CLOSEST = "contamination.eval_similarity", "contamination.eval_uid"
 
@@ -36,12 +39,31 @@ class Scores:
         return column_schemas(self.samples.dataset.url, self.folders, self.samples.shards[0])
 
     @cached_property
+    def columns(self) -> Mapping[str, list[str]]:
+        """reason -> the columns its rule reads; without the rules whose scores are not there."""
+        found = {}
+        for rule in self.samples.rules:
+            with contextlib.suppress(SluiceError):
+                found[rule.reason] = needed_columns([rule], self.schemas)
+        return found
+
+    @cached_property
+    def rules(self) -> list[RuleSettings]:
+        """The rules that have a score, and whose score can be computed."""
+        return [r for r in self.samples.rules if r.score is not None and r.reason in self.columns]
+
+    @cached_property
+    def priority_columns(self) -> list[str] | None:
+        """The columns the keep order of duplicates reads; None where they are not there."""
+        with contextlib.suppress(SluiceError):
+            return needed_columns([], self.schemas, self.samples.dedup.priority)
+        return None
+
+    @cached_property
     def table(self) -> pa.Table:
         """The columns, each called `scorer.column`, row-aligned with the samples."""
-        rules = [rule for rule in self.samples.rules if rule.score is not None]
-        dedup = self.samples.dedup
-        priority = dedup.priority if dedup.exact or dedup.near is not None else None
-        names = set(needed_columns(rules, self.schemas, priority))
+        names = {name for rule in self.rules for name in self.columns[rule.reason]}
+        names |= set(self.priority_columns or [])
         if "contamination" in self.folders:
             names |= {SIMILARITY, CLOSEST}
         url, shards = self.samples.dataset.url, self.samples.shards
@@ -50,24 +72,23 @@ class Scores:
     @cached_property
     def values(self) -> Mapping[str, np.ndarray]:
         """reason -> float64 [rows]: the score of each rule with bounds, NaN where it has none."""
-        rules = [rule for rule in self.samples.rules if rule.score is not None]
-        scores = rule_scores(rules, self.table)
-        return {rule.reason: _floats(scores[rule.reason]) for rule in rules}
+        scores = rule_scores(self.rules, self.table)
+        return {rule.reason: _floats(scores[rule.reason]) for rule in self.rules}
 
     @cached_property
-    def priority(self) -> np.ndarray:
-        """float64 [rows]: of duplicates the one with the highest is kept."""
+    def priority(self) -> np.ndarray | None:
+        """float64 [rows]: of duplicates the one with the highest is kept; None if unknown."""
+        if self.priority_columns is None:
+            return None
         return evaluate("dedup.priority", self.samples.dedup.priority, self.table)
 
     @cached_property
     def leak_reasons(self) -> frozenset[str]:
         """The rules that look for copies of held-out images."""
         return frozenset(
-            rule.reason
-            for rule in self.samples.rules
-            if any(
-                name.startswith("contamination.") for name in needed_columns([rule], self.schemas)
-            )
+            reason
+            for reason, names in self.columns.items()
+            if any(name.startswith("contamination.") for name in names)
         )
 
     @cached_property

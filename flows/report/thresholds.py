@@ -116,7 +116,8 @@ def _near_curve(samples: Samples, scores: Scores) -> Threshold | None:
     """Survivors of deduplication, chosen anew at each similarity from the floor of pairs up."""
     context, settings = samples.context, samples.dedup
     edges = artifacts.load(context.edges) if context.edges else None
-    if edges is None or settings.near is None or not samples.whole:
+    priority = scores.priority
+    if edges is None or priority is None or settings.near is None or not samples.whole:
         return None
     table = read_table(edges.path(EDGES_FILE))
     if table.num_rows > PAIRS:
@@ -124,7 +125,7 @@ def _near_curve(samples: Samples, scores: Scores) -> Threshold | None:
     passing = samples.kept | np.isin(samples.reason, (EXACT, NEAR))
     rows = np.searchsorted(samples.id, edge_nodes(table))
     curve = sweep_near(
-        table, passing[rows], scores.priority[rows], int(passing.sum()), settings, NEAR_STEPS
+        table, passing[rows], priority[rows], int(passing.sum()), settings, NEAR_STEPS
     )
     near = table.filter(pc.field("kind") == "near")["similarity"].to_numpy()
     chart = charts.line_chart(

@@ -18,6 +18,7 @@ from pretrain.objectives.base import Objective
 from pretrain.settings import ClipOptions, TrainSettings
 
 MAX_LOGIT_SCALE = math.log(100)
+KEPT_CAPTIONS = 2**15  # whose tokens are held
 
 
 def clip_loss(
@@ -53,7 +54,7 @@ class Clip(Objective):
     def _tokenize(self, captions: list[str]) -> Tensor:
         """Token ids [batch, context]; the tokens of recent captions are kept."""
         fresh = list(dict.fromkeys(text for text in captions if text not in self._tokens))
-        if len(self._tokens) + len(fresh) > 2**15:
+        if len(self._tokens) + len(fresh) > KEPT_CAPTIONS:
             self._tokens, fresh = {}, list(dict.fromkeys(captions))
         if fresh:
             self._tokens.update(zip(fresh, self.parts.tokenizer(fresh), strict=True))

@@ -130,8 +130,8 @@ class Mae(Objective):
         """Tokens [batch, prefix + keep, width] of the visible patches alone."""
         model = self.model
         assert model.pos_embed is not None
-        tokens = model.patch_embed(images) + model.pos_embed[:, -self.count :]
-        tokens = _take(tokens, visible)
+        tokens = model.patch_embed(images).reshape(len(images), self.count, -1)
+        tokens = _take(tokens + model.pos_embed[:, -self.count :], visible)
         if self.prefix and model.cls_token is not None:
             first = model.cls_token + model.pos_embed[:, : model.pos_embed.shape[1] - self.count]
             tokens = torch.cat([first.expand(len(tokens), -1, -1), tokens], dim=1)

@@ -17,7 +17,9 @@ KINDS = [
 ]
 
 
-def encode(kind: str, width: int = 37, height: int = 23, mode: str = "RGB", **options: object) -> bytes:
+def encode(
+    kind: str, width: int = 37, height: int = 23, mode: str = "RGB", **options: object
+) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(buffer, kind, **options)

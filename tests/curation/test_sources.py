@@ -40,7 +40,10 @@ def tar_bytes(members: list[tuple[str, bytes]], mode: str = "w") -> bytes:
 def samples(count: int) -> list[tuple[str, bytes]]:
     members = []
     for index in range(count):
-        members += [(f"{index:04d}.png", picture(index)), (f"{index:04d}.txt", b"caption %d" % index)]
+        members += [
+            (f"{index:04d}.png", picture(index)),
+            (f"{index:04d}.txt", b"caption %d" % index),
+        ]
     return members
 
 
@@ -111,7 +114,7 @@ def test_a_pattern_a_folder_and_braces_list_the_same_tars(tmp_path: Path) -> Non
 @pytest.mark.parametrize("kind", ["tars", "parquet", "folder"])
 @pytest.mark.parametrize("name", ["nowhere", "nowhere/*.tar", "."])
 def test_a_source_without_files_is_named(kind: str, name: str, tmp_path: Path) -> None:
-    with pytest.raises(SluiceError, match=f"no file at .*{kind}" if False else "no file at") as error:
+    with pytest.raises(SluiceError, match="no file at") as error:
         open_source(SourceSettings.model_validate({kind: str(tmp_path / name)})).units(10)
     assert str(tmp_path) in error.value.what
     assert kind in error.value.way_out
@@ -134,7 +137,11 @@ def test_any_fsspec_url() -> None:
 
 def test_a_sample_of_a_tar(tmp_path: Path) -> None:
     facts = {"key": "7", "url": "https://x/y.png", "uid": "A" * 32, "caption": "no", "nsfw": 0.5}
-    members = [("7.png", picture()), ("7.txt", b" a caption\n"), ("7.json", json.dumps(facts).encode())]
+    members = [
+        ("7.png", picture()),
+        ("7.txt", b" a caption\n"),
+        ("7.json", json.dumps(facts).encode()),
+    ]
     assert from_tar(tmp_path, tar_bytes(members)) == [
         Record(
             f"{tmp_path.name}/00000.tar#7",
@@ -322,7 +329,9 @@ def test_other_names_and_hugging_face_images(tmp_path: Path) -> None:
 def test_a_missing_column_is_named_with_those_there_are(role: str, tmp_path: Path) -> None:
     write_parquet(tmp_path / "p.parquet", columns(2))
     source = SourceSettings.model_validate({"parquet": str(tmp_path), role: "picture"})
-    with pytest.raises(SluiceError, match=f"no column 'picture' for the {role}; it has jpg, caption"):
+    with pytest.raises(
+        SluiceError, match=f"no column 'picture' for the {role}; it has jpg, caption"
+    ):
         open_source(source).units(10)
 
 
@@ -342,9 +351,8 @@ def test_nulls_and_blanks(tmp_path: Path) -> None:
 
 
 def test_text_that_is_no_utf8_costs_one_row(tmp_path: Path) -> None:
-    captions = pa.array([b"a", b"\xff", b"c"], pa.binary()).cast(pa.string(), safe=False) if False \
-        else pa.StringArray.from_buffers(
-            3, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xffc"))
+    offsets = b"".join(number.to_bytes(4, "little") for number in range(4))
+    captions = pa.StringArray.from_buffers(3, pa.py_buffer(offsets), pa.py_buffer(b"a\xffc"))
     found = records(write_parquet(tmp_path / "p.parquet", columns(3) | {"caption": captions}))
     assert reasons(found) == [None, "caption_not_utf8", None]
     assert [record.caption for record in found] == ["a", "\ufffd", "c"]
@@ -353,7 +361,7 @@ def test_text_that_is_no_utf8_costs_one_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("group", "rows_per_shard", "expected"),
     [
-        (10, 25, [20, 20, 5]),  # runs of whole row groups
+        (10, 25, [20, 25]),  # runs of whole row groups
         (10, 10, [10, 10, 10, 10, 5]),
         (30, 12, [12, 12, 6, 12, 3]),  # a row group larger than a shard is cut
         (1000, 1000, [45]),
@@ -447,7 +455,9 @@ def test_a_file_that_vanishes_is_a_row(tmp_path: Path) -> None:
     assert reasons(list(unit.records())) == ["unreadable_file", None]
 
 
-def test_members_over_the_limit_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_over_the_limit_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in ("infra.shards", "curation.sources.folder", "curation.sources.parquet"):
         monkeypatch.setattr(f"{module}.MEMBER_LIMIT", 100)
     big = bytes(101)

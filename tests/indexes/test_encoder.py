@@ -98,7 +98,7 @@ def test_a_remote_folder_loads(encoder: ClipEncoder, folder: Path) -> None:
     for name in (CONFIG, WEIGHTS):
         filesystem.write_bytes("memory://models/tiny", name, (folder / name).read_bytes())
     assert ClipEncoder.load("memory://models/tiny").fingerprint == encoder.fingerprint
-    with pytest.raises(SluiceError, match="no open_clip_config.json"):
+    with pytest.raises(SluiceError, match="is no model folder"):
         ClipEncoder.load("memory://models/none")
 
 

@@ -66,7 +66,7 @@ def write_version(
                 "row": row,
                 "status": "ok",
                 "key": sample_key(shard, row),
-                "caption": "",
+                "caption": meta.get("caption", ""),
                 "format": "png",
                 "meta": json.dumps(meta),
             }
@@ -163,3 +163,62 @@ def image_run() -> Callable[..., str]:
 def version() -> Callable[..., str]:
     """Writes one more dataset version: (folder, [(image bytes, meta)])."""
     return write_version
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of a version to train on: 60 noisy pictures of three colours with captions."""
+    samples = [
+        (png(picture(name, number, "pairs")), {"concept": name, "caption": f"{name} no {number}"})
+        for number in range(20)
+        for name in COLOURS
+    ]
+    return write_version(tmp_path_factory.mktemp("pairs") / "pairs", samples)
+
+
+@pytest.fixture(scope="session")
+def greys(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of a second version, 24 samples, of which the image of the sixth is damaged."""
+    samples = [
+        (png(np.full((24, 24, 3), 10 * number, np.uint8)), {"caption": f"grey {number}"})
+        for number in range(24)
+    ]
+    samples[5] = (samples[5][0][:40], samples[5][1])
+    return write_version(tmp_path_factory.mktemp("greys") / "greys", samples, per_shard=8)
+
+
+@pytest.fixture(scope="session")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of a version whose four images all are damaged."""
+    samples = [(png(picture("red", number, "broken"))[:50], {}) for number in range(4)]
+    return write_version(tmp_path_factory.mktemp("broken") / "broken", samples)
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "clip": {"model": TINY_CLIP},
+    "dino": {
+        "model": "vit_tiny_patch16_224",
+        "model_kwargs": {name: TINY_VIT[name] for name in TINY_VIT if name != "img_size"},
+        "options": {"prototypes": 32, "hidden": 16, "bottleneck": 8, "local_crops": 2},
+    },
+    "mae": {
+        "model": "vit_tiny_patch16_224",
+        "model_kwargs": {name: TINY_VIT[name] for name in TINY_VIT if name != "img_size"},
+        "options": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
+    },
+}
+
+
+@pytest.fixture
+def small() -> Callable[..., Any]:
+    """small(objective, **changes) -> TrainSettings of 20 quick steps on one thread."""
+    from pretrain.settings import TrainSettings
+
+    def make(objective: str, **changes: Any) -> TrainSettings:
+        common = {
+            "objective": objective, "image_size": 32, "batch": 8, "steps": 20, "threads": 1,
+            "device": "cpu", "log_every": 1, "checkpoint_every": 7, "shuffle": 40,
+        }
+        return TrainSettings.model_validate({**SMALL[objective], **common, **changes})
+
+    return make

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
 
+from curation.curate import CurateWork, curate_draft
 from curation.dedup import EDGES
 from curation.rules_settings import DedupSettings, RuleSettings
 from curation.verdicts import VerdictsWork, verdicts_draft
@@ -20,9 +21,9 @@ from infra import artifacts
 from infra.artifacts import Artifact, Part, Spec
 from infra.dataset import (
     ROWS,
+    Dataset,
     index_id,
     make_uid,
-    open_dataset,
     part_name,
     publish,
     sample_key,
@@ -38,10 +39,15 @@ RULES = (
     RuleSettings(reason="corrupt", drop="image.decode_error IS NOT NULL"),
     RuleSettings(reason="too_small", score="least(rows.width, rows.height)", min=32),
     RuleSettings(reason="blank", score="image.entropy", min=1.0),
+    RuleSettings(reason="evaluation_leak", score="contamination.eval_similarity", max=0.95),
     RuleSettings(reason="mismatched_caption", score="clip.margin", min=0.1),
 )
 DEDUP = DedupSettings(near=0.95, floor=0.85)
-KINDS = ("mismatched_caption", "exact_duplicate", "near_duplicate", "corrupt", "blank", "too_small")
+KINDS = (
+    "mismatched_caption", "exact_duplicate", "near_duplicate", "corrupt", "blank", "too_small",
+    "evaluation_leak",
+)  # fmt: skip
+HELD_OUT = 900_000  # the first number of the held-out pictures
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,20 @@ class Row:
     defect: str
     twin: int | None
 
+    held_out: bool = False
+
     @property
     def id(self) -> int:
         return index_id(self.shard, self.row)
+
+    @property
+    def number(self) -> int:
+        return self.row + 1000 * self.shard + HELD_OUT * self.held_out
+
+    @property
+    def shown(self) -> int:
+        """The number of the held-out picture that a leak is a copy of, else its own."""
+        return HELD_OUT + self.row % 30 if self.defect == "evaluation_leak" else self.number
 
 
 def plan(shards: int, rows: int) -> list[Row]:
@@ -101,16 +118,16 @@ def commit(url: str, spec: Spec, parts: Sequence[Part]) -> Artifact:
     return artifacts.commit(url, spec)
 
 
-def make_pool(store: str, planned: Sequence[Row], shards: int) -> Artifact:
-    spec = Spec("dataset", "curation.ingest", {"name": "pool"})
-    url = join(store, "pool", spec.digest)
+def make_dataset(store: str, name: str, planned: Sequence[Row]) -> Artifact:
+    spec = Spec("dataset", "curation.ingest", {"name": name})
+    url = join(store, name, spec.digest)
     parts = []
-    for shard in range(shards):
+    for shard in sorted({entry.shard for entry in planned}):
         rows, images = [], []
         for entry in (row for row in planned if row.shard == shard):
-            number = entry.row + 1000 * entry.shard
+            number = entry.number
             like = planned[entry.twin] if entry.twin is not None else entry
-            image = picture(like.row + 1000 * like.shard, entry.defect)
+            image = picture(like.shown, entry.defect)
             ok = entry.defect != "rejected"
             caption = (
                 HOSTILE if entry.row == 5 else f"a photo of thing {number % 9}, number {number}"
@@ -123,7 +140,7 @@ def make_pool(store: str, planned: Sequence[Row], shards: int) -> Artifact:
                     "status": "ok" if ok else "rejected",
                     "reason": None if ok else "missing_image",
                     "key": sample_key(shard, entry.row) if ok else None,
-                    "source": f"pool/{shard}.tar: {number}",
+                    "source": f"{name}/{shard}.tar: {number}",
                     "url": f"https://example.org/{number}.jpg",
                     "caption": caption if ok else None,
                     "sha256": None,
@@ -143,10 +160,17 @@ def make_pool(store: str, planned: Sequence[Row], shards: int) -> Artifact:
     return commit(url, spec, parts)
 
 
-def make_scores(pool: Artifact, planned: Sequence[Row]) -> dict[str, str]:
+COLUMNS = {
+    "image": pa.schema([("decode_error", pa.string()), ("entropy", pa.float64())]),
+    "clip": pa.schema([("margin", pa.float64())]),
+    "contamination": pa.schema([("eval_similarity", pa.float32()), ("eval_uid", pa.string())]),
+}
+
+
+def make_scores(pool: Artifact, planned: Sequence[Row], held_out: Sequence[str]) -> dict[str, str]:
     """Columns that find most of what was planted, and little else; scorer -> URL."""
     rng = generator("scores")
-    columns: dict[str, list[dict[str, Any]]] = {"image": [], "clip": []}
+    columns: dict[str, list[dict[str, Any]]] = {name: [] for name in COLUMNS}
     for entry in planned:
         broken = entry.defect in ("corrupt", "rejected")
         entropy = 0.2 * rng.random() if entry.defect == "blank" else rng.normal(5, 0.8)
@@ -156,6 +180,12 @@ def make_scores(pool: Artifact, planned: Sequence[Row]) -> dict[str, str]:
             {"decode_error": error, "entropy": None if broken else abs(entropy)}
         )
         columns["clip"].append({"margin": None if broken else margin})
+        leak = entry.defect == "evaluation_leak"
+        closest = held_out[entry.shown - HELD_OUT if leak else entry.row % 30]
+        similarity = 0.96 + 0.04 * rng.random() if leak else 0.9 * rng.random()
+        columns["contamination"].append(
+            {"eval_similarity": None if broken else similarity, "eval_uid": closest}
+        )
     urls = {}
     for name, values in columns.items():
         spec = Spec("scores", f"curation.scores.{name}", {}, (pool.digest,))
@@ -165,10 +195,7 @@ def make_scores(pool: Artifact, planned: Sequence[Row]) -> dict[str, str]:
             mine = [
                 v for v, row in zip(values, planned, strict=True) if row.shard == int(part.name)
             ]
-            table = pa.Table.from_pylist(mine)
-            if name == "image":
-                types = pa.schema([("decode_error", pa.string()), ("entropy", pa.float64())])
-                table = table.cast(types)
+            table = pa.Table.from_pylist(mine, COLUMNS[name])
             file = write_table(url, f"columns/{part.name}.parquet", table)
             parts.append(Part(part.name, (file,), len(mine), len(mine)))
         commit(url, spec, parts)
@@ -201,14 +228,16 @@ def make_verdicts(pool: Artifact, scores: Mapping[str, str], edges: Artifact) ->
     return commit(draft.url, draft.spec, [work(None, [""])[""]])
 
 
-def make_curated(store: str, pool: Artifact, verdicts: Artifact) -> Artifact:
-    """The manifest alone: the report reads its counts, and pictures from the pool."""
-    spec = Spec("dataset", "curation.curate", {}, (pool.digest, verdicts.digest))
-    url = join(store, "curated", spec.digest)
-    totals = verdicts.totals
-    file = write_bytes(url, "rows/00000.parquet", b"")
+def make_curated(
+    store: str, pool: Artifact, scores: Mapping[str, str], edges: Artifact, verdicts: Artifact
+) -> Artifact:
+    folders = {name: url.rpartition("/")[2] for name, url in scores.items()}
+    draft = curate_draft(
+        store, "curated", pool.url, pool.digest, verdicts.digest, folders, edges.digest
+    )
+    work = CurateWork(draft.url, pool.url, verdicts.url)
     artifact = commit(
-        url, spec, [Part("00000", (file,), totals["rows"], totals["kept"], totals["dropped"])]
+        draft.url, draft.spec, [work(int(part.name), [""])[""] for part in pool.parts]
     )
     publish(store, "curated", artifact)
     return artifact
@@ -232,28 +261,22 @@ def make_run(store: str, name: str, objective: str, floor: float) -> Artifact:
     return commit(url, spec, [Part("all", (file,), 300, 300)])
 
 
-def make_evaluation(store: str, gain: float = 0.08) -> Artifact:
-    accuracy = {
-        "clip": 0.62 + gain,
-        "raw": 0.62,
-        "dino": 0.58,
-        "mae": 0.5,
-        "random": 0.31,
-        "pixels": 0.38,
-    }
-    encoders = {name: f"digest-{name}" for name in accuracy}
+def write_evaluation(store: str, gain: float = 0.08, seeds: bool = False) -> Artifact:
+    """Two CLIP models `gain` apart, two more encoders and two baselines; with `seeds` twice."""
+    pairs = [["clip", "raw"], ["clip-1", "raw-1"]][: 1 + seeds]
+    accuracy = {"dino": 0.58, "mae": 0.5, "random": 0.31, "pixels": 0.38}
+    for ours, theirs in pairs:
+        accuracy |= {ours: 0.62 + gain, theirs: 0.62}
+    encoders = {name: f"digest-{name}" for name in sorted(accuracy)}
     encoders |= {"random": "random:digest-clip", "pixels": "pixels"}
-    spec = Spec(
-        "evaluation",
-        "evaluate",
-        {
-            "encoders": dict(sorted(encoders.items())),
-            "tasks": ["zero_shot", "knn", "linear_probe"],
-            "confidence": 0.95,
-            "compare": [{"name": "curated over raw pool", "pairs": [["clip", "raw"]]}],
-            "gain": gain,
-        },
-    )
+    settings = {
+        "encoders": encoders,
+        "tasks": ["zero_shot", "knn", "linear_probe"],
+        "confidence": 0.95,
+        "compare": [{"name": "curated over raw pool", "pairs": pairs}],
+        "gain": gain,
+    }
+    spec = Spec("evaluation", "evaluate", settings)
     url = join(store, "evaluations", spec.digest)
     files: list[FilePart] = []
     for name, value in accuracy.items():
@@ -261,16 +284,22 @@ def make_evaluation(store: str, gain: float = 0.08) -> Artifact:
             figure(name, task, metric, value + shift, 0.04)
             for shift, task in ((0.0, "zero_shot"), (0.12, "knn"), (0.17, "linear_probe"))
             for metric in ("accuracy", "mean_per_class")
-            if task != "zero_shot" or name in ("clip", "raw")
+            if task != "zero_shot" or name.startswith(("clip", "raw"))
         ]
         table = pa.Table.from_pylist(rows, RESULTS)
         files.append(write_table(url, f"results/{name}.parquet", table))
+    name, metric = ("curated over raw pool", "accuracy_over_seeds")
+    name, metric = (name, metric) if seeds else ("clip - raw", "accuracy")
     compared = [
-        figure("clip - raw", task, "accuracy", gain, 0.03)
-        for task in ("zero_shot", "knn", "linear_probe")
+        figure(name, task, metric, gain, 0.03) for task in ("zero_shot", "knn", "linear_probe")
     ]
     artifacts.record_part(url, Part("all", tuple(files), 450, 450), 1.0, 1.0)
     return artifacts.commit(url, spec, {"comparisons": compared})
+
+
+@pytest.fixture(scope="session")
+def make_evaluation() -> Callable[..., Artifact]:
+    return write_evaluation
 
 
 def figure(encoder: str, task: str, metric: str, value: float, half: float) -> dict[str, Any]:
@@ -281,7 +310,7 @@ def figure(encoder: str, task: str, metric: str, value: float, half: float) -> d
 
 
 def make_canaries(store: str, pool: Artifact, planned: Sequence[Row]) -> str:
-    dataset = open_dataset(store, f"pool@{pool.digest}")
+    dataset = Dataset(pool)
     uids = [uid for shard in dataset.shards for uid in dataset.rows(shard)["uid"].to_pylist()]
     entries = [
         {
@@ -300,11 +329,15 @@ def make_canaries(store: str, pool: Artifact, planned: Sequence[Row]) -> str:
 def make_store(store: str, shards: int = 3, rows: int = 90) -> ReportContext:
     """Everything, and the context that names it."""
     planned = plan(shards, rows)
-    pool = make_pool(store, planned, shards)
-    scores = make_scores(pool, planned)
+    pool = make_dataset(store, "pool", planned)
+    held_out = make_dataset(
+        store, "evaluation", [Row(0, row, "", None, held_out=True) for row in range(30)]
+    )
+    uids = Dataset(held_out).rows(0)["uid"].to_pylist()
+    scores = make_scores(pool, planned, uids)
     edges = make_edges(pool, planned)
     verdicts = make_verdicts(pool, scores, edges)
-    curated = make_curated(store, pool, verdicts)
+    curated = make_curated(store, pool, scores, edges, verdicts)
     runs = (("filter", "clip", 1.6), ("clip", "clip", 1.2), ("raw", "clip", 1.9),
             ("dino", "dino", 4.0), ("mae", "mae", 0.4))  # fmt: skip
     names = (
@@ -324,7 +357,8 @@ def make_store(store: str, shards: int = 3, rows: int = 90) -> ReportContext:
         scores=scores,
         canaries=make_canaries(store, pool, planned),
         runs={name: make_run(store, name, *how).url for name, *how in runs},
-        evaluation=make_evaluation(store).url,
+        evaluation=write_evaluation(store).url,
+        held_out=held_out.url,
         fractals=pool.url,
         filter_model="A filter network of 3.9 million parameters, trained on the trusted split.",
         filter_trained=True,

@@ -1,0 +1,285 @@
+"""`--plan`: what would run, what is already there, how long and how large; nothing is written.
+
+Where a stage needs no model, its first shard is worked on aside, in a temporary folder, and
+timed. Stages that need PyTorch would take longer to start than a plan may take: they are
+reckoned from how long they took in this store before, else from the rates of the demo as last
+benchmarked (flows/rates.json), scaled by how fast this machine multiplies matrices.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curation import ingest, score
+from curation.scores.registry import pixel_scorers
+from curation.settings import SourceSettings
+from flows.demo import corpus
+from flows.main import TARGETS, Options, Prepared, prepare, stored_artifacts
+from flows.step import Step, closure
+from infra import artifacts, filesystem
+from infra.errors import SluiceError
+from infra.progress import SilentDisplay, duration
+from infra.runner import InlineRunner
+from infra.stage import Draft, Item, Work, run_stage
+
+RATES = Path(__file__).parent / "rates.json"
+MATRIX, REPEATS = 384, 8  # of the calibration: 20 ms
+MEASURED, BEFORE, RECKONED = "one shard, measured now", "last time in this store", "the benchmark"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a row costs: CPU-seconds and bytes; `basis` says how we know."""
+
+    seconds: float
+    bytes: float
+    basis: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One step of a plan. rows, seconds and bytes are None where nobody can tell yet."""
+
+    step: str
+    stored: bool
+    rows: int | None = None
+    seconds: float | None = None
+    bytes: float | None = None
+    basis: str = ""
+
+
+def plan(options: Options, target: str) -> str:
+    """The plan of a target, as a table to print."""
+    prepared = prepare(options)
+    steps = closure(prepared.pipeline.steps, TARGETS[target])
+    return show(prepared, target, lines(prepared, steps))
+
+
+def lines(prepared: Prepared, steps: Sequence[Step]) -> list[Line]:
+    """A line for each step, in order."""
+    estimate = Estimate(prepared)
+    return [_line(step, estimate) for step in steps]
+
+
+def _line(step: Step, estimate: "Estimate") -> Line:
+    if step.stored:
+        made = stored_artifacts(step).values()
+        rows = max(artifact.totals["rows"] for artifact in made)
+        return Line(step.name, True, rows, None, sum(one.totals["bytes"] for one in made))
+    rows = estimate.rows(step)
+    rates = [estimate.rate(name, draft) for name, draft in step.drafts.items()]
+    known = [rate for rate in rates if rate is not None]
+    if rows is None or len(known) < len(rates):
+        return Line(step.name, False, rows)
+    seconds = rows * sum(rate.seconds for rate in known)
+    workers = 1 if step.items is None or len(estimate.units(step)) == 1 else estimate.workers
+    size = rows * sum(rate.bytes for rate in known)
+    return Line(step.name, False, rows, seconds / workers, size, known[0].basis)
+
+
+class Estimate:
+    """What is known, measured or reckoned about the cost of the steps of one recipe."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.recipe, self.store = prepared.recipe, prepared.store
+        self.steps = prepared.pipeline.steps
+        self.workers = self.recipe.run.workers or os.cpu_count() or 1
+
+    def units(self, step: Step) -> Sequence[Item]:
+        """The step's units of work, as far as they can be told before its inputs are there."""
+        if step.items is None:
+            return []
+        try:
+            return step.items()
+        except SluiceError:
+            return []
+
+    def rows(self, step: Step) -> int | None:
+        """How many rows (training: samples) a step will see."""
+        if step.items is None:
+            return samples_seen(step.draft.spec.settings)
+        if step.name == "fractals" and self.recipe.synthesize:
+            return self.recipe.synthesize.total
+        if step.name == "evaluation":
+            return self._split_rows("evaluation")
+        if step.name == "demo corpus":
+            return sum(self._split_rows(name) or 0 for name in ("pool", "trusted", "evaluation"))
+        split = step.name.partition(" ")[2]
+        known = split if split in ("trusted", "evaluation") else "pool"
+        return self._split_rows(known)
+
+    def _split_rows(self, name: str) -> int | None:
+        step = self.steps.get(f"ingest {name}")
+        if step is None:
+            return None
+        if step.stored:
+            return sum(artifact.totals["rows"] for artifact in stored_artifacts(step).values())
+        if self.recipe.data.demo is not None and not self.steps["demo corpus"].stored:
+            settings = self.recipe.data.demo
+            return sum(count for file, count in corpus.row_counts(settings).items()
+                       if file.startswith(f"{name}/"))  # fmt: skip
+        if name != "pool":
+            return None
+        return round(self.sample.rows * len(self.units(step)))
+
+    def rate(self, name: str, draft: Draft) -> Rate | None:
+        """What a row of one artifact costs: measured, else remembered, else reckoned."""
+        stage = draft.spec.stage
+        if stage in self.sample.rates:
+            return self.sample.rates[stage]
+        return self._remembered(stage) or self._reckoned(stage)
+
+    def _remembered(self, stage: str) -> Rate | None:
+        pattern = {"pretrain": "runs/*/*", "evaluate": "evaluations/*"}.get(
+            stage.partition(".")[0], "*/*/*/*"
+        )
+        for url in filesystem.list_files(filesystem.join(self.store, pattern, "manifest.json")):
+            artifact = artifacts.load(url.rpartition("/")[0])
+            if artifact is None or artifact.manifest["spec"]["stage"] != stage:
+                continue
+            rows = artifact.totals["rows"] or samples_seen(artifact.settings)
+            if rows:
+                seconds = artifact.timing().get("seconds", 0.0)
+                return Rate(seconds / rows, artifact.totals["bytes"] / rows, BEFORE)
+        return None
+
+    def _reckoned(self, stage: str) -> Rate | None:
+        rate = self._rates["stages"].get(stage)
+        if rate is None:
+            return None
+        slower = self._rates["gflops"] / self._gflops
+        return Rate(rate["seconds"] * slower, rate["bytes"], RECKONED)
+
+    @cached_property
+    def _rates(self) -> dict[str, Any]:
+        return json.loads(RATES.read_text())
+
+    @cached_property
+    def _gflops(self) -> float:
+        return gflops()
+
+    @cached_property
+    def sample(self) -> "Sample":
+        """One shard of the pool, ingested and scored aside; empty where all that is there."""
+        if all(self.steps[name].stored for name in ("ingest pool", "score pool")):
+            return Sample(0, {})
+        with tempfile.TemporaryDirectory(prefix="sluice-plan-") as folder:
+            return self._take_sample(folder)
+
+    def _take_sample(self, folder: str) -> "Sample":
+        data, rates = self.recipe.data, {}
+        sources = data.pool
+        if data.demo is not None:
+            draft = corpus.corpus_draft(folder, data.demo)
+            if self.steps["demo corpus"].stored:
+                sources = corpus.corpus_sources(
+                    self.steps["demo corpus"].draft.url, data.demo, "pool"
+                )
+            else:
+                work = corpus.CorpusWork(draft.url, data.demo)
+                rates |= _measure({"": draft}, corpus.corpus_items(data.demo)[0], work)
+                sources = (SourceSettings(tars=f"{draft.url}/pool/*.tar"),)
+        draft = ingest.ingest_draft(folder, "pool", sources, "sample", data.rows_per_shard)
+        unit = ingest.ingest_items(sources, data.rows_per_shard)[0]
+        rates |= _measure({"": draft}, unit, ingest.IngestWork(draft.url))
+        scorers = {scorer.name: scorer for scorer in pixel_scorers()}
+        drafts = {
+            name: score.score_draft(draft.url, draft.spec.digest, scorer)
+            for name, scorer in scorers.items()
+        }
+        item = Item(unit.name, int(unit.name))
+        rates |= _measure(drafts, item, score.ScoreWork(draft.url, scorers))
+        ingested = artifacts.load(draft.url)
+        return Sample(ingested.totals["rows"] if ingested else 0, rates)
+
+
+def samples_seen(settings: Mapping[str, Any]) -> int:
+    """The samples a training run sees; 0 for the settings of anything else."""
+    return int(settings.get("steps", 0)) * int(settings.get("batch", 0))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One shard done aside: its rows, and the rate of each stage by name."""
+
+    rows: int
+    rates: dict[str, Rate]
+
+
+def _measure(drafts: dict[str, Draft], item: Item, work: Work) -> dict[str, Rate]:
+    start = time.process_time()
+    made = run_stage("sample", drafts, [item], work, InlineRunner(), SilentDisplay())
+    seconds = (time.process_time() - start) / len(made)
+    return {
+        drafts[name].spec.stage: Rate(
+            seconds / max(artifact.totals["rows"], 1),
+            artifact.totals["bytes"] / max(artifact.totals["rows"], 1),
+            MEASURED,
+        )
+        for name, artifact in made.items()
+    }
+
+
+def gflops() -> float:
+    """How fast this machine multiplies float32 matrices now, in GFLOP/s."""
+    matrix = np.random.default_rng(0).standard_normal((MATRIX, MATRIX), dtype=np.float32)
+    matrix @ matrix
+    start = time.perf_counter()
+    for _ in range(REPEATS):
+        matrix @ matrix
+    return 2 * MATRIX**3 * REPEATS / (time.perf_counter() - start) / 1e9
+
+
+def size(count: float) -> str:
+    """3200000 -> "3.2 MB"."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def show(prepared: Prepared, target: str, found: Sequence[Line]) -> str:
+    """The table, its sum, and what could not be told."""
+    header = ("step", "state", "rows", "size", "time", "known from")
+    table = [header]
+    for line in found:
+        table.append(
+            (
+                line.step,
+                "in the store" if line.stored else "to do",
+                "?" if line.rows is None else f"{line.rows:,}",
+                "?" if line.bytes is None else size(line.bytes),
+                "-" if line.stored else "?" if line.seconds is None else duration(line.seconds),
+                line.basis,
+            )
+        )
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in table]  # fmt: skip
+    text.insert(1, "  ".join("-" * width for width in widths))
+    todo = [line for line in found if not line.stored]
+    unknown = [line.step for line in todo if line.seconds is None]
+    seconds = sum(line.seconds or 0 for line in todo)
+    free = filesystem.free_bytes(prepared.store)
+    total = f"to do: {len(todo)} of {len(found)} steps"
+    if todo:
+        total += (
+            f", about {duration(seconds)} of work, {size(sum(line.bytes or 0 for line in todo))}"
+        )
+    if free is not None:
+        total += f"; {size(free)} are free"
+    if unknown:
+        total += f"\nnot reckoned: {', '.join(unknown)}"
+    return "\n".join(
+        [f"{target} of {prepared.recipe.name!r} in {prepared.store}", "", *text, "", total,
+         "nothing was written"]
+    )  # fmt: skip

@@ -1,0 +1,82 @@
+"""Rules, sweeps and the greedy choice over many rows, against plain NumPy for the same rules.
+
+One core, CPU seconds, memory beside the input. Run: python tests/bench/decisions.py
+"""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from curation.dedup import greedy
+from curation.rules import apply_rules
+from curation.rules_settings import RuleSettings
+from curation.sweep import sweep
+
+RESULTS = Path(__file__).parent / "results" / "decisions.json"
+ROWS, COLUMNS, RULES = 10_000_000, 30, 10
+NODES, PAIRS = 2_000_000, 5_000_000
+BOUND = 0.01
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return round(time.process_time() - start, 2)
+
+
+def peak_gigabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def plain(table: pa.Table) -> np.ndarray:
+    """The same rules as a matrix of booleans, with nothing said about reasons."""
+    arrays = [column.to_numpy() for column in table.columns]
+    failed = [arrays[3 * i] * arrays[3 * i + 1] < BOUND for i in range(RULES)]
+    return np.stack(failed, axis=1).any(axis=1)
+
+
+def main() -> None:
+    rng = np.random.default_rng(0)
+    table = pa.table({f"s.c{i}": rng.random(ROWS, dtype=np.float32) for i in range(COLUMNS)})
+    rules = [
+        RuleSettings(
+            reason=f"r{i}", score=f"c{3 * i} * c{3 * i + 1}", min=BOUND, max=None, drop=None
+        )
+        for i in range(RULES)
+    ]
+    before = peak_gigabytes()
+    seconds = {"rules": cpu_seconds(lambda: apply_rules(rules, table))}
+    memory = round(peak_gigabytes() - before, 2)
+    seconds["sweep_100"] = cpu_seconds(lambda: sweep(rules[0], table, 100))
+    seconds["rules_plain_numpy"] = cpu_seconds(lambda: plain(table))
+    low, high = np.sort(rng.integers(0, NODES, (2, PAIRS)), axis=0)
+    pairs = low[low < high], high[low < high]
+    similarity = rng.random(len(pairs[0]), dtype=np.float32)
+    rank = rng.permutation(NODES)
+    seconds["greedy"] = cpu_seconds(lambda: greedy(*pairs, similarity, rank))
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    report = {
+        "what": "CPU seconds on one core",
+        "sizes": {"rows": ROWS, "columns": COLUMNS, "rules": RULES, "nodes": NODES, "pairs": PAIRS},
+        "seconds": seconds,
+        "rules_gigabytes_beside_the_columns": memory,
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+        "versions": {name: version(name) for name in ("duckdb", "numpy", "pyarrow")},
+        "commit": commit.strip(),
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

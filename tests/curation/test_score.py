@@ -1,0 +1,222 @@
+"""The scoring framework: alignment, batches, missing images, what a digest depends on."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from curation import score
+from curation.score import Batch, Scores, ScoreWork, filled, score_draft, spread
+from curation.scores.registry import REGISTRY, pixel_scorers
+from infra.artifacts import Part, Spec, commit, record_part, verify
+from infra.dataset import ROWS, part_name, read_table, sample_key, write_shard
+from infra.errors import SluiceError
+from infra.progress import SilentDisplay
+from infra.runner import InlineRunner
+from infra.stage import Item, run_stage
+
+
+def picture(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (shade, shade, shade)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def make(store: Path, images: list[list[bytes | None]]) -> str:
+    """A dataset version with these images by shard and row; None is a rejected row."""
+    spec = Spec("dataset", "test", {"shards": [len(shard) for shard in images]})
+    url = f"{store}/pool/{spec.digest}"
+    for shard, contents in enumerate(images):
+        rows = [
+            {
+                "uid": f"{shard:016x}{row:016x}",
+                "shard": shard,
+                "row": row,
+                "status": "rejected" if image is None else "ok",
+                "reason": "missing_image" if image is None else None,
+                "key": sample_key(shard, row),
+                "caption": f"caption {row}",
+                "format": "png",
+            }
+            for row, image in enumerate(contents)
+        ]
+        files = write_shard(url, shard, pa.Table.from_pylist(rows, ROWS), contents)
+        lost = contents.count(None)
+        dropped = {"missing_image": lost} if lost else {}
+        count = len(rows)
+        part = Part(part_name(shard), tuple(files), count, count - lost, dropped)
+        record_part(url, part, 0.0, 0.0)
+    commit(url, spec)
+    return url
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean grey as a column and a vector; remembers the batches it saw."""
+
+    offset: int = 0
+    name: ClassVar[str] = "mean"
+    code: ClassVar[int] = 1
+    reads_images: ClassVar[bool] = True
+    vectors: ClassVar[tuple[str, ...]] = ("grey",)
+
+    def settings(self) -> Mapping[str, Any]:
+        return {"offset": self.offset}
+
+    def score(self, batch: Batch) -> Scores:
+        positions, images = batch.decoded()
+        means = np.array([image.mean() + self.offset for image in images], np.float32)
+        columns = {
+            "mean": filled(len(batch), positions, means, pa.float32()),
+            "error": pa.array(batch.errors, pa.string()),
+            "batch": pa.array([len(batch)] * len(batch), pa.int32()),
+        }
+        unit = np.tile(np.array([0.6, 0.8], np.float32), (len(images), 1))
+        return Scores(pa.table(columns), {"grey": spread(len(batch), positions, unit)})
+
+
+@dataclass(frozen=True)
+class Words:
+    """Reads no images, and says whether it was given any."""
+
+    name: ClassVar[str] = "words"
+    code: ClassVar[int] = 1
+    reads_images: ClassVar[bool] = False
+    vectors: ClassVar[tuple[str, ...]] = ()
+
+    def settings(self) -> Mapping[str, Any]:
+        return {}
+
+    def score(self, batch: Batch) -> Scores:
+        return Scores(pa.table({"decoded": [image is not None for image in batch.images]}))
+
+
+def run(url: str, *scorers: Any, shards: int = 1) -> dict[str, str]:
+    """Score and return the URL of each score folder."""
+    digest = url.rpartition("/")[2]
+    drafts = {scorer.name: score_draft(url, digest, scorer) for scorer in scorers}
+    work = ScoreWork(url, {scorer.name: scorer for scorer in scorers})
+    items = [Item(part_name(shard), shard) for shard in range(shards)]
+    made = run_stage("score", drafts, items, work, InlineRunner(), SilentDisplay())
+    assert all(verify(artifact) == [] for artifact in made.values())
+    return {name: artifact.url for name, artifact in made.items()}
+
+
+def columns(url: str, shard: int = 0) -> pa.Table:
+    return read_table(f"{url}/columns/{part_name(shard)}.parquet")
+
+
+def test_rows_without_pixels_are_null_and_zero(tmp_path: Path) -> None:
+    url = make(tmp_path, [[picture(10), None, picture(20)[:-5], b"no image", picture(30)]])
+    folder = run(url, Mean())["mean"]
+    table = columns(folder)
+    assert table["mean"].to_pylist() == [10, None, None, None, 30]
+    assert table["error"].to_pylist() == [None, None, "truncated", "decode_failed", None]
+    vectors = np.load(f"{folder}/grey/00000.npy")
+    assert vectors.dtype == np.float16
+    assert vectors.any(axis=1).tolist() == [True, False, False, False, True]
+    assert np.allclose(np.linalg.norm(vectors[[0, 4]].astype(float), axis=1), 1, atol=1e-3)
+
+
+def test_batches_keep_their_order_and_bound_what_is_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score, "BATCH", 3)
+    images = [None if row % 4 == 1 else picture(row) for row in range(8)]
+    table = columns(run(make(tmp_path, [images]), Mean())["mean"])
+    assert table["mean"].to_pylist() == [0, None, 2, 3, 4, None, 6, 7]
+    assert table["batch"].to_pylist() == [3, 3, 3, 3, 3, 3, 2, 2]
+
+
+def test_a_shard_of_rejected_rows(tmp_path: Path) -> None:
+    url = make(tmp_path, [[None, None]])
+    for scorer in (Mean(), *pixel_scorers()):
+        table = columns(run(url, scorer)[scorer.name])
+        assert table.num_rows == 2
+
+
+def test_an_image_is_decoded_once_for_all_scorers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 0
+    plain = score.decode.decode
+
+    def counting(data: bytes, limit: int) -> Any:
+        nonlocal count
+        count += 1
+        return plain(data, limit)
+
+    monkeypatch.setattr(score.decode, "decode", counting)
+    run(make(tmp_path, [[picture(1), picture(2)]]), *pixel_scorers())
+    assert count == 2
+
+
+def test_scorers_without_pixels_touch_none(tmp_path: Path) -> None:
+    url = make(tmp_path, [[picture(1), None]])
+    (Path(url) / "shards/00000.tar").unlink()
+    assert columns(run(url, Words())["words"])["decoded"].to_pylist() == [False, False]
+
+
+def test_a_finished_score_is_not_done_again(tmp_path: Path) -> None:
+    url = make(tmp_path, [[picture(1)]])
+    run(url, Mean())
+    (Path(url) / "shards/00000.tar").unlink()
+    run(url, Mean(), Words())
+
+
+def test_the_digest_follows_settings_code_data_and_pixel_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def digest(scorer: Any = Mean(), data: str = "d" * 16, limit: int = 100) -> str:
+        return score_draft("store/pool/x", data, scorer, limit).spec.digest
+
+    before = {digest(), digest(Mean(1)), digest(data="e" * 16), digest(limit=99)}
+    assert len(before) == 4
+    assert digest() == digest()
+    assert digest(Words()) == digest(Words(), limit=99)
+    monkeypatch.setattr(Mean, "code", 2)
+    assert digest() not in before
+
+
+def test_a_tar_that_does_not_fit_its_rows_is_named(tmp_path: Path) -> None:
+    url = make(tmp_path, [[picture(1), picture(2)], [picture(3), None]])
+    tar = Path(url) / "shards/00000.tar"
+    tar.write_bytes((Path(url) / "shards/00001.tar").read_bytes())
+    with pytest.raises(SluiceError, match=r"shard 00000 .* disagree at row"):
+        run(url, Mean(), shards=2)
+
+
+def test_a_scorer_must_give_a_row_for_a_row(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Short(Mean):
+        def score(self, batch: Batch) -> Scores:
+            scores = super().score(batch)
+            return replace(scores, columns=scores.columns.slice(1))
+
+    with pytest.raises(SluiceError, match=r"scorer mean gave .* for 2 rows of shard 00000"):
+        run(make(tmp_path, [[picture(1), picture(2)]]), Short())
+
+
+def test_filled_and_spread() -> None:
+    assert filled(4, [1, 3], np.array([0.5, np.nan]), pa.float32()).to_pylist() == [
+        None,
+        0.5,
+        None,
+        None,
+    ]
+    assert filled(1, [], [], pa.string()).to_pylist() == [None]
+    assert spread(3, [2], np.array([[1, 2]])).tolist() == [[0, 0], [0, 0], [1, 2]]
+    assert spread(2, [], np.empty((0, 3))).shape == (2, 3)
+
+
+def test_every_registered_scorer_carries_its_own_name() -> None:
+    assert set(REGISTRY) == {"image", "text", "hash", "descriptor", "clip"}
+    for name, scorer in REGISTRY.items():
+        assert scorer.name == name  # type: ignore[attr-defined]
+    assert [scorer.name for scorer in pixel_scorers(only_matching=True)] == ["descriptor"]

@@ -1,0 +1,46 @@
+import base64
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flows.report import ReportContext
+from flows.report import thumbnails as module
+from flows.report.thumbnails import EDGE, Place, thumbnails
+from infra import filesystem
+
+Made = tuple[str, ReportContext]
+
+
+def test_pictures_are_at_most_96_pixels(made: Made) -> None:
+    place = Place(made[1].pool or "", 0, 0)
+    uri = thumbnails([place])[place]
+    image = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    assert max(image.size) <= EDGE
+
+
+def test_only_the_shards_needed_are_opened(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    original = filesystem.open_read
+    monkeypatch.setattr(filesystem, "open_read", lambda url: opened.append(url) or original(url))
+    pool = made[1].pool or ""
+    assert len(thumbnails([Place(pool, 1, 3), Place(pool, 1, 4)])) == 2
+    assert [Path(url).name for url in opened] == ["00001.tar"]
+
+
+def test_what_cannot_be_shown_is_left_out(made: Made, tmp_path: Path) -> None:
+    pool = made[1].pool or ""
+    rejected, beyond, nowhere = Place(pool, 0, 2), Place(pool, 0, 4000), Place(str(tmp_path), 0, 0)
+    assert thumbnails([rejected, beyond, nowhere]) == {}
+
+
+def test_the_page_has_a_limit(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [Place(made[1].pool or "", 0, row) for row in range(10, 20)]
+    monkeypatch.setattr(module, "LIMIT", 4)
+    assert list(thumbnails(places)) == places[:4]
+    monkeypatch.setattr(module, "LIMIT", 100)
+    monkeypatch.setattr(module, "BYTES", 3000)
+    chosen = thumbnails(places)
+    assert 0 < len(chosen) < len(places)
+    assert sum(map(len, chosen.values())) <= 3000

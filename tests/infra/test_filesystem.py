@@ -1,0 +1,175 @@
+"""Files appear whole or not at all, on a disk and on an object store (memory://)."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from infra import filesystem
+from infra.errors import SluiceError
+from infra.filesystem import FilePart, join, list_files, put_if_absent, write_bytes, write_whole
+
+
+@pytest.fixture(params=["disk", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "memory":
+        return f"memory://{uuid.uuid4().hex}/store"
+    return str(tmp_path / "store")
+
+
+def test_a_written_file_is_described_by_its_part(folder: str) -> None:
+    part = write_bytes(folder, "a/b.bin", b"some bytes")
+    assert part == FilePart("a/b.bin", 10, hashlib.sha256(b"some bytes").hexdigest())
+    url = join(folder, "a/b.bin")
+    assert filesystem.read_bytes(url) == b"some bytes"
+    assert filesystem.size(url) == 10
+    assert filesystem.exists(url)
+    with filesystem.open_read(url) as file:
+        assert file.read(4) == b"some"
+
+
+def test_a_file_is_not_there_while_it_is_written(folder: str) -> None:
+    with write_whole(folder, "part.bin") as file:
+        file.write(b"half")
+        assert not filesystem.exists(join(folder, "part.bin"))
+    assert filesystem.read_bytes(join(folder, "part.bin")) == b"half"
+
+
+def test_a_failed_writer_leaves_nothing_and_its_error_passes(folder: str) -> None:
+    with pytest.raises(ZeroDivisionError), write_whole(folder, "part.bin") as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert not filesystem.exists(join(folder, "part.bin"))
+    assert list_files(folder) == []
+
+
+def test_an_error_of_reading_is_not_told_as_one_of_writing(folder: str) -> None:
+    with pytest.raises(FileNotFoundError), write_whole(folder, "copy.bin") as file:
+        file.write(Path("/no/such/source").read_bytes())
+
+
+def test_a_failed_writer_leaves_the_old_file(folder: str) -> None:
+    write_bytes(folder, "part.bin", b"old")
+    with pytest.raises(ZeroDivisionError), write_whole(folder, "part.bin") as file:
+        file.write(b"new")
+        raise ZeroDivisionError
+    assert filesystem.read_bytes(join(folder, "part.bin")) == b"old"
+
+
+KILLED_WRITER = """
+import os, signal, sys
+from infra.filesystem import write_whole
+with write_whole(sys.argv[1], "shards/00000.tar") as file:
+    file.write(bytes(10**6))
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path: Path) -> None:
+    run = subprocess.run([sys.executable, "-c", KILLED_WRITER, str(tmp_path)], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert list((tmp_path / "shards").iterdir()) == []
+    assert [path.parent.name for path in tmp_path.rglob("*-00000.tar")] == [filesystem.TEMPORARY]
+
+
+def test_the_first_put_wins(folder: str) -> None:
+    assert put_if_absent(folder, "manifest.json", b"first")
+    assert not put_if_absent(folder, "manifest.json", b"second")
+    assert filesystem.read_bytes(join(folder, "manifest.json")) == b"first"
+    assert list_files(folder) == [filesystem.join(list_files(folder)[0])]
+
+
+def put(task: tuple[str, int]) -> bool:
+    folder, writer = task
+    return put_if_absent(folder, "manifest.json", str(writer).encode() * 1000)
+
+
+def test_of_many_writers_at_once_exactly_one_wins(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(4, get_context("spawn")) as pool:
+        for round_ in range(10):
+            folder = str(tmp_path / str(round_))
+            won = list(pool.map(put, [(folder, writer) for writer in range(8)]))
+            assert sum(won) == 1
+            expected = str(won.index(True)).encode() * 1000
+            assert Path(folder, "manifest.json").read_bytes() == expected
+            assert [path.name for path in Path(folder).rglob("*") if path.is_file()] == [
+                "manifest.json"
+            ]
+
+
+def test_lists_are_sorted_urls_of_files_alone(folder: str) -> None:
+    for name in ("b.tar", "a.tar", "c.txt", "deep/d.tar"):
+        write_bytes(folder, name, b"x")
+
+    def names(url: str) -> list[str]:
+        found = list_files(url)
+        assert all(filesystem.read_bytes(file) == b"x" for file in found)
+        return [file.split("/store/")[1] for file in found]
+
+    assert names(folder) == ["a.tar", "b.tar", "c.txt", "deep/d.tar"]
+    assert names(join(folder, "*.tar")) == ["a.tar", "b.tar"]
+    assert names(join(folder, "**", "*.tar")) == ["a.tar", "b.tar", "deep/d.tar"]
+    assert names(join(folder, "c.txt")) == ["c.txt"]
+    assert names(join(folder, "missing")) == []
+
+
+def test_a_removed_tree_is_gone_and_removing_nothing_is_no_error(folder: str) -> None:
+    write_bytes(folder, "a/b.bin", b"x")
+    filesystem.remove_tree(join(folder, "a"))
+    filesystem.remove_tree(join(folder, "a"))
+    assert not filesystem.exists(join(folder, "a/b.bin"))
+
+
+def test_a_store_in_the_place_of_a_file_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("I am a file")
+    with pytest.raises(SluiceError) as caught:
+        write_bytes(str(tmp_path / "store"), "a/b.bin", b"x")
+    assert f"cannot write {tmp_path}/store/a/b.bin" in caught.value.what
+    assert "--store" in caught.value.way_out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.open
+
+    def full(path: Path, *arguments: object, **named: object) -> object:
+        target = Path("/dev/full") if filesystem.TEMPORARY in path.parts else path
+        return real(target, *arguments, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", full)
+    for size in (10, 10**6):  # the error comes at the end, or on the way
+        with pytest.raises(SluiceError, match="cannot write .*No space left on device"):
+            write_bytes(str(tmp_path), "part.bin", bytes(size))
+    assert list_files(str(tmp_path)) == []
+
+
+def test_an_unknown_scheme_names_the_packages_to_add() -> None:
+    with pytest.raises(SluiceError) as caught:
+        filesystem.resolve("nosuch://bucket/store")
+    assert "nosuch://bucket/store" in caught.value.what
+    assert "s3fs" in caught.value.way_out
+
+
+def test_free_space_is_known_for_disks_alone(tmp_path: Path) -> None:
+    free = filesystem.free_bytes(str(tmp_path / "not" / "yet" / "there"))
+    assert free is not None
+    assert free > 0
+    assert filesystem.free_bytes("memory://store") is None
+
+
+def test_a_disk_without_permission_is_refused_in_words(tmp_path: Path) -> None:
+    if os.geteuid() == 0:  # root may write anywhere but into a file system of the kernel's
+        folder = "/proc/sluice"
+    else:
+        tmp_path.chmod(0o500)
+        folder = str(tmp_path / "store")
+    with pytest.raises(SluiceError, match=f"cannot write {folder}"):
+        write_bytes(folder, "part.bin", b"x")

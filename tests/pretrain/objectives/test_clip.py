@@ -1,0 +1,119 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import normalize
+
+from infra import artifacts
+from infra.progress import SilentDisplay
+from pretrain import views
+from pretrain.data import Batch, Source
+from pretrain.objectives.clip import MAX_LOGIT_SCALE, build, clip_loss
+from pretrain.run import run_draft, train
+
+
+def unit(count: int, width: int, seed: int) -> torch.Tensor:
+    return normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def batch(count: int, captions: list[str] | None = None) -> Batch:
+    rng = np.random.default_rng(0)
+    return Batch(
+        rng.integers(0, 256, (count, 48, 48, 3), dtype=np.uint8),
+        np.full((count, 2), 48, np.float32),
+        captions or [f"caption {number}" for number in range(count)],
+        np.arange(count), np.zeros(count, np.int64), 0, {},
+    )
+
+
+def test_the_loss_is_the_direct_formula() -> None:
+    image, text, scale = unit(6, 4, 0), unit(6, 4, 1), torch.tensor(9.0)
+    loss, _ = clip_loss(image, text, scale)
+    similarity = (9.0 * image @ text.T).double().numpy()
+    rows = [-similarity[i, i] + np.log(np.exp(similarity[i]).sum()) for i in range(6)]
+    columns = [-similarity[i, i] + np.log(np.exp(similarity[:, i]).sum()) for i in range(6)]
+    assert loss.item() == pytest.approx((np.mean(rows) + np.mean(columns)) / 2, rel=1e-5)
+
+
+def test_the_loss_is_open_clips() -> None:
+    image, text, scale = unit(6, 4, 0), unit(6, 4, 1), torch.tensor(9.0)
+    expected = open_clip.ClipLoss()(image, text, scale)
+    assert clip_loss(image, text, scale)[0].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_equal_captions_share_the_target() -> None:
+    image, text, scale = unit(3, 4, 0), unit(3, 4, 1), torch.tensor(5.0)
+    text = torch.stack([text[0], text[0], text[2]])
+    same = torch.tensor([[True, True, False], [True, True, False], [False, False, True]])
+    loss, logits = clip_loss(image, text, scale, same)
+    rows, columns = logits.log_softmax(1), logits.log_softmax(0)
+    weights = same / same.sum(1, keepdim=True)
+    expected = -((weights * rows).sum() + (weights * columns).sum()) / 6
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    alone, _ = clip_loss(image, text, scale, torch.eye(3, dtype=torch.bool))
+    assert alone.item() == pytest.approx(clip_loss(image, text, scale)[0].item(), rel=1e-6)
+
+
+def test_the_temperature_starts_as_published_and_stays_within_bounds(small: Any) -> None:
+    clip = build(small("clip"))
+    assert clip.model.logit_scale.item() == pytest.approx(math.log(1 / 0.07))
+    for value, expected in ((9.0, MAX_LOGIT_SCALE), (-1.0, 0.0)):
+        with torch.no_grad():
+            clip.model.logit_scale.fill_(value)
+        clip.after_update(0.5)
+        assert clip.model.logit_scale.item() == pytest.approx(expected)
+
+
+def test_views_are_the_models_input(small: Callable[..., Any]) -> None:
+    clip = build(small("clip", options={"jitter": 0.4, "grey": 0.5, "invert": 0.5, "flip": 0.5}))
+    found = clip.views(batch(4, ["a", "b", "a", "c"]), torch.device("cpu"))
+    assert found["images"].shape == (4, 3, 32, 32)
+    assert found["tokens"].shape == (4, 16)
+    assert torch.equal(found["tokens"][0], found["tokens"][2])
+    assert found["same"] is None
+    expected = clip.parts.tokenizer(["a", "b", "a", "c"])
+    assert torch.equal(found["tokens"], expected)
+
+
+def test_positive_captions_reach_the_loss(small: Callable[..., Any]) -> None:
+    clip = build(small("clip", options={"same_caption": "positive"}))
+    found = clip.views(batch(4, ["a", "b", "a", "c"]), torch.device("cpu"))
+    assert found["same"].sum(1).tolist() == [2, 1, 2, 1]
+    assert torch.isfinite(clip(found, 0.0)[0])
+
+
+def test_recent_tokens_are_kept_but_not_without_end(
+    small: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretrain.objectives.clip.KEPT_CAPTIONS", 4)
+    clip = build(small("clip"))
+    for start in range(5):
+        captions = [f"{start} {number}" for number in range(3)]
+        assert torch.equal(clip._tokenize(captions), clip.parts.tokenizer(captions))
+        assert len(clip._tokens) <= 4
+
+
+def test_a_run_loads_in_open_clip_and_sees_images_as_training_did(
+    small: Callable[..., Any], pairs: str, tmp_path: Path
+) -> None:
+    settings = small("clip", steps=2)
+    version = artifacts.load(pairs)
+    assert version is not None
+    draft = run_draft(str(tmp_path), "clip", settings, {"pairs": version.digest})
+    run = train(draft, [Source(pairs)], settings, "local", SilentDisplay())
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{run.url}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{run.url}")(["a red picture"])
+    assert model.encode_text(tokens).shape == (1, 16)
+    parts = build(settings).parts
+    assert model.state_dict().keys() == parts.model.state_dict().keys()
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    whole = np.asarray([[0.0, 0.0, 1.0, 1.0]])
+    mine = views.crop(torch.from_numpy(pixels)[None], whole, 32)
+    mine = views.normalize(mine, parts.mean, parts.std)[0]
+    assert torch.allclose(mine, preprocess(Image.fromarray(pixels)), atol=0.03)  # rounding to 8 bit
