@@ -9,7 +9,7 @@ Its figures (kind, probes, recall against brute force) are in its manifest.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from indexes.embeddings import Embedding, vectors_of
-from indexes.files import faiss, smoke_search, write_index
+from indexes.files import smoke_search, write_index
+from indexes.kinds import KINDS, choose, lists_of, search
 from indexes.metadata import read_metadata
 from indexes.neighbours import nearest
 from indexes.settings import IndexSettings
@@ -33,8 +34,6 @@ STAGE = "indexes.build"
 CODE = 1  # raised when the same vectors give other files
 INDEX, METADATA = "index.faiss", "metadata.parquet"
 PART = "index"
-FLAT_LIMIT = 20_000  # vectors that a full scan answers in milliseconds
-TRAIN_PER_LIST = 64  # training vectors for each list
 RECALL_AT = 10
 TIE = 1e-6  # float32 sums of another order
 
@@ -73,9 +72,10 @@ class IndexWork:
                 f"{self.dataset_url} has no kept row with a vector {embedding.name}",
                 "look at the report's funnel: the rules may drop everything",
             )
-        index = _train(vectors, self.settings)
+        kind = choose(self.settings.kind, len(ids))
+        index = KINDS[kind].new(vectors, self.settings.lists, self.settings.seed)
         index.add_with_ids(vectors, ids)
-        figures = _measure(index, ids, vectors, _texts(embedding, ids), self.settings)
+        figures = measure(index, ids, vectors, _texts(embedding, ids), self.settings)
         files = [
             write_index(index, self.url, INDEX),
             write_table(self.url, METADATA, read_metadata(dataset, embedding, ids)),
@@ -85,6 +85,7 @@ class IndexWork:
             "embedding": embedding.name,
             "vectors": len(ids),
             "dimension": int(vectors.shape[1]),
+            "kind": kind,
             **figures,
             "bytes_per_vector": round(files[0].bytes / len(ids), 1),
         }
@@ -142,30 +143,6 @@ def _texts(embedding: Embedding, ids: Ids) -> Floats | None:
     return np.concatenate(found).astype(np.float32)
 
 
-def _train(vectors: Floats, settings: IndexSettings) -> Any:
-    """An empty index of the kind that the settings, or the number of vectors, ask for.
-
-    One thread: k-means sums in the same order on every machine.
-    """
-    count, dimension = vectors.shape
-    if settings.kind == "flat" or (settings.kind == "auto" and count <= FLAT_LIMIT):
-        return faiss().IndexIDMap2(faiss().IndexFlatIP(dimension))
-    lists = min(settings.lists or int(4 * count**0.5), count)
-    threads = faiss().omp_get_max_threads()
-    faiss().omp_set_num_threads(1)
-    try:
-        coarse = faiss().IndexFlatIP(dimension)
-        inner_product = faiss().METRIC_INNER_PRODUCT
-        index = faiss().IndexIVFFlat(coarse, dimension, lists, inner_product)
-        index.cp.spherical = True
-        index.cp.min_points_per_centroid = 1
-        order = generator(settings.seed, STAGE, "train").permutation(count)
-        index.train(vectors[np.sort(order[: lists * TRAIN_PER_LIST])])
-    finally:
-        faiss().omp_set_num_threads(threads)
-    return index
-
-
 @dataclass(frozen=True)
 class _Queries:
     """Real queries and, by brute force, how similar the last of their true neighbours is."""
@@ -194,13 +171,12 @@ def _without_own(similarity: Floats, found: Ids, own: Ids, k: int) -> Floats:
 
 def _recall(index: Any, queries: _Queries, k: int, probes: int) -> float:
     """Share of the true k neighbours found; one as similar as the last counts as true."""
-    parameters = faiss().SearchParametersIVF(nprobe=probes) if hasattr(index, "nlist") else None
-    similarity, found = index.search(queries.vectors, k + 1, params=parameters)
+    similarity, found = search(index, queries.vectors, k + 1, probes)
     got = _without_own(similarity, found, queries.own, k)
     return float((got >= queries.last[:, None] - TIE).mean())
 
 
-def _measure(
+def measure(
     index: Any, ids: Ids, vectors: Floats, texts: Floats | None, settings: IndexSettings
 ) -> dict[str, Any]:
     """Choose how many lists to probe on half of the queries, measure recall on the others."""
@@ -214,17 +190,29 @@ def _measure(
         if texts is not None and len(with_text):
             nobody = np.full(len(with_text), -1, np.int64)
             kinds["text"] = _queries(texts[with_text], nobody, ids, vectors, k)
-    lists: int = getattr(index, "nlist", 0)
-    probes = min(1, lists)
-    while probes < lists:
-        recalls = [_recall(index, queries.part(0), k, probes) for queries in kinds.values()]
-        if min(recalls, default=1.0) >= settings.recall_target:
-            break
-        probes = min(2 * probes, lists)
+    halves = [queries.part(0) for queries in kinds.values()]
+    probes = _fewest(
+        lists_of(index),
+        lambda probes: (
+            min((_recall(index, half, k, probes) for half in halves), default=1.0)
+            >= settings.recall_target
+        ),
+    )
     recall = {
         name: round(_recall(index, queries.part(1), k, probes), 6)
         for name, queries in kinds.items()
         if len(queries.own) > 1
     }
-    kind = "ivf_flat" if lists else "flat"
-    return {"kind": kind, "lists": lists, "probes": probes, "recall@10": recall}
+    return {"lists": lists_of(index), "probes": probes, "recall@10": recall}
+
+
+def _fewest(lists: int, enough: Callable[[int], bool]) -> int:
+    """The least number of probes that is enough, by doubling and halving; 0 without lists."""
+    high = min(1, lists)
+    while high < lists and not enough(high):
+        high = min(2 * high, lists)
+    low = high // 2
+    while high - low > max(1, high // 16):
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high

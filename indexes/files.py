@@ -5,7 +5,6 @@ checked first, and a new index must answer in a process of its own before it is 
 """
 
 import hashlib
-import importlib
 import os
 import shutil
 import subprocess
@@ -14,18 +13,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from indexes.kinds import KINDS, faiss
 from infra import filesystem
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, join, write_whole
 
-KINDS = ("IndexFlat", "IndexFlatIP", "IndexIVFFlat")
 AGAIN = "remove that index's folder and run `prefect run index` again"
 TIMEOUT = 600.0  # seconds a smoke search may take
-
-
-def faiss() -> Any:
-    """The faiss module, imported when it is first needed; it has no type stubs."""
-    return importlib.import_module("faiss")
 
 
 def write_index(index: Any, folder: str, path: str) -> FilePart:
@@ -63,8 +57,9 @@ def _read(path: Path, url: str, sha256: str) -> Any:
         reason = str(error).strip().splitlines()[-1]
         raise SluiceError(f"faiss cannot read {url}: {reason}", AGAIN) from error
     inner = faiss().downcast_index(index.index) if hasattr(index, "index") else index
-    if type(inner).__name__ not in KINDS:
-        raise SluiceError(f"{url} is a {type(inner).__name__}, which Sluice does not write", AGAIN)
+    found_class = type(inner).__name__
+    if found_class not in {kind.faiss_class for kind in KINDS.values()}:
+        raise SluiceError(f"{url} is a {found_class}, which Sluice does not write", AGAIN)
     return index
 
 

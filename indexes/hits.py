@@ -30,7 +30,7 @@ STYLE = """<style>
 .sluice-hits figure{margin:0;width:128px;font:12px/1.35 system-ui,sans-serif}
 .sluice-hits .p{width:128px;height:128px;display:flex;align-items:center;justify-content:center;
 background:rgba(128,128,128,.12);border-radius:6px;overflow:hidden}
-.sluice-hits img{max-width:100%;max-height:100%;min-width:64px;image-rendering:auto}
+.sluice-hits img{width:100%;height:100%;object-fit:contain}
 .sluice-hits figcaption{margin-top:4px;overflow-wrap:anywhere}
 .sluice-hits b{font-variant-numeric:tabular-nums}
 .sluice-note{font:12px system-ui,sans-serif;opacity:.7}

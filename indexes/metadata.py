@@ -7,7 +7,6 @@
 import json
 from typing import Any
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -70,6 +69,8 @@ def matching_ids(table: pa.Table, where: str) -> Ids:
 
     DuckDB runs it: one expression, in memory, without access to files, network or settings.
     """
+    import duckdb
+
     config: dict[str, str | bool | int | float | list[str]] = {
         "enable_external_access": "false",
         "python_enable_replacements": "false",

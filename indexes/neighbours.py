@@ -6,13 +6,13 @@ are found by block-wise matrix products or an inverted file; what is returned is
 pair by pair in float64, so that it does not depend on block sizes, threads or the method.
 """
 
-import importlib
 from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from indexes.kinds import faiss as load_faiss
 from infra.errors import SluiceError
 
 EXACT_LIMIT = 50_000  # rows up to which all pairs are compared; 256-d: 12 s on one core
@@ -175,7 +175,7 @@ def _exact_candidates(vectors: Floats, threshold: float) -> Iterator[tuple[Ids, 
 
 def _ivf_candidates(vectors: Floats, threshold: float, probes: int) -> Iterator[tuple[Ids, Ids]]:
     """Pairs over the threshold that either side finds in an inverted file."""
-    faiss: Any = importlib.import_module("faiss")
+    faiss = load_faiss()
     count, dimension = vectors.shape
     lists = int(4 * count**0.5)
     coarse = faiss.IndexFlatIP(dimension)

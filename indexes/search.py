@@ -4,6 +4,7 @@
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from indexes import kinds
 from indexes.build import INDEX, METADATA, PART
 from indexes.embeddings import Embedding, store_of, vectors_of
-from indexes.files import faiss, read_index
+from indexes.files import read_index
 from indexes.hits import Hits
 from indexes.metadata import matching_ids
 from indexes.pictures import decode, originals, query_pixels
@@ -257,21 +259,14 @@ class Index:
         return vector / np.float32(norm)
 
     def _nearest(self, vector: Vector, k: int, ids: Ids | None) -> tuple[Vector, Ids]:
-        """faiss, with parameters of this call alone: an index is shared between threads."""
-        if ids is not None and not len(ids):
-            return np.empty(0, np.float32), np.empty(0, np.int64)
-        share = 1.0 if ids is None else len(ids) / len(self)
-        options: dict[str, Any] = {}
-        if ids is not None:
-            options["sel"] = faiss().IDSelectorBatch(ids)
-        if lists := int(self.figures["lists"]):
-            probes = int(self.figures["probes"])
-            options["nprobe"] = lists if share < SELECTIVE else min(lists, int(probes / share) + 1)
-            parameters = faiss().SearchParametersIVF(**options)
-        else:
-            parameters = faiss().SearchParameters(**options)
+        """Best first, ties by id. A condition that few rows meet is worth looking everywhere."""
         count = min(k, len(self) if ids is None else len(ids))
-        similarity, found = self._faiss.search(vector[None], count, params=parameters)
+        if not count:
+            return np.empty(0, np.float32), np.empty(0, np.int64)
+        lists, probes = int(self.figures["lists"]), int(self.figures["probes"])
+        share = 1.0 if ids is None else len(ids) / len(self)
+        probes = lists if share < SELECTIVE else min(lists, math.ceil(probes / share))
+        similarity, found = kinds.search(self._faiss, vector[None], count, probes, ids)
         order = np.lexsort((found[0], -similarity[0]))
         return similarity[0][order], found[0][order]
 

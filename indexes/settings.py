@@ -1,8 +1,8 @@
 """What an index is made of: light, so that a recipe loads without faiss."""
 
-from typing import Literal
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pydantic import BaseModel, ConfigDict, Field
+from indexes.kinds import FLAT_LIMIT, KINDS
 
 
 class IndexSettings(BaseModel):
@@ -16,8 +16,9 @@ class IndexSettings(BaseModel):
         description="scorer and vector, `clip/image`; or score folder and vector, "
         "`clip-0123456789abcdef/image`",
     )
-    kind: Literal["auto", "flat", "ivf_flat"] = Field(
-        "auto", description="flat: exact; ivf_flat: inverted file; auto: flat up to 20,000 vectors"
+    kind: str = Field(
+        "auto",
+        description=f"{', '.join(KINDS)}; auto: flat up to {FLAT_LIMIT:,} vectors, then ivf_flat",
     )
     lists: int = Field(0, ge=0, description="inverted lists; 0: four times the root of n")
     recall_target: float = Field(
@@ -25,3 +26,10 @@ class IndexSettings(BaseModel):
     )
     queries: int = Field(256, ge=2, description="held-out queries that recall is measured with")
     seed: int = Field(0, description="of the training sample and the queries")
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind != "auto" and kind not in KINDS:
+            raise ValueError(f"there is auto, {', '.join(KINDS)}")
+        return kind

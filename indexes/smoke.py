@@ -7,7 +7,8 @@ import sys
 
 import numpy as np
 
-from indexes.files import faiss, read_index
+from indexes.files import read_index
+from indexes.kinds import lists_of, search
 
 
 def main(url: str, sha256: str, dimension: int, count: int) -> str | None:
@@ -17,10 +18,7 @@ def main(url: str, sha256: str, dimension: int, count: int) -> str | None:
         return f"it holds {index.ntotal} vectors of {index.d} dimensions"
     query = np.zeros((1, dimension), np.float32)
     query[0, 0] = 1
-    lists = getattr(index, "nlist", 0)
-    plain, inverted = faiss().SearchParameters, faiss().SearchParametersIVF
-    parameters = inverted(nprobe=lists) if lists else plain()
-    _, found = index.search(query, min(10, count), params=parameters)
+    _, found = search(index, query, min(10, count), lists_of(index))
     return None if (found >= 0).all() else "it finds fewer vectors than it holds"
 
 

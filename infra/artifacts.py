@@ -167,7 +167,10 @@ def recorded_parts(url: str) -> dict[str, tuple[Part, dict[str, float]]]:
     """The parts a run, perhaps a killed one, has finished so far, by name."""
     found = {}
     for file in filesystem.list_files(join(url, PARTS)):
-        record = filesystem.read_json(file)
+        try:
+            record = filesystem.read_json(file)
+        except FileNotFoundError:  # another writer has committed, and swept up
+            continue
         part = Part.from_json(record["part"])
         found[part.name] = (part, record["timing"])
     return found
@@ -187,8 +190,12 @@ def commit(url: str, spec: Spec, extra: Mapping[str, Any] | None = None) -> Arti
     if load(url) is None:  # else the timing there is that of the writer who was first
         timings = [timing for _, timing in recorded.values()]
         total = {key: sum(timing[key] for timing in timings) for key in ("seconds", "cpu_seconds")}
-        filesystem.write_bytes(url, TIMING, canonical_json(total))
-        filesystem.put_if_absent(url, MANIFEST, data)
+        try:
+            filesystem.write_bytes(url, TIMING, canonical_json(total))
+            filesystem.put_if_absent(url, MANIFEST, data)
+        except SluiceError:
+            if load(url) is None:
+                raise  # else another writer was first, and swept our unfinished files up
     clean(url)
     committed = load(url)
     assert committed is not None

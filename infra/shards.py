@@ -6,7 +6,6 @@ never unpacks to disk, follows no link, and takes only members whose extension i
 
 import bz2
 import gzip
-import io
 import lzma
 import tarfile
 import zlib
@@ -21,6 +20,7 @@ BLOCK = 512  # the unit of a tar: one header, or a piece of a member
 CHUNK = 2**20
 NAME_LIMIT = 2**20  # bytes of a long name or a pax header; more is no name
 ZEROS = bytes(BLOCK)
+MODE = 0o644
 REGULAR, LINKS = b"07\0", b"12"
 
 
@@ -316,13 +316,31 @@ class TarWriter:
     """Write members with fixed headers (ustar, mtime 0, uid 0): same input, same bytes."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._tar = tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT)
+        self._file = file
+        self._written = 0
 
     def add(self, name: str, data: bytes) -> None:
-        info = tarfile.TarInfo(name)
-        info.size = len(data)
-        info.mode = 0o644
-        self._tar.addfile(info, io.BytesIO(data))
+        padding = _padded(len(data)) - len(data)
+        self._write(b"".join((_header_bytes(name, len(data)), data, bytes(padding))))
 
     def close(self) -> None:
-        self._tar.close()
+        """Close the tar (two blocks of zeros, up to a whole record), not the file."""
+        end = self._written + 2 * BLOCK
+        self._write(bytes(-(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - self._written))
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._written += len(data)
+
+
+def _header_bytes(name: str, size: int) -> bytes:
+    """The header of a plain file; written here because tarfile takes 60 microseconds for it."""
+    if len(name) > 100 or not name.isascii() or size >= 8**11:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = size, MODE
+        return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    start = name.encode().ljust(100, b"\0") + b"%07o\0%07o\0%07o\0" % (MODE, 0, 0)
+    start += b"%011o\0%011o\0" % (size, 0)
+    rest = b"0".ljust(101, b"\0") + b"ustar\x0000"
+    checksum = sum(start) + sum(rest) + 8 * ord(" ")
+    return (start + b"%06o\0 " % checksum + rest).ljust(BLOCK, b"\0")

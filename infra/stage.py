@@ -17,7 +17,7 @@ from infra import artifacts
 from infra.artifacts import Artifact, Part, Spec
 from infra.errors import SluiceError
 from infra.progress import Display
-from infra.runner import Runner
+from infra.runner import LostError, Runner
 
 Work = Callable[[Any, list[str]], Mapping[str, Part]]
 Extra = Callable[[Mapping[str, list[Part]]], Mapping[str, Mapping[str, Any]]]
@@ -108,6 +108,11 @@ def run_stage(
             rows += count
             line.advance(1, f"{rows} rows")
         committed = _commit(drafts, missing, {item.name for item in items}, extra)
+    except LostError as error:
+        name = entries[error.index][0].name
+        raise SluiceError(
+            f"{title!r}, item {name} was lost {error.losses} times: {error.why}", error.way_out
+        ) from error
     except SluiceError:
         # Another run may have made the same thing at the same time, and swept up after itself.
         rival = {name: artifacts.load(drafts[name].url) for name in missing}

@@ -6,6 +6,7 @@ encoder is `model.safetensors` with timm's parameter names and a `config.json` t
 
 import json
 import logging
+import pickle
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -121,9 +122,11 @@ def _load_clip(model: nn.Module, settings: TrainSettings) -> None:
                 )
             path = Path(open_clip.download_pretrained(source))
         open_clip.load_checkpoint(model, str(path))
-    except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
+    except (
+        OSError, RuntimeError, KeyError, ValueError, SafetensorError, pickle.UnpicklingError
+    ) as error:
         raise SluiceError(
-            f"weights {settings.pretrained} do not fit the model or cannot be had: {error}",
+            f"weights {settings.pretrained} do not fit the model or cannot be read: {error}",
             "give weights of this very model, or leave `pretrained` out",
         ) from error
 
@@ -220,7 +223,7 @@ def _load_encoder(encoder: TimmEncoder, settings: TrainSettings) -> None:
         encoder.model.load_state_dict(load_file(path), strict=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise SluiceError(
-            f"weights {settings.pretrained} do not fit {encoder.name}: {error}",
+            f"weights {settings.pretrained} do not fit {encoder.name} or cannot be read: {error}",
             "give a run of this very model and image size, or leave `pretrained` out",
         ) from error
 

@@ -54,6 +54,7 @@ def save_checkpoint(
     filesystem.write_bytes(url, f"{WORK}/{FILE}", data)
 
 
+@torch.no_grad()
 def load_checkpoint(
     url: str, digest: str, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Saved | None:
@@ -74,10 +75,15 @@ def load_checkpoint(
     model.load_state_dict(
         {name[6:]: value for name, value in tensors.items() if name.startswith("model/")}
     )
+    parameters = [value for group in optimizer.param_groups for value in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer/"):
             _, index, kind = name.split("/")
+            parameter = parameters[int(index)]
+            if value.shape == parameter.shape:
+                # The fused optimizer walks through memory: moments must lie as weights do.
+                value = torch.empty_like(parameter).copy_(value)
             moments.setdefault(int(index), {})[kind] = value
     optimizer.load_state_dict(
         {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}

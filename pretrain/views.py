@@ -144,7 +144,8 @@ def solarize(images: Tensor, chosen: np.ndarray, threshold: float = 0.5) -> Tens
 
 
 def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(x - mean) / std for each channel."""
+    """(x - mean) / std for each channel, in the channels-last layout convolutions prefer."""
     shape = (1, -1, 1, 1)
     centre = torch.tensor(mean, device=images.device).view(shape)
-    return (images - centre) / torch.tensor(std, device=images.device).view(shape)
+    scaled = (images - centre) / torch.tensor(std, device=images.device).view(shape)
+    return scaled.contiguous(memory_format=torch.channels_last)

@@ -21,7 +21,7 @@ from infra.dataset import read_table
 STEPS = 120  # thresholds tried on a curve
 NEAR_STEPS = 40  # the same for near-duplicates, where each is a choice made anew
 PAIRS = 200_000  # more pairs than this take too long to choose from that often
-SKEW = 30  # of a score's 99 % over 1 % quantile, from which its axis is logarithmic
+SKEW = 8  # of a score's 99 % quantile over its median, from which its axis is logarithmic
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def _range(values: np.ndarray, chosen: float) -> tuple[float, float, bool]:
     low, high = (float(q) for q in np.quantile(finite, (0.005, 0.995)))
     positive = finite[finite > 0]
     if chosen > 0 and len(positive) > 0.98 * len(finite):
-        first, last = (float(q) for q in np.quantile(positive, (0.01, 0.99)))
-        if last > SKEW * first:
+        first, middle, last = (float(q) for q in np.quantile(positive, (0.01, 0.5, 0.99)))
+        if last > SKEW * middle:
             return min(first, chosen / 1.5), max(last, chosen * 1.5), True
     margin = 0.05 * max(high - low, abs(chosen - low), abs(chosen - high)) or 1.0
     return min(low, chosen - margin), max(high, chosen + margin), False

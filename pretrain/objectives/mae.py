@@ -23,7 +23,7 @@ EPSILON = 1e-6
 def patchify(images: Tensor, patch: int) -> Tensor:
     """[batch, 3, height, width] -> [batch, patches, patch * patch * 3], row by row."""
     batch, channels, height, width = images.shape
-    grid = images.view(batch, channels, height // patch, patch, width // patch, patch)
+    grid = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
     return grid.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch * patch * channels)
 
 

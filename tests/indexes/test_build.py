@@ -12,6 +12,7 @@ from indexes import build as building
 from indexes import files
 from indexes.build import IndexWork, index_draft
 from indexes.files import read_index, smoke_search, write_index
+from indexes.kinds import ivf_flat
 from indexes.settings import IndexSettings
 from infra import artifacts, dataset
 from infra.artifacts import Artifact
@@ -98,7 +99,7 @@ def test_recall_is_what_a_count_of_neighbours_says() -> None:
     vectors = rng.normal(size=(900, 12)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     ids = np.arange(900, dtype=np.int64) * 3
-    index = building._train(vectors, IndexSettings(kind="ivf_flat", lists=30))
+    index = ivf_flat(vectors, 30, 0)
     index.add_with_ids(vectors, ids)
     queries = building._queries(vectors[:200], ids[:200], ids, vectors, 10)
     parameters = faiss.SearchParametersIVF(nprobe=3)
@@ -111,6 +112,13 @@ def test_recall_is_what_a_count_of_neighbours_says() -> None:
     assert recall == pytest.approx(sum(hits) / 2000, abs=2e-3)
     assert 0.2 < recall < 0.95
     assert building._recall(index, queries, 10, 30) == 1.0
+
+
+@pytest.mark.parametrize("needed", [1, 2, 5, 16, 40, 100])
+def test_the_fewest_probes_that_are_enough(needed: int) -> None:
+    chosen = building._fewest(100, lambda probes: probes >= needed)
+    assert needed <= chosen <= needed + max(1, needed // 12)
+    assert building._fewest(0, lambda probes: False) == 0
 
 
 def test_a_plain_version_names_its_score_folder(fresh_store: str, build: Build) -> None:

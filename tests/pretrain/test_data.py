@@ -105,7 +105,7 @@ def test_a_damaged_image_is_skipped_counted_and_named(greys: str) -> None:
 
 
 def test_a_source_that_never_decodes_is_an_error(broken: str) -> None:
-    with pytest.raises(SluiceError, match="no sample of .* can be decoded"):
+    with pytest.raises(SluiceError, match=r"no sample of .* can be decoded"):
         take(stream(Source(broken)), 1)
 
 

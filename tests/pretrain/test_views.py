@@ -13,7 +13,7 @@ WHOLE = np.asarray([[0.0, 0.0, 1.0, 1.0]])
 
 def noise(size: int, count: int = 1) -> torch.Tensor:
     rng = np.random.default_rng(0)
-    return torch.from_numpy(rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8))
+    return torch.from_numpy(rng.integers(64, 192, (count, size, size, 3), dtype=np.uint8))
 
 
 @given(st.integers(0, 50), st.integers(1, 20), st.integers(1, 13))

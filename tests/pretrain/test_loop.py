@@ -1,0 +1,158 @@
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from infra import artifacts, filesystem
+from infra.errors import SluiceError
+from pretrain import loop, objectives
+from pretrain.data import Source
+from pretrain.loop import Job, deterministic, learning_rate, make_optimizer, pick_device, run
+
+
+class StoppedError(Exception):
+    """Stands for a killed process: nothing is cleaned up."""
+
+
+def stop_at(step: int) -> Callable[[int, str], None]:
+    def progress(done: int, note: str) -> None:
+        if done == step:
+            raise StoppedError
+
+    return progress
+
+
+def go(step: int, note: str) -> None:
+    return None
+
+
+def files(url: str) -> dict[str, bytes]:
+    part = artifacts.recorded_parts(url)["run"][0]
+    return {file.path: (Path(url) / file.path).read_bytes() for file in part.files}
+
+
+@pytest.mark.parametrize("objective", ["clip", "dino", "mae"])
+def test_a_run_that_was_stopped_gives_the_same_bytes(
+    objective: str, pairs: str, greys: str, small: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Checkpoints stand at 7 and 14: stopped after 7 of 20 steps, and between checkpoints."""
+    settings = small(objective)
+    sources = (Source(pairs, 0.7), Source(greys, 0.3))
+    whole = Job(str(tmp_path / "whole"), "digest", settings, sources)
+    run(whole, go)
+    broken = Job(str(tmp_path / "broken"), "digest", settings, sources)
+    for step in (8, 17):
+        with pytest.raises(StoppedError):
+            run(broken, stop_at(step))
+    resumed: list[tuple[int, str]] = []
+    run(broken, lambda step, note: resumed.append((step, note)))
+    assert resumed[0] == (14, "resumed")
+    assert files(broken.url) == files(whole.url)
+    parts = [artifacts.recorded_parts(job.url)["run"][0] for job in (whole, broken)]
+    assert parts[0] == parts[1]
+
+
+def test_dropout_and_drop_path_resume_too(
+    pairs: str, small: Callable[..., Any], tmp_path: Path
+) -> None:
+    base = small("mae").model_kwargs
+    settings = small("mae", steps=10, model_kwargs={**base, "proj_drop_rate": 0.5})
+    jobs = [Job(str(tmp_path / n), "d", settings, (Source(pairs),)) for n in ("whole", "broken")]
+    run(jobs[0], go)
+    with pytest.raises(StoppedError):
+        run(jobs[1], stop_at(9))
+    run(jobs[1], go)
+    assert files(jobs[0].url) == files(jobs[1].url)
+
+
+def test_the_part_says_what_was_seen(
+    pairs: str, greys: str, small: Callable[..., Any], tmp_path: Path
+) -> None:
+    sources = (Source(pairs, 0.7), Source(greys, 0.3))
+    part = run(Job(str(tmp_path), "digest", small("mae", log_every=8), sources), go)
+    mix = {entry["source"]: entry for entry in part.extra["mix"]}
+    grey = mix[artifacts.load(greys).digest]  # type: ignore[union-attr]
+    assert part.extra["samples"] == 160 == sum(entry["samples"] for entry in mix.values())
+    assert grey["share"] == pytest.approx(0.3)
+    assert grey["mass"] == pytest.approx(0.3, abs=1 / 160)
+    assert grey["undecodable"] == 2
+    assert len(part.extra["undecodable"]) == 1
+    lines = [json.loads(line) for line in files(str(tmp_path))["metrics.jsonl"].splitlines()]
+    assert [line["step"] for line in lines] == [1, 8, 16, 20]
+    assert lines[-1] == part.extra["final"]
+    assert lines[1]["samples"] == 64
+    timing = artifacts.recorded_parts(str(tmp_path))["run"][1]
+    assert timing["seconds"] > 0
+
+
+def test_a_recorded_part_is_not_trained_again(
+    pairs: str, small: Callable[..., Any], tmp_path: Path
+) -> None:
+    job = Job(str(tmp_path), "digest", small("mae", steps=2), (Source(pairs),))
+    part = run(job, go)
+    steps: list[int] = []
+    assert run(job, lambda step, note: steps.append(step)) == part
+    assert steps == []
+
+
+def test_a_diverging_run_stops_with_advice(
+    pairs: str, small: Callable[..., Any], tmp_path: Path
+) -> None:
+    settings = small("mae", lr=1e30, warmup=0.0)
+    with pytest.raises(SluiceError, match="loss is nan at step") as caught:
+        run(Job(str(tmp_path), "digest", settings, (Source(pairs),)), go)
+    assert "lower lr" in caught.value.way_out
+    assert not artifacts.recorded_parts(str(tmp_path))
+
+
+def test_the_learning_rate_rises_then_falls(small: Callable[..., Any]) -> None:
+    settings = small("mae", steps=100, warmup=0.1, lr=1.0, min_lr=0.2)
+    rates = [learning_rate(settings, step) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
+    assert rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.6)
+    assert rates[99] == pytest.approx(0.2 + 0.4 * (1 + math.cos(math.pi * 89 / 90)))
+    assert learning_rate(small("mae", steps=1), 0) > 0
+
+
+def test_vectors_do_not_decay(small: Callable[..., Any]) -> None:
+    objective = objectives.build(small("clip"))
+    decays, plain = make_optimizer(objective, small("clip")).param_groups
+    assert {p.ndim >= 2 for p in decays["params"]} == {True}
+    assert any(p is objective.model.logit_scale for p in plain["params"])
+    assert plain["weight_decay"] == 0.0
+    assert len(decays["params"]) + len(plain["params"]) == len(objective.trained())
+
+
+def test_the_callers_torch_is_left_as_it_was() -> None:
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    state = torch.get_rng_state()
+    with deterministic(1):
+        assert torch.get_num_threads() == 1
+        torch.manual_seed(7)
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_gpu_that_is_not_there_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto").type == "cpu"
+    with pytest.raises(SluiceError, match="sees no GPU"):
+        pick_device("cuda")
+
+
+def test_one_thread_or_cache_size_of_the_loader_changes_nothing(
+    pairs: str, small: Callable[..., Any], tmp_path: Path
+) -> None:
+    jobs = [
+        Job(str(tmp_path / str(mib)), "d", small("mae", steps=9, cache_mib=mib), (Source(pairs),))
+        for mib in (0, 64)
+    ]
+    for job in jobs:
+        run(job, go)
+    assert files(jobs[0].url) == files(jobs[1].url)
+    assert filesystem.exists(f"{jobs[0].url}/_work/{loop.checkpoint.FILE}")
