@@ -69,6 +69,7 @@ class Scorer(Protocol):
     code: ClassVar[int]
     reads_images: ClassVar[bool]
     vectors: ClassVar[tuple[str, ...]]
+    columns: ClassVar[pa.Schema]  # known beforehand: rules are checked before any work
 
     def settings(self) -> Mapping[str, Any]:
         """Whatever else the scores depend on; never where something lies."""
@@ -151,11 +152,13 @@ def _checked(scorer: Scorer, batch: Batch, shard: str) -> Scores:
     lengths = {"columns": scores.columns.num_rows}
     lengths |= {name: len(vectors) for name, vectors in scores.vectors.items()}
     wrong = [name for name, length in lengths.items() if length != len(batch)]
-    if wrong or set(scores.vectors) != set(scorer.vectors):
+    declared = set(scores.vectors) == set(scorer.vectors)
+    if wrong or not declared or scores.columns.schema != scorer.columns:
         raise SluiceError(
             f"scorer {scorer.name} gave {lengths} rows for {len(batch)} rows of shard {shard}, "
-            f"and declares the vectors {list(scorer.vectors)}",
-            "this is a defect of the scorer: it must give one row for each row",
+            f"and declares the vectors {list(scorer.vectors)} and the columns "
+            f"{scorer.columns.names}",
+            "this is a defect of the scorer: it must give one row for each row, as declared",
         )
     return scores
 

@@ -8,7 +8,9 @@ fractals, curated, pool -> training runs -> evaluation
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from curation import contamination, curate, dedup, ingest, score, verdicts
+import pyarrow as pa
+
+from curation import contamination, curate, dedup, ingest, rules, score, verdicts
 from curation.scores.clip import ClipScorer
 from curation.scores.registry import pixel_scorers
 from curation.synthetic import fractals
@@ -19,7 +21,7 @@ from flows.step import Session, Step, sharded
 from indexes import build
 from infra import artifacts
 from infra.artifacts import Artifact
-from infra.dataset import Dataset
+from infra.dataset import ROWS, Dataset
 from infra.errors import SluiceError
 from infra.filesystem import join
 from infra.stage import Draft, Item
@@ -41,6 +43,7 @@ class Pipeline:
         self.store = store
         self.steps: dict[str, Step] = {}
         self.folders: dict[str, str] = {}  # scorer -> score folder of the pool
+        self.columns: dict[str, pa.Schema] = {"rows": ROWS}  # what rules are written over
         self._ingest()
         self._pixel_scores()
         self._filter_network()
@@ -112,6 +115,7 @@ class Pipeline:
             }
             if name == "pool":
                 self.folders |= {key: folder_of(draft) for key, draft in drafts.items()}
+                self.columns |= {scorer.name: scorer.columns for scorer in scorers}
             self._add(
                 sharded(
                     f"score {name}",
@@ -142,6 +146,7 @@ class Pipeline:
         )
         draft = score.score_draft(pool.url, pool.spec.digest, scorer)
         self.folders[scorer.name] = folder_of(draft)
+        self.columns[scorer.name] = scorer.columns
         needs = ["ingest pool"] + ["ingest trusted"] * self._has("trusted")
         self._add(
             sharded(
@@ -173,6 +178,7 @@ class Pipeline:
         )
         if self._has("evaluation"):
             self._contamination(pool)
+        rules.check_rules(settings.rules, self.columns, settings.dedup.priority)
         scored = dict(self.folders)
         decided = verdicts.verdicts_draft(
             pool.url, digest, scored, pairs.spec.digest, settings.rules, settings.dedup
@@ -219,6 +225,7 @@ class Pipeline:
             draft.url, pool.url, scored, held_out.url, folders, settings
         )
         self.folders["contamination"] = folder_of(draft)
+        self.columns["contamination"] = contamination.COLUMNS
         self._add(
             sharded(
                 "contamination",

@@ -68,6 +68,7 @@ def matching_ids(table: pa.Table, where: str) -> Ids:
     """The ids of the rows for which the SQL predicate `where` is true, ascending.
 
     DuckDB runs it: one expression, in memory, without access to files, network or settings.
+    A score can also be written as rules write it: clip.similarity for clip_similarity.
     """
     import duckdb
 
@@ -79,10 +80,25 @@ def matching_ids(table: pa.Table, where: str) -> Ids:
         connection.execute("SET lock_configuration = true")
         try:
             predicate = duckdb.SQLExpression(where)
-            found = connection.from_arrow(table).filter(predicate).project("id").to_arrow_table()
+            rows = connection.from_arrow(_with_scorers(table)).filter(predicate)
+            found = rows.project("id").to_arrow_table()
         except duckdb.Error as error:
             raise SluiceError(
                 f"where={where!r}: {str(error).splitlines()[0]}",
                 f"write a SQL condition over {', '.join(table.column_names)}",
             ) from error
     return np.sort(found.column("id").to_numpy())
+
+
+def _with_scorers(table: pa.Table) -> pa.Table:
+    """The table with a struct for each scorer, whose fields are its columns; nothing is copied."""
+    fields: dict[str, list[tuple[str, str]]] = {}
+    for name in table.column_names:
+        scorer, _, column = name.partition("_")
+        if column:
+            fields.setdefault(scorer, []).append((column, name))
+    for scorer, columns in fields.items():
+        arrays = [table.column(name).combine_chunks() for _, name in columns]
+        struct = pa.StructArray.from_arrays(arrays, [column for column, _ in columns])
+        table = table.append_column(scorer, struct)
+    return table

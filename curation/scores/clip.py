@@ -58,6 +58,9 @@ class ClipScorer:
     code: ClassVar[int] = 1
     reads_images: ClassVar[bool] = True
     vectors: ClassVar[tuple[str, ...]] = ("image", "text")
+    columns: ClassVar[pa.Schema] = pa.schema(
+        {"similarity": pa.float32(), "margin": pa.float32(), "best_reference": pa.float32()}
+    )
 
     def settings(self) -> Mapping[str, Any]:
         own = self.store is not None and self.model.startswith(OWN_RUNS)

@@ -22,6 +22,7 @@ class DescriptorScorer:
     code: ClassVar[int] = 1
     reads_images: ClassVar[bool] = True
     vectors: ClassVar[tuple[str, ...]] = ("pixels",)
+    columns: ClassVar[pa.Schema] = pa.schema({"described": pa.bool_()})
 
     def settings(self) -> Mapping[str, Any]:
         return {name.lower(): value for name, value in vars(pixels).items() if name.isupper()}

@@ -33,6 +33,9 @@ class HashScorer:
     code: ClassVar[int] = 1
     reads_images: ClassVar[bool] = True
     vectors: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[pa.Schema] = pa.schema(
+        {"phash": pa.uint64(), "dhash": pa.uint64(), "pixel_sha256": pa.string()}
+    )
 
     def settings(self) -> Mapping[str, Any]:
         return {}

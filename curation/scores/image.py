@@ -46,6 +46,15 @@ class ImageScorer:
     code: ClassVar[int] = 1
     reads_images: ClassVar[bool] = True
     vectors: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[pa.Schema] = pa.schema(
+        {
+            "decode_error": pa.string(),
+            "width": pa.int32(),
+            "height": pa.int32(),
+            "aspect": pa.float32(),
+            **dict.fromkeys(STATISTICS, pa.float32()),
+        }
+    )
 
     def settings(self) -> Mapping[str, Any]:
         return {}

@@ -27,6 +27,15 @@ class TextScorer:
     code: ClassVar[int] = 1
     reads_images: ClassVar[bool] = False
     vectors: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[pa.Schema] = pa.schema(
+        {
+            "characters": pa.int32(),
+            "words": pa.int32(),
+            "repetition": pa.float32(),
+            "url_share": pa.float32(),
+            "digit_share": pa.float32(),
+        }
+    )
 
     def settings(self) -> Mapping[str, Any]:
         return {}
@@ -37,16 +46,11 @@ class TextScorer:
             batch.rows["caption"].take(pa.array(positions, pa.int64())).to_pylist()
         )
         values = [statistics(caption) for caption in captions]
-        kinds = {
-            "characters": pa.int32(),
-            "words": pa.int32(),
-            "repetition": pa.float32(),
-            "url_share": pa.float32(),
-            "digit_share": pa.float32(),
-        }
         columns = {
-            name: filled(len(batch), positions, [value[index] for value in values], kind)
-            for index, (name, kind) in enumerate(kinds.items())
+            field.name: filled(
+                len(batch), positions, [value[index] for value in values], field.type
+            )
+            for index, field in enumerate(self.columns)
         }
         return Scores(pa.table(columns))
 

@@ -1,10 +1,10 @@
 """The demo's raw files: an artifact of kind "corpus" with three splits and the planted key.
 
-    pool/00000.tar ...      WebDataset tars, as img2dataset leaves them
-    pool/00000.parquet ...  columns jpg, caption, url, concept
-    pool/folder/            images with a caption file beside each, no URLs
-    trusted/, evaluation/   clean tars
-    canaries.parquet        uid, defect, twin_uid: for the report alone, never for a stage
+pool/00000.tar ...      WebDataset tars, as img2dataset leaves them
+pool/00000.parquet ...  columns jpg, caption, url, concept
+pool/folder/            images with a caption file beside each, no URLs
+trusted/, evaluation/   clean tars
+canaries.parquet        uid, defect, twin_uid: for the report alone, never for a stage
 """
 
 import functools
@@ -176,8 +176,11 @@ def make_plan(settings: CorpusSettings) -> Plan:
     )
     files["evaluation/00000.tar"] = rows["evaluation"]
     in_pool = {row.number: row for name in files if name.startswith("pool") for row in files[name]}
-    planted = [replace(row, twin=row.twin and in_pool.get(row.twin.number, row.twin))
-               for row in in_pool.values() if row.defect]
+    planted = [
+        replace(row, twin=row.twin and in_pool.get(row.twin.number, row.twin))
+        for row in in_pool.values()
+        if row.defect
+    ]
     return Plan(files, sorted(planted, key=lambda row: row.number))
 
 
@@ -185,8 +188,9 @@ def _shuffled(values: list, seed: int, name: str) -> list:
     return [values[index] for index in generator(seed, "demo-order", name).permutation(len(values))]
 
 
-def _plant(clean: list[Row], evaluation: list[Row], settings: CorpusSettings, first: int
-           ) -> list[Row]:
+def _plant(
+    clean: list[Row], evaluation: list[Row], settings: CorpusSettings, first: int
+) -> list[Row]:
     """The pool's rows with their defects; no source serves two of them."""
     shares = settings.defects.model_dump()
     total = len(clean) / (1 - sum(shares[name] for name in ADDING))

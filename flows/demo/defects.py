@@ -57,8 +57,10 @@ def blank(rng: np.random.Generator) -> Image.Image:
     line = grey - int(rng.integers(40, 80))
     draw = ImageDraw.Draw(image)
     wide, high = (int(edge * rng.uniform(0.2, 0.32)) for edge in size)
-    left, top = (int((edge - part) * rng.uniform(0.2, 0.8)) for edge, part in
-                 zip(size, (wide, high), strict=True))
+    left, top = (
+        int((edge - part) * rng.uniform(0.2, 0.8))
+        for edge, part in zip(size, (wide, high), strict=True)
+    )
     draw.rectangle((left, top, left + wide, top + high), outline=(line, line, line))
     draw.line((left, top, left + wide, top + high), fill=(line, line, line))
     return image

@@ -101,7 +101,10 @@ def crop_boxes(concept: str, seed: int, limit: int | None) -> list[Box]:
         for box in block[_overlap(block, kept) <= photo.overlap]:
             if len(kept) == count:
                 return [tuple(box) for box in kept.tolist()]
-            if _overlap(box[None], kept)[0] <= photo.overlap and _texture(sums, box) >= photo.texture:
+            if (
+                _overlap(box[None], kept)[0] <= photo.overlap
+                and _texture(sums, box) >= photo.texture
+            ):
                 kept = np.vstack([kept, box])
     return [tuple(box) for box in kept.tolist()]
 

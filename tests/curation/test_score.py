@@ -65,6 +65,9 @@ class Mean:
     code: ClassVar[int] = 1
     reads_images: ClassVar[bool] = True
     vectors: ClassVar[tuple[str, ...]] = ("grey",)
+    columns: ClassVar[pa.Schema] = pa.schema(
+        {"mean": pa.float32(), "error": pa.string(), "batch": pa.int32()}
+    )
 
     def settings(self) -> Mapping[str, Any]:
         return {"offset": self.offset}
@@ -89,6 +92,7 @@ class Words:
     code: ClassVar[int] = 1
     reads_images: ClassVar[bool] = False
     vectors: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[pa.Schema] = pa.schema({"decoded": pa.bool_()})
 
     def settings(self) -> Mapping[str, Any]:
         return {}
@@ -201,6 +205,15 @@ def test_a_scorer_must_give_a_row_for_a_row(tmp_path: Path) -> None:
 
     with pytest.raises(SluiceError, match=r"scorer mean gave .* for 2 rows of shard 00000"):
         run(make(tmp_path, [[picture(1), picture(2)]]), Short())
+
+
+def test_a_scorer_must_give_the_columns_it_declares(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Other(Mean):
+        columns: ClassVar[pa.Schema] = pa.schema({"mean": pa.float64()})
+
+    with pytest.raises(SluiceError, match=r"declares .* the columns \['mean'\]"):
+        run(make(tmp_path, [[picture(1), picture(2)]]), Other())
 
 
 def test_filled_and_spread() -> None:

@@ -94,7 +94,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory, build: Build, new_store: New
 
 @pytest.mark.parametrize("kind", ["flat", "ivf_flat"])
 @pytest.mark.parametrize(
-    "where", ["concept = 'seven'", "width > 48 and clip_similarity > 0", "uid < '2'", "width>0"]
+    "where", ["concept = 'seven'", "width > 48 and clip_similarity > 0", "uid < '2'", "width>0", "clip.similarity > 0.1"]
 )
 def test_conditions_are_exact(kinds: Kinds, kind: str, where: str) -> None:
     idx = kinds[kind]
@@ -104,6 +104,7 @@ def test_conditions_are_exact(kinds: Kinds, kind: str, where: str) -> None:
         "width > 48 and clip_similarity > 0": (frame.width > 48) & (frame.clip_similarity > 0),
         "uid < '2'": frame.uid < "2",
         "width>0": frame.width > 0,
+        "clip.similarity > 0.1": frame.clip_similarity > 0.1,
     }[where]
     vector = idx.vector(frame.uid[0])
     found = idx.search(vector, k=len(idx), where=where).table["id"].to_pylist()
