@@ -42,7 +42,7 @@ class Choices:
     """What every command takes."""
 
     recipe: Annotated[str | None, Parameter(name="--recipe")] = None
-    """The recipe, a YAML file. Without it: the demo on real images."""
+    """The recipe: a YAML file, or a name of flows/recipes. Without it: the demo."""
 
     overrides: Annotated[
         tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)
@@ -102,8 +102,22 @@ def _run(target: str, choices: RunChoices | None) -> None:
             run(chosen.options(), target)
         finally:
             environment.quiet_exit()
+        if target == "curate-and-pretrain" and not sys.stdout.isatty():
+            print(f"report: {_report(chosen.options())}", flush=True)
 
     guarded(action)
+
+
+def _report(options: "Options") -> str:
+    """Where the report of a finished run lies: for the program that reads our output.
+
+    A person at a terminal has been told by the progress display.
+    """
+    from flows.main import prepare
+    from infra.filesystem import join
+
+    version = prepare(options).pipeline.steps["curated version"].draft.url
+    return join(version, "report", "index.html")
 
 
 @app.command(name="curate-and-pretrain", group=RUN, sort_key=0)
@@ -112,7 +126,7 @@ def curate_and_pretrain(choices: RunChoices | None = None) -> None:
 
     Example, with two changes to the recipe:
 
-        prefect run curate-and-pretrain --set run.workers=4 --set dedup.near=0.95
+        prefect run curate-and-pretrain --set run.workers=4 --set curate.dedup.near=0.97
     """
     _run("curate-and-pretrain", choices)
 
@@ -123,7 +137,7 @@ def ingest(choices: RunChoices | None = None) -> None:
 
     Example, into a store elsewhere:
 
-        prefect run ingest --recipe mine.yaml --store s3://bucket/store
+        prefect run ingest --recipe your-shards --store s3://bucket/store
     """
     _run("ingest", choices)
 
@@ -134,7 +148,7 @@ def curate(choices: RunChoices | None = None) -> None:
 
     Example, to see what a recipe would still have to do:
 
-        prefect run curate --recipe mine.yaml --plan
+        prefect run curate --recipe your-shards --plan
     """
     _run("curate", choices)
 
@@ -143,9 +157,9 @@ def curate(choices: RunChoices | None = None) -> None:
 def index(choices: RunChoices | None = None) -> None:
     """Make the curated version searchable.
 
-    Example:
+    Example, after `curate`:
 
-        prefect run index --recipe mine.yaml
+        prefect run index --recipe your-shards
     """
     _run("index", choices)
 
@@ -154,9 +168,9 @@ def index(choices: RunChoices | None = None) -> None:
 def synthesize(choices: RunChoices | None = None) -> None:
     """Draw fractal images as a second source.
 
-    Example:
+    Example, with twice as many systems:
 
-        prefect run synthesize --recipe mine.yaml
+        prefect run synthesize --set synthesize.systems=50
     """
     _run("synthesize", choices)
 
@@ -165,9 +179,9 @@ def synthesize(choices: RunChoices | None = None) -> None:
 def pretrain(choices: RunChoices | None = None) -> None:
     """Train the recipe's encoders.
 
-    Example:
+    Example, with longer training of one of them:
 
-        prefect run pretrain --recipe mine.yaml
+        prefect run pretrain --set pretrain.dino.train.steps=1000
     """
     _run("pretrain", choices)
 
@@ -176,9 +190,9 @@ def pretrain(choices: RunChoices | None = None) -> None:
 def evaluate(choices: RunChoices | None = None) -> None:
     """Measure the encoders against baselines.
 
-    Example:
+    Example, with the training it still needs:
 
-        prefect run evaluate --recipe mine.yaml
+        prefect run evaluate
     """
     _run("evaluate", choices)
 
@@ -187,7 +201,7 @@ def evaluate(choices: RunChoices | None = None) -> None:
 def report(choices: Choices | None = None) -> None:
     """Write the report again from what the store holds.
 
-    Example:
+    Example, for a store elsewhere:
 
         prefect run report --store s3://bucket/store
     """

@@ -6,7 +6,7 @@ fractals, curated, pool -> training runs -> evaluation
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -14,11 +14,13 @@ from curation import contamination, curate, dedup, ingest, rules, score, verdict
 from curation.scores.clip import ClipScorer
 from curation.scores.registry import pixel_scorers
 from curation.synthetic import fractals
+from curation.synthetic.settings import FractalSettings
 from flows.demo import corpus
-from flows.recipe import EncoderSettings, Recipe
+from flows.recipe import Recipe
 from flows.report.context import ReportContext
 from flows.step import Session, Step, sharded
 from indexes import build
+from indexes.settings import IndexSettings
 from infra import artifacts
 from infra.artifacts import Artifact
 from infra.dataset import ROWS, Dataset
@@ -28,8 +30,10 @@ from infra.stage import Draft, Item
 from pretrain import run
 from pretrain.data import Source
 from pretrain.evaluate import stage as evaluation
+from pretrain.evaluate_settings import EvaluateSettings
 from pretrain.settings import TrainSettings
 
+Seeded = TypeVar("Seeded", IndexSettings, FractalSettings, TrainSettings, EvaluateSettings)
 SPLITS = ("pool", "trusted", "evaluation")
 FILTER = "filter"
 RANDOM, PIXELS = "random", "pixels"
@@ -57,6 +61,10 @@ class Pipeline:
     def _add(self, step: Step) -> Step:
         self.steps[step.name] = step
         return step
+
+    def _seeded(self, settings: Seeded) -> Seeded:
+        """A stage's own seed counts from the recipe's."""
+        return settings.model_copy(update={"seed": self.recipe.seed + settings.seed})
 
     def _split(self, name: str) -> Draft:
         return self.steps[f"ingest {name}"].draft
@@ -240,7 +248,7 @@ class Pipeline:
     # ---- what is made of the curated version ----
 
     def _index(self) -> None:
-        curated, settings = self.steps["curated version"].draft, self.recipe.index
+        curated, settings = self.steps["curated version"].draft, self._seeded(self.recipe.index)
         draft = build.index_draft(curated.url, curated.spec.digest, settings)
         self._add(
             sharded(
@@ -254,9 +262,9 @@ class Pipeline:
         )
 
     def _fractals(self) -> None:
-        settings = self.recipe.synthesize
-        if settings is None:
+        if self.recipe.synthesize is None:
             return
+        settings = self._seeded(self.recipe.synthesize)
         draft = fractals.fractals_draft(self.store, settings)
         self._add(
             sharded(
@@ -280,6 +288,7 @@ class Pipeline:
         settings: TrainSettings,
         sources: Mapping[str, float],
     ) -> None:
+        settings = self._seeded(settings)
         needs = [self._dataset_step(source) for source in sources]
         drafts = {
             source: self.steps[need].draft for source, need in zip(sources, needs, strict=True)
@@ -301,7 +310,7 @@ class Pipeline:
         runs = {name: self.steps[f"pretrain {name}"].draft for name in self.recipe.pretrain}
         if not (runs and self._has("trusted") and self._has("evaluation")):
             return
-        settings = self.recipe.evaluate
+        settings = self._seeded(self.recipe.evaluate)
         first = {run.train.objective: name for name, run in reversed(self.recipe.pretrain.items())}
         digests = {name: draft.spec.digest for name, draft in runs.items()}
         urls = {name: draft.url for name, draft in runs.items()}
@@ -385,6 +394,3 @@ def folder_of(draft: Draft) -> str:
 
 def relative(url: str, store: str) -> str:
     return url.removeprefix(store).lstrip("/")
-
-
-__all__ = ["EncoderSettings", "Pipeline"]

@@ -94,7 +94,7 @@ class Recipe(_Settings):
     """Everything a run does. Two runs of equal recipes on equal data give equal bytes."""
 
     name: str = Field(description="of the recipe, shown in reports")
-    seed: int = Field(0, description="of all that is random")
+    seed: int = Field(0, description="added to the seed of every stage that has one")
     data: DataSettings
     filter: FilterSettings
     curate: CurateSettings

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from infra import filesystem
 from infra.filesystem import join
-from pretrain.run import WORK
+from pretrain.job import WORK
 
 FILE = "checkpoint.safetensors"
 

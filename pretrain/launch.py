@@ -1,32 +1,33 @@
-"""Training through Ray Train: one worker, replaced when it dies, going on from its checkpoint.
+"""Training through Ray Train: a worker is replaced when it dies, and goes on from the checkpoint.
 
-The loop knows nothing of Ray, and its bytes are the same without. Ray Train's own storage holds
-nothing of ours, so it is a temporary folder; progress comes back through a small file beside the
-checkpoint, which any file system can carry.
+The loop knows nothing of Ray, and its bytes are the same without. A worker takes some ten
+seconds of processor time to start, most of it imports, so it is kept: one Ray Train session
+serves the runs of a process one after the other, and a second one is opened only where two
+runs ask at once. Jobs, progress and outcomes pass over a desk, an actor of Ray, so the driver
+and the worker need to share nothing but the store.
 """
 
-import json
+import asyncio
+import contextlib
 import os
+import pickle
 import tempfile
 import threading
 import time
-from dataclasses import replace
+from collections import deque
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from infra import filesystem
-from infra.digests import canonical_json
 from infra.errors import SluiceError
-from infra.filesystem import join
 from infra.runner import start_ray
 from pretrain.data import Source
-from pretrain.loop import Job, Progress, pick_device, run
-from pretrain.run import WORK
+from pretrain.job import Job, Progress
 
-PROGRESS = f"{WORK}/progress.json"
-FAILED = f"{WORK}/failed"  # folder of the one file that says why
-FAILURE = f"{FAILED}/error.json"
-INTERVAL = 0.5  # seconds between two looks at, or two writings of, the progress file
+LOOK = 0.2  # seconds between two looks at the desk
+TELL = 0.5  # seconds between two words of the worker
+CLOSING = 10.0  # seconds a session may take to end
 # Quiet, at home: no usage reports, no warnings about older interfaces, no change of folder.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -36,85 +37,213 @@ ENVIRONMENT = {
 }
 
 
-def run_on_ray(job: Job, progress: Progress, address: str = "local") -> None:
-    """Run `job` on a Ray Train worker; starts a Ray on this machine unless one is connected.
+@dataclass(frozen=True)
+class State:
+    """How far a job is: `failure` is (what, way out); `worker` the process that is at it."""
 
-    Raises the worker's SluiceError, or one that says the worker was lost too often.
-    """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    start_ray(1, address)
-    job = _absolute(job)
-    filesystem.remove_tree(join(job.url, FAILED))
-    errors: list[BaseException] = []
-    with tempfile.TemporaryDirectory(prefix="sluice-train-", ignore_cleanup_errors=True) as storage:
-        # Ray Train takes over Ctrl-C when it runs in the main thread; ours shall keep it.
-        thread = threading.Thread(target=_fit, args=(job, storage, errors), daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(INTERVAL)
-            _show(job, progress)
-    if filesystem.exists(join(job.url, FAILURE)):
-        failure = filesystem.read_json(join(job.url, FAILURE))
-        filesystem.remove_tree(join(job.url, FAILED))
-        raise SluiceError(failure["what"], failure["way_out"])
-    if errors:
-        raise SluiceError(
-            f"the training worker of {job.url} failed {job.settings.max_failures + 1} times: "
-            f"{_reason(errors[0])}",
-            "look for memory shortage or a crash, then run the same command again: it goes on "
-            "from the last checkpoint",
-        ) from errors[0]
+    step: int = 0
+    note: str = ""
+    done: bool = False
+    failure: tuple[str, str] | None = None
+    worker: int | None = None
 
 
-def _fit(job: Job, storage: str, errors: list[BaseException]) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+class Desk:
+    """Where the driver leaves jobs and the worker picks them up. Jobs are bytes here."""
 
-    try:
-        TorchTrainer(
-            _work,
-            train_loop_config={"job": job},
-            scaling_config=ScalingConfig(
-                num_workers=1,
-                use_gpu=pick_device(job.settings.device).type == "cuda",
-                resources_per_worker={"CPU": 1},
-            ),
-            run_config=RunConfig(
-                name=job.digest,
-                storage_path=storage,
-                failure_config=FailureConfig(max_failures=job.settings.max_failures),
-            ),
-        ).fit()
-    except BaseException as error:
-        errors.append(error)
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[str, bytes]] = deque()
+        self._current: tuple[str, bytes] | None = None
+        self._states: dict[str, State] = {}
+        self._closed = False
+
+    async def submit(self, name: str, job: bytes) -> None:
+        self._states[name] = State()
+        self._waiting.append((name, job))
+
+    async def take(self, worker: int) -> bytes | None:
+        """The next job, first the one that a lost worker left; None: go home."""
+        while self._current is None:
+            if self._waiting:
+                self._current = self._waiting.popleft()
+            elif self._closed:
+                return None
+            else:
+                await asyncio.sleep(LOOK)
+        name, job = self._current
+        self._states[name] = replace(self._states[name], worker=worker)
+        return job
+
+    async def tell(self, step: int, note: str) -> None:
+        assert self._current
+        name = self._current[0]
+        self._states[name] = replace(self._states[name], step=step, note=note)
+
+    async def finish(self, failure: tuple[str, str] | None) -> None:
+        assert self._current
+        name = self._current[0]
+        self._states[name] = replace(self._states[name], done=True, failure=failure)
+        self._current = None
+
+    async def look(self, name: str) -> State:
+        return self._states[name]
+
+    async def close(self) -> None:
+        self._closed = True
 
 
-def _work(config: dict[str, Any]) -> None:
-    """The body of the worker. A SluiceError is final: it is handed over, not tried again."""
-    job: Job = config["job"]
+def serve(config: dict[str, Any]) -> None:
+    """The body of a worker: jobs until the desk closes. A SluiceError is final, not retried."""
+    import ray
+
+    from pretrain.loop import run
+
+    desk = config["desk"]
+    while (data := ray.get(desk.take.remote(os.getpid()))) is not None:
+        job: Job = pickle.loads(data)
+        failure = None
+        try:
+            run(job, _teller(desk, job.settings.steps))
+        except SluiceError as error:
+            failure = (error.what, error.way_out)
+        ray.get(desk.finish.remote(failure))
+
+
+def _teller(desk: Any, steps: int) -> Progress:
     last = 0.0
 
     def progress(step: int, note: str) -> None:
         nonlocal last
-        if time.monotonic() - last >= INTERVAL or step == job.settings.steps:
+        if time.monotonic() - last >= TELL or step == steps:
             last = time.monotonic()
-            record = canonical_json({"step": step, "note": note})
-            filesystem.write_bytes(job.url, PROGRESS, record)
+            desk.tell.remote(step, note)
 
+    return progress
+
+
+class Session:
+    """A Ray Train run of one worker that serves jobs until it is closed."""
+
+    def __init__(self, gpu: bool, max_failures: int) -> None:
+        import ray
+
+        self.kind = (gpu, max_failures, _cluster())
+        self.busy = True
+        self._gpu, self._max_failures = gpu, max_failures
+        self._error: BaseException | None = None
+        self._desk: Any = ray.remote(Desk).options(num_cpus=0).remote()
+        # Ray Train takes over Ctrl-C when it runs in the main thread; ours shall keep it.
+        self._thread = threading.Thread(target=self._fit, daemon=True)
+        self._thread.start()
+
+    def _fit(self) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        prefix = "sluice-train-"
+        with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as storage:
+            trainer = TorchTrainer(
+                serve,
+                train_loop_config={"desk": self._desk},
+                scaling_config=ScalingConfig(
+                    num_workers=1, use_gpu=self._gpu, resources_per_worker={"CPU": 1}
+                ),
+                run_config=RunConfig(
+                    name="sluice",
+                    storage_path=storage,
+                    failure_config=FailureConfig(max_failures=self._max_failures),
+                ),
+            )
+            try:
+                trainer.fit()
+            except BaseException as error:
+                self._error = error
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def run(self, job: Job, progress: Progress) -> None:
+        """Hand `job` to the worker and wait; see `run_on_ray`."""
+        import ray
+
+        ray.get(self._desk.submit.remote(job.url, pickle.dumps(job)))
+        while True:
+            self._thread.join(LOOK)
+            state: State = ray.get(self._desk.look.remote(job.url))
+            if state.step:
+                progress(state.step, state.note)
+            if state.failure:
+                raise SluiceError(*state.failure)
+            if state.done:
+                return
+            if not self.alive:
+                raise SluiceError(
+                    f"the training worker was lost {self._max_failures + 1} times, the last time "
+                    f"at step {state.step} of {job.url}: {_reason(self._error)}",
+                    "look for memory shortage or a crash, then run the same command again: it "
+                    "goes on from the last checkpoint",
+                ) from self._error
+
+    def close(self) -> None:
+        """Send the worker home; Ray takes back what it held."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(self._desk.close.remote())
+            self._thread.join(CLOSING)
+            ray.kill(self._desk)
+
+
+_sessions: list[Session] = []
+_lock = threading.Lock()
+
+
+def run_on_ray(job: Job, progress: Progress, address: str = "local") -> None:
+    """Run `job` on a Ray Train worker; starts a Ray on this machine unless one is connected.
+
+    Raises the worker's SluiceError, or one that says that the worker was lost too often.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    start_ray(1, address)
+    session = _session(job)
     try:
-        run(job, progress)
-    except SluiceError as error:
-        record = canonical_json({"what": error.what, "way_out": error.way_out})
-        filesystem.write_bytes(job.url, FAILURE, record)
+        session.run(_absolute(job), progress)
+    finally:
+        session.busy = False
 
 
-def _show(job: Job, progress: Progress) -> None:
-    try:
-        record = filesystem.read_json(join(job.url, PROGRESS))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return
-    progress(record["step"], record["note"])
+def close() -> None:
+    """End the sessions that are kept for further runs; Ray itself stays."""
+    with _lock:
+        for session in _sessions:
+            if session.alive and session.kind[2] == _cluster():
+                session.close()
+        _sessions.clear()
+
+
+def _session(job: Job) -> Session:
+    """An idle session for such jobs, else a new one; marked busy."""
+    import torch
+
+    gpu = job.settings.device != "cpu" and torch.cuda.is_available()
+    kind = (gpu, job.settings.max_failures, _cluster())
+    with _lock:
+        for session in _sessions:
+            if session.kind == kind and session.alive and not session.busy:
+                session.busy = True
+                return session
+        session = Session(*kind[:2])
+        _sessions.append(session)
+        return session
+
+
+def _cluster() -> str:
+    """The Ray this process is connected to: sessions do not outlive it."""
+    import ray
+
+    return ray.get_runtime_context().get_job_id() + ray.get_runtime_context().gcs_address
 
 
 def _absolute(job: Job) -> Job:
@@ -130,7 +259,7 @@ def _absolute(job: Job) -> Job:
     return replace(job, url=whole(job.url), sources=sources, settings=settings)
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException | None) -> str:
     """The last line of what Ray says, which names the worker's own error."""
     failures = getattr(error, "worker_failures", None)
     text = str(next(iter(failures.values()))) if failures else str(error)

@@ -8,8 +8,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,24 +19,12 @@ from infra.digests import generator
 from infra.errors import SluiceError
 from pretrain import checkpoint, objectives
 from pretrain.checkpoint import Saved
-from pretrain.data import Ahead, Batch, Source, Stream
+from pretrain.data import Ahead, Batch, Stream
+from pretrain.job import PART, Job, Progress
 from pretrain.objectives.base import Objective
 from pretrain.settings import TrainSettings
 
 METRICS = "metrics.jsonl"
-PART = "run"  # a run is one part
-
-Progress = Callable[[int, str], None]  # steps done in all, and a note
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run to do: where it is written, its digest, what it learns from, how."""
-
-    url: str
-    digest: str
-    settings: TrainSettings
-    sources: tuple[Source, ...]
 
 
 def run(job: Job, progress: Progress) -> Part:

@@ -13,9 +13,9 @@ from infra.filesystem import join
 from infra.progress import Display
 from infra.stage import Draft
 from pretrain.data import Source, open_source
+from pretrain.job import WORK, Job
 from pretrain.settings import TrainSettings
 
-WORK = "_work"  # folder of what only an unfinished run needs
 CODE = 1  # raised when the same settings on the same data give other bytes
 
 
@@ -110,8 +110,6 @@ def _launch(
     launcher: str,
     display: Display,
 ) -> None:
-    from pretrain.loop import Job, run
-
     name = draft.url.rstrip("/").rsplit("/", 2)[-2]
     job = Job(draft.url, draft.spec.digest, settings, tuple(sources))
     line = display.stage(f"pretrain {name}", settings.steps, "steps")
@@ -124,6 +122,8 @@ def _launch(
             done = step
 
     if launcher == "local":
+        from pretrain.loop import run
+
         run(job, progress)
     elif launcher == "ray":
         from pretrain.launch import run_on_ray

@@ -48,7 +48,7 @@ PHOTOS = {
     "moon": Photo("skimage", "data/moon.png", 96, 0.25),
     "page": Photo("skimage", "data/page.png"),
     "retina": Photo("skimage", "data/retina.jpg", 128, 0.25, inside=(0.15, 0.15, 0.85, 0.85)),
-    "rocket": Photo("skimage", "data/rocket.jpg", overlap=0.45),
+    "rocket": Photo("skimage", "data/rocket.jpg", smallest=0.22, overlap=0.5),
     "formula": Photo("skimage", "data/text.png"),
     "cell": Photo("skimage", "data/cell.png", 48, 0.2, 12.0),
     "motorcycle": Photo("skimage", "data/motorcycle_left.png"),

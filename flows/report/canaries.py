@@ -118,7 +118,7 @@ def _value(samples: Samples, scores: np.ndarray | None, position: int) -> str:
     if scores is not None and np.isfinite(scores[position]):
         return number(float(scores[position]))
     similarity = samples.similarity[position]
-    return number(float(similarity)) if np.isfinite(similarity) else ""
+    return f"{similarity:.3f}" if np.isfinite(similarity) else ""
 
 
 def _share(value: float | None) -> float:

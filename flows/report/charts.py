@@ -143,8 +143,8 @@ def thin(x: Numbers, y: Numbers) -> tuple[list[float], list[float]]:
 
 
 def smooth(y: Numbers) -> list[float]:
-    """A centred moving average over a twentieth of the curve."""
-    half = max(1, len(y) // 40)
+    """A centred moving average over a twentieth of the curve; a short curve stays as it is."""
+    half = len(y) // 40
     return [fmean(y[max(0, i - half) : i + half + 1]) for i in range(len(y))]
 
 

@@ -77,14 +77,16 @@ def collect(store: str, context: ReportContext) -> Report:
         context, samples.rules if samples else (), samples.dedup if samples else None
     )
     results = evaluation.evaluation(context)
+    runs = training.training(context)
+    seen = {run.name: run.samples for run in runs.runs} if runs else {}
     curated = artifacts.load(context.curated) if context.curated else None
     report = Report(
         context=context,
         version=curated.digest if curated else "",
         filter_model=context.filter_model.replace(store.rstrip("/") + "/", ""),
-        answer=evaluation.answer(context, results),
+        answer=evaluation.answer(context, results, seen),
         funnel=counts,
-        training=training.training(context),
+        training=runs,
         evaluation=results,
         fractals=fractal_tiles(context),
         time=provenance.time(context),

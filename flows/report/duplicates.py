@@ -7,13 +7,12 @@ import numpy as np
 import pyarrow.compute as pc
 
 from curation.rules_settings import EXACT, NEAR
-from flows.report.charts import number
 from flows.report.samples import Samples, Tile
 from infra import artifacts
 from infra.dataset import read_table
 
 GROUPS = 12
-MEMBERS = 6  # pictures shown of one group
+MEMBERS = 9  # pictures shown of one group
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def _group(samples: Samples, kept: int, members: list[int]) -> Group:
     tiles = [
         samples.tile(
             i,
-            "same bytes" if samples.reason[i] == EXACT else number(float(samples.similarity[i])),
+            "same bytes" if samples.reason[i] == EXACT else f"{samples.similarity[i]:.3f}",
         )
         for i in order[:MEMBERS]
     ]

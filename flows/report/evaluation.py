@@ -70,6 +70,7 @@ class Answer:
     sentence: str
     gain: str = ""
     interval: str = ""
+    beside: str = ""  # the same comparison on the other tasks
     chart: Markup | None = None
 
 
@@ -160,8 +161,13 @@ def _difference_chart(differences: Sequence[Difference]) -> Markup:
     return charts.interval_chart(title, rows, "points of accuracy", signed=True)
 
 
-def answer(context: ReportContext, results: Evaluation | None) -> Answer:
-    """Compare training on the curated pairs with training on the raw pool, at equal samples."""
+def answer(
+    context: ReportContext, results: Evaluation | None, samples: Mapping[str, int]
+) -> Answer:
+    """Compare training on the curated pairs with training on the raw pool.
+
+    samples: how many samples each run has seen, by name.
+    """
     asked = [
         entry
         for entry in (results.differences if results else ())
@@ -184,8 +190,8 @@ def answer(context: ReportContext, results: Evaluation | None) -> Answer:
     word = {"yes": "Yes.", "no": "No, it did harm.", "unclear": "Not shown."}[verdict]
     sentence = (
         f"{label(entry.task)} accuracy is {100 * ours.value:.1f}\u00a0% after training on the "
-        f"curated pairs and {100 * theirs.value:.1f}\u00a0% after the raw pool, at the same number "
-        "of samples."
+        f"curated pairs and {100 * theirs.value:.1f}\u00a0% after the raw pool"
+        f"{_compute(entry.pairs[0], samples)}."
     )
     basis = f"{len(entry.pairs)} seeds" if len(entry.pairs) > 1 else "one seed"
     interval = (
@@ -197,7 +203,25 @@ def answer(context: ReportContext, results: Evaluation | None) -> Answer:
         charts.Interval("raw pool", theirs.value, theirs.low, theirs.high, muted=True),
     ]
     chart = charts.interval_chart(f"{label(entry.task)}, held-out split", rows, label(METRIC))
-    return Answer(verdict, word, sentence, f"{signed(figure.value)} points", interval, chart)
+    beside = "; ".join(
+        f"{label(other.task)}: {signed(other.figure.value)} points "
+        f"({signed(other.figure.low)} to {signed(other.figure.high)})"
+        for other in asked[1:]
+        if other.name == entry.name
+    )
+    return Answer(
+        verdict, word, sentence, f"{signed(figure.value)} points", interval, beside, chart
+    )
+
+
+def _compute(pair: tuple[str, str], samples: Mapping[str, int]) -> str:
+    """Whether the two saw equally many samples: only then the data made the difference."""
+    if not all(name in samples for name in pair):
+        return ""
+    ours, theirs = (samples[name] for name in pair)
+    if ours == theirs:
+        return f", at the same {ours:,} samples seen"
+    return f", at {ours:,} and {theirs:,} samples seen: not the same compute"
 
 
 def _mean(figures: Sequence[Figure]) -> Figure:

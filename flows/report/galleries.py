@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from curation.rules_settings import EXACT, NEAR, RuleSettings
-from flows.report.charts import number
 from flows.report.duplicates import near_misses
 from flows.report.funnel import Funnel
 from flows.report.samples import Samples, Tile, shuffled
@@ -157,7 +156,7 @@ def _pair_strips(samples: Samples, reason: str) -> list[Strip]:
     order = dropped[np.argsort(samples.similarity[dropped], kind="stable")]
     strips.append(Strip("Just dropped", (), [_pair(samples, int(i)) for i in order[:PAIRS]]))
     pairs = [
-        (samples.tile(a, "", "kept"), samples.tile(b, number(similarity), "kept"))
+        (samples.tile(a, "", "kept"), samples.tile(b, f"{similarity:.3f}", "kept"))
         for a, b, similarity in near_misses(samples, PAIRS)
     ]
     return [*strips, Strip("Just kept", (), pairs)]
@@ -167,5 +166,5 @@ def _pair(samples: Samples, position: int) -> tuple[Tile, Tile]:
     """The kept row and the dropped one that is too close to it: the certificate."""
     twin = samples.positions[samples.twin[position]]
     exact = samples.reason[position] == EXACT
-    value = "" if exact else number(float(samples.similarity[position]))
+    value = "" if exact else f"{samples.similarity[position]:.3f}"
     return samples.tile(twin, "", "kept"), samples.tile(position, value, "dropped")

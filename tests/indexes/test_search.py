@@ -94,7 +94,14 @@ def kinds(tmp_path_factory: pytest.TempPathFactory, build: Build, new_store: New
 
 @pytest.mark.parametrize("kind", ["flat", "ivf_flat"])
 @pytest.mark.parametrize(
-    "where", ["concept = 'seven'", "width > 48 and clip_similarity > 0", "uid < '2'", "width>0", "clip.similarity > 0.1"]
+    "where",
+    [
+        "concept = 'seven'",
+        "width > 48 and clip_similarity > 0",
+        "uid < '2'",
+        "width>0",
+        "clip.similarity > 0.1",
+    ],
 )
 def test_conditions_are_exact(kinds: Kinds, kind: str, where: str) -> None:
     idx = kinds[kind]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pretrain.checkpoint import FILE, Saved, load_checkpoint, save_checkpoint
-from pretrain.run import WORK
+from pretrain.job import WORK
 
 SAVED = Saved(7, {"positions": [3, 4], "bad": ["x:1"]}, ['{"step": 1}'], 1.5, 2.5)
 

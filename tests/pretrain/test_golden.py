@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from pretrain.data import Source
-from pretrain.loop import Job, Trainer, deterministic
+from pretrain.job import Job
+from pretrain.loop import Trainer, deterministic
 
 GOLDEN = Path(__file__).with_name("golden.json")
 TOLERANCE = 2e-3  # relative: processors round differently, and 20 steps carry it on

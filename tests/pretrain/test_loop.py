@@ -11,7 +11,8 @@ from infra import artifacts, filesystem
 from infra.errors import SluiceError
 from pretrain import loop, objectives
 from pretrain.data import Source
-from pretrain.loop import Job, deterministic, learning_rate, make_optimizer, pick_device, run
+from pretrain.job import Job
+from pretrain.loop import deterministic, learning_rate, make_optimizer, pick_device, run
 
 
 class StoppedError(Exception):

@@ -10,7 +10,8 @@ from infra.errors import SluiceError
 from infra.progress import PlainDisplay, SilentDisplay
 from infra.stage import Draft
 from pretrain.data import Source
-from pretrain.run import WORK, run_draft, train
+from pretrain.job import WORK
+from pretrain.run import run_draft, train
 
 
 def digest(url: str) -> str:

@@ -224,21 +224,30 @@ def test_the_answer_is_what_the_interval_says(
     tmp_path: Path, make_evaluation: Callable[..., Artifact], gain: float, verdict: str
 ) -> None:
     context = ReportContext(evaluation=make_evaluation(str(tmp_path), gain).url)
-    found = evaluations.answer(context, evaluations.evaluation(context))
+    found = evaluations.answer(context, evaluations.evaluation(context), {})
     assert found.verdict == verdict
     assert found.gain == f"{evaluations.signed(gain)} points"
+
+
+def test_the_answer_says_whether_the_compute_was_equal(made: Made) -> None:
+    results = evaluations.evaluation(made[1])
+    equal = evaluations.answer(made[1], results, {"clip": 3840, "raw": 3840})
+    assert equal.sentence.endswith(", at the same 3,840 samples seen.")
+    unequal = evaluations.answer(made[1], results, {"clip": 3840, "raw": 128})
+    assert unequal.sentence.endswith("not the same compute.")
+    assert equal.beside.startswith("k-nearest neighbours: +8.0 points (+5.0 to +11.0); Linear")
 
 
 def test_the_answer_over_seeds(tmp_path: Path, make_evaluation: Callable[..., Artifact]) -> None:
     context = ReportContext(evaluation=make_evaluation(str(tmp_path), 0.05, seeds=True).url)
     results = evaluations.evaluation(context)
-    found = evaluations.answer(context, results)
+    found = evaluations.answer(context, results, {})
     assert found.verdict == "yes"
     assert "2 seeds" in found.interval
     assert results is not None
     assert results.encoders[-2:] == ["pixels", "random"]
     unasked = replace(context, compare="another")
-    assert evaluations.answer(unasked, results).verdict == "unknown"
+    assert evaluations.answer(unasked, results, {}).verdict == "unknown"
 
 
 def test_time_tells_this_run_from_the_store(made: Made) -> None:

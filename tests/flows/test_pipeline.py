@@ -1,0 +1,191 @@
+"""The main job as a whole: conservation, equal bytes everywhere, resume, nothing done twice."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flows.main import Options, explain, prepare, report
+from flows.plan import plan
+from infra import artifacts
+from infra.dataset import open_dataset
+from infra.errors import SluiceError
+from tests.flows.conftest import SMALL, run_small
+
+KILLS = 10
+
+
+def content(store: Path) -> tuple[str, str]:
+    """Version and content of the curated version."""
+    artifact = open_dataset(str(store), "curated").artifact
+    return artifact.digest, artifact.content
+
+
+def leftovers(store: Path) -> list[str]:
+    """What only an unfinished artifact has."""
+    names = ("_tmp", "_parts", "_work")
+    return [str(path) for path in store.rglob("*") if path.name in names and any(path.iterdir())]
+
+
+def test_every_row_ends_in_one_state_with_a_reason(curated_store: Path) -> None:
+    pool, curated = (open_dataset(str(curated_store), name) for name in ("pool", "curated"))
+    for part in curated.artifact.parts:
+        shard = int(part.name)
+        before, after = pool.rows(shard), curated.rows(shard)
+        assert before["uid"] == after["uid"]
+        assert part.rows == before.num_rows == part.kept + sum(part.dropped.values())
+        states = Counter(after["status"].to_pylist())
+        assert states["ok"] == part.kept == len(list(curated.samples(shard)))
+        for row in after.to_pylist():
+            assert (row["status"] == "ok") == (row["reason"] is None)
+    assert leftovers(curated_store) == []
+
+
+def test_planted_defects_are_found_and_unknown_to_every_stage(curated_store: Path) -> None:
+    (key,) = curated_store.glob("corpus/*/canaries.parquet")
+    planted = pq.read_table(key)
+    curated = open_dataset(str(curated_store), "curated")
+    rows = pa.concat_tables([curated.rows(shard) for shard in curated.shards]).to_pylist()
+    reasons = {row["uid"]: row["reason"] for row in rows}
+    for entry in planted.to_pylist():
+        if entry["defect"] in ("corrupt", "too_small", "extreme_aspect", "blank"):
+            assert reasons[entry["uid"]], entry
+    for manifest in curated_store.rglob("manifest.json"):
+        if "corpus" not in manifest.parts:
+            assert "canaries" not in manifest.read_text()
+
+
+def test_a_second_run_makes_nothing(curated_store: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in curated_store.rglob("*.*")}
+    result = run_small(curated_store, "curate")
+    assert all(timing.from_store for timing in result.timings)
+    assert before == {path: path.stat().st_mtime_ns for path in curated_store.rglob("*.*")}
+
+
+def test_a_changed_threshold_runs_from_the_verdicts_on(tmp_path: Path, curated_store: Path) -> None:
+    import shutil
+
+    store = tmp_path / "store"
+    shutil.copytree(curated_store, store)
+    result = run_small(store, "curate", overrides=["curate.rules.too_small.min=70"])
+    ran = [timing.name for timing in result.timings if not timing.from_store]
+    assert ran == ["verdicts", "curated version"]
+    assert content(store) != content(curated_store)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_bytes(tmp_path: Path, curated_store: Path) -> None:
+    run_small(tmp_path / "store", "curate", "local", 2)
+    assert content(tmp_path / "store") == content(curated_store)
+
+
+@pytest.mark.ray
+def test_ray_gives_the_same_bytes(tmp_path: Path, curated_store: Path) -> None:
+    run_small(tmp_path / "store", "curate", "ray", 2)
+    assert content(tmp_path / "store") == content(curated_store)
+
+
+@pytest.mark.slow
+def test_killed_anywhere_the_bytes_are_the_same(tmp_path: Path, curated_store: Path) -> None:
+    """SIGKILL to the whole process group at ten moments, then a run that ends."""
+    store, moments = tmp_path / "store", random.Random(7)
+    script = (
+        "import sys; from pathlib import Path; from tests.flows.conftest import run_small\n"
+        "if __name__ == '__main__': run_small(Path(sys.argv[1]), 'curate', 'local', 2)"
+    )
+    for _ in range(KILLS):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(store)], start_new_session=True
+        )
+        try:
+            process.wait(timeout=moments.uniform(1, 12))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        else:
+            assert process.returncode == 0
+    time.sleep(0.2)
+    run_small(store, "curate")
+    assert content(store) == content(curated_store)
+    assert leftovers(store) == []
+    damaged = [artifacts.verify(found) for found in map(artifacts.load, versions(store)) if found]
+    assert damaged and not any(damaged)
+
+
+def versions(store: Path) -> list[str]:
+    return [str(path.parent) for path in store.rglob("manifest.json")]
+
+
+@pytest.mark.slow
+def test_the_whole_job_leaves_a_report(tmp_path: Path, curated_store: Path) -> None:
+    import shutil
+
+    store = tmp_path / "store"
+    shutil.copytree(curated_store, store)
+    result = run_small(store, "curate-and-pretrain")
+    assert result.report
+    page = Path(result.report).read_text()
+    for word in ("mismatched_caption", "near_duplicate", "clip-raw", "evaluation_leak"):
+        assert word in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    again = report(Options(None, (*SMALL, "run.executor=inline"), str(store)))
+    assert again == result.report
+
+
+def test_a_plan_tells_and_writes_nothing(tmp_path: Path, curated_store: Path) -> None:
+    fresh = plan(Options(None, SMALL, str(tmp_path / "fresh")), "curate")
+    assert "demo corpus" in fresh and "one shard, measured now" in fresh
+    assert not (tmp_path / "fresh").exists()
+    before = sorted(curated_store.rglob("*"))
+    known = plan(Options(None, SMALL, str(curated_store)), "curate-and-pretrain")
+    assert before == sorted(curated_store.rglob("*"))
+    line = next(line for line in known.splitlines() if line.startswith("curated version"))
+    assert "in the store" in line
+
+
+def test_explain_names_the_reason(curated_store: Path) -> None:
+    curated = open_dataset(str(curated_store), "curated")
+    rows = pa.concat_tables([curated.rows(shard) for shard in curated.shards]).to_pylist()
+    dropped = next(row for row in rows if row["reason"] == "too_small")
+    text = explain(Options(None, (), str(curated_store)), dropped["uid"])
+    assert "too_small" in text and dropped["uid"] in text
+    with pytest.raises(SluiceError):
+        explain(Options(None, (), str(curated_store)), "0" * 32)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("curate.rules.blank.score=image.unformity", "image.uniformity"),
+        ("curate.dedup.nea=0.9", "near"),
+        ("curate.dedup.near=high", "curate.dedup.near"),
+        ("pretrain.clip.sources={curted: 1}", "curted"),
+        ("pretrain.dino.train.image_size=60", "patch"),
+        ("curate.rules.nothing.min=1", "nothing"),
+        ("data.pool=[{tars: x.tar}]", "demo"),
+    ],
+)
+def test_a_wrong_recipe_is_told_at_once(tmp_path: Path, override: str, words: str) -> None:
+    with pytest.raises(SluiceError, match=words):
+        prepare(Options(None, (override,), str(tmp_path)))
+
+
+def test_a_store_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(SluiceError, match="cannot write"):
+        run_small(tmp_path / "file" / "store", "ingest")
+
+
+def test_missing_and_empty_sources_are_told(tmp_path: Path) -> None:
+    recipe = ("data.demo=null", "filter.model=ViT-B-32", "filter.train=null", "pretrain={}")
+    for source in (f"{tmp_path}/none/*.tar", str(tmp_path)):
+        with pytest.raises(SluiceError, match="no file at"):
+            prepare(Options(None, (*recipe, f"data.pool=[{{tars: '{source}'}}]"), str(tmp_path)))
