@@ -217,6 +217,7 @@ def report(choices: Choices | None = None) -> None:
 @app.command(group=LOOK, sort_key=8)
 def explain(
     uid: str,
+    /,
     *,
     dataset: Annotated[str, Parameter(name="--dataset")] = "curated",
     choices: Choices | None = None,

@@ -354,9 +354,10 @@ class Pipeline:
             scores={name: join(pool, "scores", folder) for name, folder in self.folders.items()},
             canaries=join(demo, "canaries.parquet") if demo else self.recipe.data.canaries,
             runs={
-                name.removeprefix("pretrain "): step.draft.url
+                name.removeprefix("pretrain "): draft.url
                 for name, step in drafts.items()
-                if step.draft.spec.kind == "run"
+                for draft in step.drafts.values()
+                if draft.spec.kind == "run"
             },
             evaluation=url("evaluation"),
             held_out=url("ingest evaluation"),

@@ -35,6 +35,8 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
+# One machine is preempted whole, or not at all: no process needs to watch for it.
+LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,8 @@ def run_on_ray(job: Job, progress: Progress, address: str = "local") -> None:
 
     Raises the worker's SluiceError, or one that says that the worker was lost too often.
     """
-    for name, value in ENVIRONMENT.items():
+    quiet = ENVIRONMENT | (LOCAL_ENVIRONMENT if address == "local" else {})
+    for name, value in quiet.items():
         os.environ.setdefault(name, value)
     start_ray(1, address)
     session = _session(job)

@@ -204,14 +204,14 @@ def answer(
     ]
     chart = charts.interval_chart(f"{label(entry.task)}, held-out split", rows, label(METRIC))
     beside = "; ".join(
-        f"{label(other.task)}: {signed(other.figure.value)} points "
+        f"{label(other.task)} {signed(other.figure.value)}\u00a0points "
         f"({signed(other.figure.low)} to {signed(other.figure.high)})"
         for other in asked[1:]
         if other.name == entry.name
     )
-    return Answer(
-        verdict, word, sentence, f"{signed(figure.value)} points", interval, beside, chart
-    )
+    beside = f"Other tasks: {beside}." if beside else ""
+    gain = f"{signed(figure.value)} points"
+    return Answer(verdict, word, sentence, gain, interval, beside, chart)
 
 
 def _compute(pair: tuple[str, str], samples: Mapping[str, int]) -> str:

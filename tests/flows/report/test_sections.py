@@ -235,7 +235,9 @@ def test_the_answer_says_whether_the_compute_was_equal(made: Made) -> None:
     assert equal.sentence.endswith(", at the same 3,840 samples seen.")
     unequal = evaluations.answer(made[1], results, {"clip": 3840, "raw": 128})
     assert unequal.sentence.endswith("not the same compute.")
-    assert equal.beside.startswith("k-nearest neighbours: +8.0 points (+5.0 to +11.0); Linear")
+    assert equal.beside.startswith(
+        "Other tasks: k-nearest neighbours +8.0\u00a0points (+5.0 to +11.0);"
+    )
 
 
 def test_the_answer_over_seeds(tmp_path: Path, make_evaluation: Callable[..., Artifact]) -> None:
