@@ -56,8 +56,10 @@ def install():
     pip = (PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
     bootstrap = VENV / "uv.lock"
     bootstrap.write_text(pinned("uv"), encoding="utf-8")
+    # Bytecode now, once, and not at the first start of every command.
+    sync = ("pip", "sync", "--quiet", "--compile-bytecode", "--require-hashes", "--python", PYTHON)
     done = call(*pip, "--require-hashes", "-r", bootstrap) and call(
-        VENV / "bin" / "uv", "pip", "sync", "--quiet", "--python", PYTHON, "--require-hashes", LOCK
+        VENV / "bin" / "uv", *sync, LOCK
     )
     if not done:
         # uv does not read the indexes and proxies that pip is set up for.
@@ -75,7 +77,7 @@ def install():
 def set_defaults():
     site = sysconfig.get_path("purelib", scheme="venv", vars={"base": str(VENV)})
     lines = [
-        "os.environ.setdefault({!r}, {!r})".format(name, value) for name, value in DEFAULTS.items()
+        f"os.environ.setdefault({name!r}, {value!r})" for name, value in DEFAULTS.items()
     ]
     Path(site, "sluice_environment.pth").write_text(
         "import os; " + "; ".join(lines) + "\n", encoding="utf-8"

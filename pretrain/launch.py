@@ -131,6 +131,7 @@ class Session:
 
         self.kind = (gpu, max_failures, _cluster())
         self.busy = True
+        self.workers: set[int] = set()  # every process that was at a job of this session
         self._gpu, self._max_failures = gpu, max_failures
         self._error: BaseException | None = None
         self._desk: Any = ray.remote(Desk).options(num_cpus=0).remote()
@@ -173,6 +174,8 @@ class Session:
         while True:
             self._thread.join(LOOK)
             state: State = ray.get(self._desk.look.remote(job.url))
+            if state.worker is not None:
+                self.workers.add(state.worker)
             if state.step:
                 progress(state.step, state.note)
             if state.failure:
@@ -214,7 +217,7 @@ def run_on_ray(job: Job, progress: Progress, address: str = "local") -> None:
     try:
         session.run(_absolute(job), progress)
     finally:
-        session.busy = False
+        _release(session)
 
 
 def close() -> None:
@@ -240,6 +243,17 @@ def _session(job: Job) -> Session:
         session = Session(*kind[:2])
         _sessions.append(session)
         return session
+
+
+def _release(session: Session) -> None:
+    """Keep a session for the next run, unless it has used up some of the failures it may have."""
+    with _lock:
+        session.busy = False
+        if session.alive and len(session.workers) == 1:
+            return
+        _sessions.remove(session)
+    if session.alive:
+        session.close()
 
 
 def _cluster() -> str:

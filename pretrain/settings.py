@@ -31,6 +31,8 @@ class ClipOptions(_Settings):
     grey: float = Field(0.0, ge=0, le=1, description="chance of a view without colour")
     invert: float = Field(0.0, ge=0, le=1, description="chance of a negative; where shape, not "
                           "colour, is to be learnt from few samples")
+    drop_tokens: float = Field(0.0, ge=0, lt=1, description="chance that a token of a caption is "
+                               "left out; where captions are few, so that none is learnt by heart")
     same_caption: Literal["negative", "positive"] = Field(
         "negative", description="a pair of the batch with the very same caption: a negative, as "
         "published, or one more positive (UniCL, arXiv:2204.03610)"

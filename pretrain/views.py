@@ -31,6 +31,20 @@ def uniforms(key: tuple[Any, ...], first: int, count: int, width: int) -> np.nda
     return numbers.random((count, blocks * 4))[:, :width].astype(np.float32)
 
 
+def drop_tokens(tokens: Tensor, numbers: np.ndarray, share: float) -> Tensor:
+    """Captions without some of their tokens; what is left moves up, zeros fill the end.
+
+    tokens: ids [batch, context], 0 behind the caption; numbers: uniform [batch, context]. The
+    first and the last token of a caption, which mark its start and end, always stay.
+    """
+    place = torch.arange(tokens.shape[1])
+    length = (tokens != 0).sum(1, keepdim=True)
+    ends = (place == 0) | (place == length - 1)
+    kept = ((torch.from_numpy(numbers) >= share) | ends) & (place < length)
+    order = torch.argsort((~kept).int(), dim=1, stable=True)
+    return torch.where(torch.gather(kept, 1, order), torch.gather(tokens, 1, order), 0)
+
+
 def crop_boxes(
     numbers: np.ndarray, sizes: np.ndarray, scale: tuple[float, float]
 ) -> np.ndarray:

@@ -72,13 +72,17 @@ class Clip(Objective):
             images = views.grey(images, numbers[:, 10] < self.options.grey)
         if self.options.invert:
             images = views.solarize(images, numbers[:, 11] < self.options.invert, threshold=0.0)
+        tokens = self._tokenize(batch.captions)
+        if self.options.drop_tokens:
+            drawn = views.uniforms(self.key("token"), batch.first, *tokens.shape)
+            tokens = views.drop_tokens(tokens, drawn, self.options.drop_tokens)
         same = None
         if self.options.same_caption == "positive":
             captions = np.asarray(batch.captions)
             same = torch.from_numpy(captions[:, None] == captions[None]).to(device)
         return {
             "images": views.normalize(images, self.parts.mean, self.parts.std),
-            "tokens": self._tokenize(batch.captions).to(device),
+            "tokens": tokens.to(device),
             "same": same,
         }
 

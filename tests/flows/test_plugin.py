@@ -12,14 +12,12 @@ from flows import environment
 ROOT = Path(__file__).parents[2]
 PREFECT = Path(sys.executable).with_name("prefect")
 SMALL = [
-    "--set",
-    "data.demo=null",
+    "--recipe",
+    "your-shards",
     "--set",
     "data.rows_per_shard=4",
     "--set",
     "run.executor=inline",
-    "--set",
-    "filter.model=ViT-B-32",
 ]
 
 
@@ -139,12 +137,15 @@ def test_prefect_run_does_a_flow_and_shows_only_our_lines(tmp_path: Path, pictur
 
 
 @pytest.mark.prefect
-def test_a_flow_that_fails_shows_one_message(tmp_path: Path) -> None:
+def test_a_flow_that_fails_shows_one_message(tmp_path: Path, pictures: Path) -> None:
     store = tmp_path / "store"
-    source = f"data.pool=[{{folder: {tmp_path / 'nowhere'}}}]"
+    store.mkdir()
+    (store / "pool").write_text("I am a file: the first step cannot make its folder here")
+    source = f"data.pool=[{{folder: {pictures}}}]"
     run = prefect("run", "ingest", "--store", str(store), "--set", source, *SMALL)
     assert run.returncode == 1
     assert "Traceback" not in run.stderr
-    assert run.stderr.splitlines()[-2].startswith("error: ")
-    assert "nowhere" in run.stderr
-    assert not list(store.rglob("manifest.json"))
+    *progress, error, way_out = run.stderr.splitlines()
+    assert progress == ["ingest pool: 2 shards to do"]
+    assert error.startswith(f"error: cannot write {store}/pool/")
+    assert way_out.startswith("  way out: ")

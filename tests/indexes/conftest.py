@@ -143,14 +143,19 @@ def write_scores(pool: dataset.Dataset, encoder: ClipEncoder, model: str) -> str
     return folder
 
 
-def make_store(root: Path, shards: int = 2) -> str:
-    """A store with a pool, its CLIP scores, and a curated version of it; returns its URL."""
+def make_store(root: Path, shards: int = 2, named: str | None = None) -> str:
+    """A store with a pool, its CLIP scores, and a curated version of it; returns its URL.
+
+    named: what the scores call their model, where that is not its path in the store.
+    """
     store = str(root)
     model = write_model(root / "runs" / "filter" / "0123456789abcdef")
     spec = Spec("dataset", "ingest", {"source": "digits"})
     pool = write_dataset(f"{store}/pool/{spec.digest}", spec, shards, set())
     folder = write_scores(
-        dataset.Dataset(pool), ClipEncoder.load(str(model)), "runs/filter/0123456789abcdef"
+        dataset.Dataset(pool),
+        ClipEncoder.load(str(model)),
+        named or "runs/filter/0123456789abcdef",
     )
     settings = {
         "source": {"dataset": "pool", "version": pool.digest},
@@ -192,7 +197,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def new_store() -> Callable[[Path, int], str]:
+def new_store() -> Callable[..., str]:
     return make_store
 
 

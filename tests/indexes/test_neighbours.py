@@ -79,6 +79,14 @@ def test_the_order_of_rows_does_not_change_a_similarity() -> None:
     assert first == dict(zip(pairs, shuffled, strict=True))
 
 
+def test_a_pair_exactly_at_the_threshold_counts() -> None:
+    vectors = clustered(300, 96)
+    a = np.arange(150)
+    for pair, exact in enumerate(pair_similarity(vectors, a, a + 150)):
+        left, right, _ = range_pairs(vectors, float(exact))
+        assert (pair, pair + 150) in set(zip(left.tolist(), right.tolist(), strict=True))
+
+
 def test_too_many_pairs_and_bad_vectors_are_refused() -> None:
     same = np.ones((200, 4), np.float16) / 2
     with pytest.raises(SluiceError, match="more than 1000 pairs"):

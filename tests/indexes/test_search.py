@@ -13,7 +13,7 @@ from infra.artifacts import Artifact
 from infra.errors import SluiceError
 
 Build = Callable[[str, str, IndexSettings], Artifact]
-NewStore = Callable[[Path, int], str]
+NewStore = Callable[..., str]
 Kinds = dict[str, Index]
 
 
@@ -224,6 +224,31 @@ def test_another_model_is_refused(
         indexes.open(f"{store}/curated", model=str(other)).search("a seven")
     same = new_model(tmp_path / "same", 0)
     assert len(indexes.open(f"{store}/curated", model=str(same)).search("a seven", k=3)) == 3
+
+
+def test_without_text_vectors_a_picture_tells_the_model(
+    fresh_store: str, build: Build, tmp_path: Path, new_model: Callable[[Path, int], Path]
+) -> None:
+    for text in Path(fresh_store).glob("pool/*/scores/*/text"):
+        text.rename(tmp_path / "text")
+    artifact = build(fresh_store, "curated", IndexSettings())
+    assert set(artifact.parts[0].extra["recall@10"]) == {"image"}
+    assert len(indexes.open(f"{fresh_store}/curated").search("a seven", k=3)) == 3
+    other = new_model(tmp_path / "other", 1)
+    with pytest.raises(SluiceError, match="did not make the vectors"):
+        indexes.open(f"{fresh_store}/curated", model=str(other)).search("a seven")
+
+
+def test_a_model_outside_the_store_is_asked_for(
+    tmp_path: Path, new_store: NewStore, build: Build, model_folder: Path
+) -> None:
+    store = new_store(tmp_path / "store", 1, named="sha256:0123456789abcdef")
+    build(store, "curated", IndexSettings())
+    with pytest.raises(SluiceError, match="outside its store") as error:
+        indexes.open(f"{store}/curated").search("a seven")
+    assert "model=" in error.value.way_out
+    idx = indexes.open(f"{store}/curated", model=str(model_folder))
+    assert len(idx.search("a seven", k=3)) == 3
 
 
 def test_hits_in_pandas_and_arrow(idx: Index) -> None:

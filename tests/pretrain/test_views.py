@@ -115,3 +115,11 @@ def test_normalize() -> None:
     assert views.normalize(images, (0.5, 0.4, 0.3), (1.0, 0.1, 0.2))[0, :, 0, 0].tolist() == (
         pytest.approx([0.0, 1.0, 1.0], abs=1e-5)
     )
+
+
+def test_dropped_tokens_leave_a_shorter_caption_with_its_ends() -> None:
+    tokens = torch.tensor([[90, 1, 2, 3, 91, 0], [90, 91, 0, 0, 0, 0]])
+    numbers = np.array([[0.0, 0.9, 0.1, 0.9, 0.0, 0.0]] * 2, np.float32)
+    dropped = views.drop_tokens(tokens, numbers, 0.5)
+    assert dropped.tolist() == [[90, 1, 3, 91, 0, 0], [90, 91, 0, 0, 0, 0]]
+    assert views.drop_tokens(tokens, numbers, 0.0).equal(tokens)
