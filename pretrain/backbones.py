@@ -18,7 +18,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from indexes.encoder import CONFIG as CLIP_CONFIG
 from indexes.encoder import WEIGHTS as CLIP_WEIGHTS
@@ -107,7 +107,7 @@ def weight_file(pretrained: str, name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _load_clip(model: nn.Module, settings: TrainSettings) -> None:
+def _load_clip(model: Any, settings: TrainSettings) -> None:
     """Load a tag or a file; the model must take every weight, sizes included."""
     assert settings.pretrained
     path = weight_file(settings.pretrained, CLIP_WEIGHTS)
@@ -123,7 +123,12 @@ def _load_clip(model: nn.Module, settings: TrainSettings) -> None:
             path = Path(open_clip.download_pretrained(source))
         open_clip.load_checkpoint(model, str(path))
     except (
-        OSError, RuntimeError, KeyError, ValueError, SafetensorError, pickle.UnpicklingError
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        SafetensorError,
+        pickle.UnpicklingError,
     ) as error:
         raise SluiceError(
             f"weights {settings.pretrained} do not fit the model or cannot be read: {error}",
@@ -134,11 +139,15 @@ def _load_clip(model: nn.Module, settings: TrainSettings) -> None:
 def clip_files(parts: ClipParts) -> Iterator[tuple[str, bytes]]:
     """An open_clip `local-dir:` folder: weights, configuration, tokenizer where it has files."""
     preprocess = {
-        "size": parts.image_size, "mode": "RGB", "mean": list(parts.mean), "std": list(parts.std),
-        "interpolation": "bicubic", "resize_mode": "squash",
+        "size": parts.image_size,
+        "mode": "RGB",
+        "mean": list(parts.mean),
+        "std": list(parts.std),
+        "interpolation": "bicubic",
+        "resize_mode": "squash",
     }
     yield from folder_files(parts.model.state_dict(), parts.config, preprocess).items()
-    inner = getattr(parts.tokenizer, "tokenizer", None)
+    inner: Any = getattr(parts.tokenizer, "tokenizer", None)
     if hasattr(inner, "save_pretrained"):
         with tempfile.TemporaryDirectory() as folder:
             inner.save_pretrained(folder)
@@ -161,9 +170,15 @@ class TimmEncoder:
     def files(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Iterator[tuple[str, bytes]]:
         """config.json and model.safetensors, with timm's own parameter names."""
         config = {
-            "objective": self.objective, "timm_name": self.name, "timm_kwargs": self.kwargs,
-            "image_size": self.image_size, "mean": list(mean), "std": list(std),
-            "interpolation": "bicubic", "resize_mode": "squash", "width": self.width,
+            "objective": self.objective,
+            "timm_name": self.name,
+            "timm_kwargs": self.kwargs,
+            "image_size": self.image_size,
+            "mean": list(mean),
+            "std": list(std),
+            "interpolation": "bicubic",
+            "resize_mode": "squash",
+            "width": self.width,
         }
         yield CONFIG, json.dumps(config, indent=1, sort_keys=True).encode()
         yield WEIGHTS, to_bytes(self.model.state_dict())
@@ -184,6 +199,7 @@ def build_encoder(
     fixed = {"num_classes": 0, **settings.model_kwargs}
     sized = {**fixed, "img_size": settings.image_size}
     failure: Exception | None = None
+    model: Any = None
     for kwargs in ({**sized, **flexible}, sized, fixed):
         try:
             seed_weights(settings)
@@ -193,10 +209,7 @@ def build_encoder(
             failure = error
         except (ValueError, RuntimeError, AssertionError) as error:
             failure = error
-            model = None
             break
-    else:
-        model = None
     if model is None:
         raise SluiceError(
             f"timm cannot build {name} with {settings.model_kwargs}: {failure}",

@@ -201,8 +201,12 @@ class _Cursor:
     bad: list[str] = field(default_factory=list)
 
     def freeze(self) -> dict[str, Any]:
-        return {"positions": list(self.positions), "taken": list(self.taken),
-                "skipped": list(self.skipped), "bad": list(self.bad)}
+        return {
+            "positions": list(self.positions),
+            "taken": list(self.taken),
+            "skipped": list(self.skipped),
+            "bad": list(self.bad),
+        }
 
 
 class Stream:
@@ -283,8 +287,10 @@ class Stream:
         plan = []
         for _ in range(count):
             after = sum(cursor.taken) + 1
-            behind = [share * after - taken
-                      for share, taken in zip(self.shares, cursor.taken, strict=True)]
+            behind = [
+                share * after - taken
+                for share, taken in zip(self.shares, cursor.taken, strict=True)
+            ]
             source = behind.index(max(behind))
             identifier, sample = self._readers[source].at(cursor.positions[source])
             cursor.positions[source] += 1

@@ -101,7 +101,10 @@ def serve(config: dict[str, Any]) -> None:
     from pretrain.loop import run
 
     desk = config["desk"]
-    while (data := ray.get(desk.take.remote(os.getpid()))) is not None:
+    while True:
+        data: Any = ray.get(desk.take.remote(os.getpid()))
+        if data is None:
+            return
         job: Job = pickle.loads(data)
         failure = None
         try:
@@ -193,8 +196,9 @@ class Session:
     def close(self) -> None:
         """Send the worker home; Ray takes back what it held."""
         import ray
+        from ray.exceptions import RayError
 
-        with contextlib.suppress(ray.exceptions.RayError):
+        with contextlib.suppress(RayError):
             ray.get(self._desk.close.remote())
             self._thread.join(CLOSING)
             ray.kill(self._desk)

@@ -74,8 +74,12 @@ def make_optimizer(objective: Objective, settings: TrainSettings) -> torch.optim
         {"params": [p for p in trained if p.ndim < 2], "decays": False, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        groups, lr=settings.lr, betas=settings.betas, eps=settings.eps,
-        weight_decay=settings.weight_decay, fused=True,
+        groups,
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=True,
     )
 
 
@@ -88,14 +92,17 @@ class Trainer:
         self._start = time.monotonic(), time.process_time()
         self.device = pick_device(self.settings.device)
         self.stream = Stream(
-            job.sources, batch=self.settings.batch, canvas=self.settings.canvas_size,
-            shuffle=self.settings.shuffle, seed=self.settings.seed,
-            cache_mib=self.settings.cache_mib, threads=self.settings.threads,
+            job.sources,
+            batch=self.settings.batch,
+            canvas=self.settings.canvas_size,
+            shuffle=self.settings.shuffle,
+            seed=self.settings.seed,
+            cache_mib=self.settings.cache_mib,
+            threads=self.settings.threads,
         )
         # Convolutions are a third faster on channels-last weights, on a CPU too.
-        self.objective = objectives.build(self.settings).to(
-            self.device, memory_format=torch.channels_last
-        )
+        self.objective = objectives.build(self.settings).to(self.device)
+        self.objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.objective.train()
         self.optimizer = make_optimizer(self.objective, self.settings)
         saved = checkpoint.load_checkpoint(job.url, job.digest, self.objective, self.optimizer)
@@ -150,8 +157,13 @@ class Trainer:
                 f"the loss is {value} at step {self.step} of {self.job.url}",
                 "lower lr, lengthen warmup, or set clip_grad",
             )
-        line = {"step": self.step, "samples": self.step * self.settings.batch, "loss": value,
-                "lr": rate, **{name: figure.item() for name, figure in figures.items()}}
+        line = {
+            "step": self.step,
+            "samples": self.step * self.settings.batch,
+            "loss": value,
+            "lr": rate,
+            **{name: figure.item() for name, figure in figures.items()},
+        }
         self.metrics.append(json.dumps(line))
 
     def save(self) -> None:
@@ -180,10 +192,18 @@ class Trainer:
             "samples": sum(taken),
             "parameters": sum(p.numel() for p in self.objective.trained()),
             "mix": [
-                {"source": digest, "share": share, "samples": count,
-                 "mass": count / max(sum(taken), 1), "undecodable": skipped}
+                {
+                    "source": digest,
+                    "share": share,
+                    "samples": count,
+                    "mass": count / max(sum(taken), 1),
+                    "undecodable": skipped,
+                }
                 for digest, share, count, skipped in zip(
-                    self.stream.digests, self.stream.shares, taken, self.state["skipped"],
+                    self.stream.digests,
+                    self.stream.shares,
+                    taken,
+                    self.state["skipped"],
                     strict=True,
                 )
             ],
@@ -193,7 +213,7 @@ class Trainer:
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto" is a GPU where there is one; asking for one where there is none is an error."""
+    """ "auto" is a GPU where there is one; asking for one where there is none is an error."""
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
         raise SluiceError("device is cuda, but PyTorch sees no GPU here", "set device to auto")

@@ -37,8 +37,9 @@ def run_draft(
             f"{sorted(source_digests)}",
             "give each source one share",
         )
-    mix = _mix([(digest, weights[key] if weights else 1.0)
-                for key, digest in source_digests.items()], name)
+    mix = _mix(
+        [(digest, weights[key] if weights else 1.0) for key, digest in source_digests.items()], name
+    )
     identity: dict[str, Any] = {**settings.identity(), "mix": mix}
     if settings.pretrained:
         identity["pretrained"] = _fingerprint(settings.pretrained)

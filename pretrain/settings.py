@@ -24,18 +24,40 @@ class ClipOptions(_Settings):
     """CLIP, Radford et al. 2021 (arXiv:2103.00020)."""
 
     crop_scale: Range = Field((0.6, 1.0), description="share of the image's area in a random crop")
-    flip: float = Field(0.0, ge=0, le=1, description="chance of a mirrored view; 0 where text, "
-                        "digits or left and right matter")
-    jitter: float = Field(0.0, ge=0, le=1, description="strength of brightness, contrast and "
-                          "saturation jitter; 0 is none")
+    flip: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="chance of a mirrored view; 0 where text, digits or left and right matter",
+    )
+    jitter: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="strength of brightness, contrast and saturation jitter; 0 is none",
+    )
     grey: float = Field(0.0, ge=0, le=1, description="chance of a view without colour")
-    invert: float = Field(0.0, ge=0, le=1, description="chance of a negative; where shape, not "
-                          "colour, is to be learnt from few samples")
-    drop_tokens: float = Field(0.0, ge=0, lt=1, description="chance that a token of a caption is "
-                               "left out; where captions are few, so that none is learnt by heart")
+    invert: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="chance of a negative; where shape, not "
+        "colour, is to be learnt from few samples",
+    )
+    drop_tokens: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="chance that a token of a caption is "
+        "left out; where captions are few, so that none is learnt by heart",
+    )
+    word_dropout: float = Field(
+        0.0, ge=0, lt=1, description="chance of each word of a caption to be left out"
+    )
     same_caption: Literal["negative", "positive"] = Field(
-        "negative", description="a pair of the batch with the very same caption: a negative, as "
-        "published, or one more positive (UniCL, arXiv:2204.03610)"
+        "negative",
+        description="a pair of the batch with the very same caption: a negative, as "
+        "published, or one more positive (UniCL, arXiv:2204.03610)",
     )
 
 
@@ -53,12 +75,18 @@ class DinoOptions(_Settings):
     jitter: float = Field(0.4, ge=0, le=1, description="strength of the colour jitter (p 0.8)")
     student_temperature: float = Field(0.1, gt=0)
     teacher_temperature: Range = Field((0.04, 0.07), description="first and last, linear between")
-    temperature_warmup: float = Field(0.3, ge=0, le=1, description="share of the steps over which "
-                                      "the teacher's temperature rises")
+    temperature_warmup: float = Field(
+        0.3, ge=0, le=1, description="share of the steps over which the teacher's temperature rises"
+    )
     teacher_momentum: float = Field(0.996, ge=0, lt=1, description="at the start; 1 at the end")
     center_momentum: float = Field(0.9, ge=0, lt=1)
-    freeze_last_layer: float = Field(0.05, ge=0, le=1, description="share of the steps in which "
-                                     "the head's last layer rests; the first epoch as published")
+    freeze_last_layer: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of the steps in which "
+        "the head's last layer rests; the first epoch as published",
+    )
     weight_decay_end: float = Field(0.4, ge=0, description="the cosine schedule's last value")
     drop_path: float = Field(0.1, ge=0, lt=1, description="of the student")
 
@@ -67,8 +95,9 @@ class MaeOptions(_Settings):
     """MAE, He et al. 2021 (arXiv:2111.06377)."""
 
     mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of the patches that are hidden")
-    normalize_pixels: bool = Field(True, description="predict each patch normalised by its own "
-                                   "mean and (unbiased) variance")
+    normalize_pixels: bool = Field(
+        True, description="predict each patch normalised by its own mean and (unbiased) variance"
+    )
     crop_scale: Range = Field((0.2, 1.0), description="area share of the random crop")
     flip: float = Field(0.5, ge=0, le=1, description="chance of a mirrored view")
     decoder_width: int = Field(64, gt=0, description="512 as published")
@@ -79,12 +108,30 @@ class MaeOptions(_Settings):
 Options = ClipOptions | DinoOptions | MaeOptions
 OPTIONS: dict[str, type[BaseModel]] = {"clip": ClipOptions, "dino": DinoOptions, "mae": MaeOptions}
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "clip": {"model": TINY_CLIP, "lr": 1e-3, "weight_decay": 0.2, "betas": (0.9, 0.98),
-             "eps": 1e-6},
-    "dino": {"model": "vit_tiny_patch16_224", "model_kwargs": TINY_VIT, "lr": 1e-3,
-             "weight_decay": 0.04, "betas": (0.9, 0.999), "eps": 1e-8, "clip_grad": 3.0},
-    "mae": {"model": "vit_tiny_patch16_224", "model_kwargs": TINY_VIT, "lr": 1e-3,
-            "weight_decay": 0.05, "betas": (0.9, 0.95), "eps": 1e-8},
+    "clip": {
+        "model": TINY_CLIP,
+        "lr": 1e-3,
+        "weight_decay": 0.2,
+        "betas": (0.9, 0.98),
+        "eps": 1e-6,
+    },
+    "dino": {
+        "model": "vit_tiny_patch16_224",
+        "model_kwargs": TINY_VIT,
+        "lr": 1e-3,
+        "weight_decay": 0.04,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "clip_grad": 3.0,
+    },
+    "mae": {
+        "model": "vit_tiny_patch16_224",
+        "model_kwargs": TINY_VIT,
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "betas": (0.9, 0.95),
+        "eps": 1e-8,
+    },
 }
 # What cannot change a single byte of a run, and so is no part of its digest.
 EXECUTION = ("cache_mib", "checkpoint_every", "max_failures")
@@ -118,8 +165,9 @@ class TrainSettings(_Settings):
         default_factory=dict, description="dino, mae: arguments of timm.create_model"
     )
     pretrained: str | None = Field(
-        None, description="start from these weights: an open_clip tag (clip), a run's folder, or a "
-        "weight file; unset: from random weights"
+        None,
+        description="start from these weights: an open_clip tag (clip), a run's folder, or a "
+        "weight file; unset: from random weights",
     )
     image_size: int = Field(64, gt=0, description="pixels of a side the encoder sees")
     batch: int = Field(128, gt=0, description="samples of one step")
@@ -136,11 +184,17 @@ class TrainSettings(_Settings):
     seed: int = 0
     threads: int = Field(2, gt=0, description="of one process; another count may round differently")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where one is")
-    shuffle: int = Field(8192, gt=0, description="samples that are shuffled among each other, and "
-                         "whose compressed bytes are held in memory")
+    shuffle: int = Field(
+        8192,
+        gt=0,
+        description="samples that are shuffled among each other, and "
+        "whose compressed bytes are held in memory",
+    )
     canvas: int | None = Field(
-        None, gt=0, description="pixels of the square a sample is decoded to, before random crops; "
-        "1.5 times the image size if unset"
+        None,
+        gt=0,
+        description="pixels of the square a sample is decoded to, before random crops; "
+        "1.5 times the image size if unset",
     )
     log_every: int = Field(10, gt=0, description="steps between two lines of metrics.jsonl")
     cache_mib: int = Field(256, ge=0, description="MiB of decoded samples kept between epochs")
@@ -159,8 +213,14 @@ class TrainSettings(_Settings):
         defaults = dict(DEFAULTS[objective])
         if "model" in value:
             defaults.pop("model_kwargs", None)
-        filled = {**defaults, **{name: entry for name, entry in value.items()
-                                 if entry is not None or name not in defaults}}
+        filled = {
+            **defaults,
+            **{
+                name: entry
+                for name, entry in value.items()
+                if entry is not None or name not in defaults
+            },
+        }
         options = filled.get("options") or {}
         if not isinstance(options, BaseModel):
             filled["options"] = _read_options(objective, options)
@@ -171,17 +231,22 @@ class TrainSettings(_Settings):
         if not isinstance(self.options, OPTIONS[self.objective]):
             raise ValueError(f"options are not those of objective {self.objective}")
         if self.objective != "mae" and self.batch < 2:
-            raise ValueError(f"batch is {self.batch}; {self.objective} compares samples within a "
-                             "batch, so it needs at least 2")
+            raise ValueError(
+                f"batch is {self.batch}; {self.objective} compares samples within a "
+                "batch, so it needs at least 2"
+            )
         if self.objective == "clip" and self.model_kwargs:
-            raise ValueError("model_kwargs are for timm models; put the open_clip configuration "
-                             "into `model`")
+            raise ValueError(
+                "model_kwargs are for timm models; put the open_clip configuration into `model`"
+            )
         if self.objective != "clip" and not isinstance(self.model, str):
             raise ValueError(f"model of {self.objective} is the name of a timm model")
         patch = self.patch_size
         if patch and self.image_size % patch:
-            raise ValueError(f"image_size {self.image_size} is not divisible by the model's patch "
-                             f"size {patch}; use {self.image_size // patch * patch or patch}")
+            raise ValueError(
+                f"image_size {self.image_size} is not divisible by the model's patch "
+                f"size {patch}; use {self.image_size // patch * patch or patch}"
+            )
         return self
 
     @property

@@ -45,9 +45,7 @@ def drop_tokens(tokens: Tensor, numbers: np.ndarray, share: float) -> Tensor:
     return torch.where(torch.gather(kept, 1, order), torch.gather(tokens, 1, order), 0)
 
 
-def crop_boxes(
-    numbers: np.ndarray, sizes: np.ndarray, scale: tuple[float, float]
-) -> np.ndarray:
+def crop_boxes(numbers: np.ndarray, sizes: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
     """Random resized crops (Szegedy et al. 2015): boxes [batch, 4] as y0, x0, y1, x1 in 0..1.
 
     numbers: uniform [batch, 4]; sizes: height and width [batch, 2]. A side longer than the image
@@ -138,9 +136,9 @@ def _turn_hue(images: Tensor, angle: Tensor) -> Tensor:
     from_yiq = torch.tensor(FROM_YIQ, dtype=torch.float32, device=images.device)
     cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     one = torch.ones_like(angle)
-    rotation = torch.stack(
-        [one, zero, zero, zero, cosine, -sine, zero, sine, cosine], dim=1
-    ).view(-1, 3, 3)
+    rotation = torch.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], dim=1).view(
+        -1, 3, 3
+    )
     matrix = from_yiq @ rotation @ to_yiq
     return (matrix @ images.flatten(2)).view_as(images)
 

@@ -27,7 +27,7 @@ from infra.filesystem import FilePart, join, write_bytes, write_whole
 from infra.shards import TarWriter
 from infra.stage import Draft, Item
 
-CODE = 1
+CODE = 2
 HOSTS = ("photos.example.org", "img.example.com", "cdn.example.net", "archive.example.org")
 CONCEPTS = (*captions.DIGITS, *photos.PHOTOS)
 CANARIES = pa.schema([("uid", pa.string()), ("defect", pa.string()), ("twin_uid", pa.string())])
@@ -75,11 +75,12 @@ def corpus_draft(store: str, settings: CorpusSettings) -> Draft:
 
 def corpus_sources(url: str, settings: CorpusSettings, split: str) -> tuple[SourceSettings, ...]:
     """The sources of a split ("pool", "trusted", "evaluation") of the corpus at `url`."""
-    sources = [SourceSettings(tars=join(url, split, "*.tar"))]
+    sources = [SourceSettings.model_validate({"tars": join(url, split, "*.tar")})]
     if split == "pool":
-        sources.append(SourceSettings(parquet=join(url, split, "*.parquet")))
+        parquet = {"parquet": join(url, split, "*.parquet")}
+        sources.append(SourceSettings.model_validate(parquet))
         if settings.folder:
-            sources.append(SourceSettings(folder=join(url, split, "folder")))
+            sources.append(SourceSettings.model_validate({"folder": join(url, split, "folder")}))
     return tuple(sources)
 
 
@@ -117,7 +118,7 @@ class CorpusWork:
         else:
             files = list(_write_folder(self.url, value, rows, seed))
         part = Part(value.replace("/", "-"), tuple(files), len(rows), len(rows))
-        return {name: part for name in todo}
+        return dict.fromkeys(todo, part)
 
 
 def _sources(settings: CorpusSettings) -> Iterator[Source]:
@@ -146,11 +147,35 @@ def _url(seed: int, number: int) -> str:
     return f"https://{HOSTS[rng.integers(len(HOSTS))]}/{rng.bytes(5).hex()}/{number:06d}.jpg"
 
 
-@functools.lru_cache(maxsize=2)
 def make_plan(settings: CorpusSettings) -> Plan:
     """Split the sources, plant the defects, and deal the pool out to its files."""
+    return _plan(settings.model_dump_json())
+
+
+@functools.lru_cache(maxsize=2)
+def _plan(settings_json: str) -> Plan:
+    settings = CorpusSettings.model_validate_json(settings_json)
+    seed, sources = settings.seed, list(_sources(settings))
+    rows = _split(sources, settings)
+    pool = _plant(rows["pool"], rows["evaluation"], settings, len(sources))
+    files = _deal(_shuffled(pool, seed, "dealt"), settings)
+    half = (len(rows["trusted"]) + 1) // 2
+    files["trusted/00000.tar"] = rows["trusted"][:half]
+    files["trusted/00001.tar"] = rows["trusted"][half:]
+    files["evaluation/00000.tar"] = rows["evaluation"]
+    # A row dealt to the folder has lost its URL, and so has changed its uid: copies refer to it.
+    in_pool = {row.number: row for name in files if name.startswith("pool") for row in files[name]}
+    planted = [
+        replace(row, twin=row.twin and in_pool.get(row.twin.number, row.twin))
+        for row in in_pool.values()
+        if row.defect
+    ]
+    return Plan(files, sorted(planted, key=lambda row: row.number))
+
+
+def _split(sources: list[Source], settings: CorpusSettings) -> dict[str, list[Row]]:
+    """The rows of the three splits, all still clean; each concept is divided alike."""
     seed = settings.seed
-    sources = list(_sources(settings))
     splits: dict[str, list[Source]] = {"trusted": [], "evaluation": [], "pool": []}
     for concept, group in itertools.groupby(sources, key=lambda source: source.concept):
         members = list(group)
@@ -160,28 +185,13 @@ def make_plan(settings: CorpusSettings) -> Plan:
         splits["trusted"] += [members[index] for index in order[:first]]
         splits["evaluation"] += [members[index] for index in order[first:second]]
         splits["pool"] += [members[index] for index in order[second:]]
-    rows = {
+    return {
         name: [
             Row(source.number, source, _caption(source, seed, 0), _url(seed, source.number))
             for source in _shuffled(members, seed, name)
         ]
         for name, members in splits.items()
     }
-    pool = _plant(rows["pool"], rows["evaluation"], settings, len(sources))
-    files = _deal(_shuffled(pool, seed, "dealt"), settings)
-    half = (len(rows["trusted"]) + 1) // 2
-    files["trusted/00000.tar"], files["trusted/00001.tar"] = (
-        rows["trusted"][:half],
-        rows["trusted"][half:],
-    )
-    files["evaluation/00000.tar"] = rows["evaluation"]
-    in_pool = {row.number: row for name in files if name.startswith("pool") for row in files[name]}
-    planted = [
-        replace(row, twin=row.twin and in_pool.get(row.twin.number, row.twin))
-        for row in in_pool.values()
-        if row.defect
-    ]
-    return Plan(files, sorted(planted, key=lambda row: row.number))
 
 
 def _shuffled(values: list, seed: int, name: str) -> list:
@@ -268,8 +278,10 @@ def image_bytes(row: Row, seed: int) -> bytes:
     else:
         assert source.box is not None
         image = photos.render(source.concept, source.box, picture)
-    if row.defect in ("near_duplicate", "evaluation_leak"):
+    if row.defect == "near_duplicate":
         return defects.near_duplicate(image, rng)
+    if row.defect == "evaluation_leak":
+        return defects.copy(image, rng)
     if row.defect == "too_small":
         image = defects.too_small(image, rng)
     elif row.defect == "extreme_aspect":
@@ -336,3 +348,4 @@ def _write_folder(folder: str, path: str, rows: list[Row], seed: int) -> Iterato
         name = f"{path}/picture-{position:04d}"
         yield write_bytes(folder, f"{name}.{_extension(data)}", data)
         yield write_bytes(folder, f"{name}.txt", row.caption.encode())
+        yield write_bytes(folder, f"{name}.json", canonical_json({"concept": row.source.concept}))

@@ -69,8 +69,8 @@ def blank(rng: np.random.Generator) -> Image.Image:
 def too_small(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """A thumbnail: shorter side 12 to 30 pixels."""
     factor = int(rng.integers(12, 31)) / min(image.size)
-    size = tuple(max(12, int(edge * factor)) for edge in image.size)
-    return image.resize(size, Image.Resampling.LANCZOS)
+    wide, high = (max(12, int(edge * factor)) for edge in image.size)
+    return image.resize((wide, high), Image.Resampling.LANCZOS)
 
 
 def extreme_aspect(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -105,3 +105,12 @@ def near_duplicate(image: Image.Image, rng: np.random.Generator) -> bytes:
     if 2 in changes:
         image = ImageEnhance.Brightness(image).enhance(rng.uniform(1.08, 1.25))
     return encode(image, JPEG, int(rng.integers(55, 84)))
+
+
+def copy(image: Image.Image, rng: np.random.Generator) -> bytes:
+    """What a mirror serves: the same picture re-encoded, half the time at another size."""
+    if rng.random() < 0.5:
+        factor = rng.uniform(max(0.7, 56 / min(image.size)), 1.3)
+        size = (round(image.width * factor), round(image.height * factor))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    return encode(image, JPEG, int(rng.integers(60, 90)))

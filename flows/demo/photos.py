@@ -81,7 +81,7 @@ def load(concept: str) -> Image.Image:
         width, height = image.size
         left, top, right, bottom = photo.inside
         box = (left * width, top * height, right * width, bottom * height)
-        return image.convert("RGB").crop(tuple(round(edge) for edge in box))
+        return image.convert("RGB").crop(box)
 
 
 def zoom(concept: str, box: Box) -> float:

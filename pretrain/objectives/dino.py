@@ -32,8 +32,10 @@ class Head(nn.Module):
     def __init__(self, width: int, options: DinoOptions) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(width, options.hidden), nn.GELU(),
-            nn.Linear(options.hidden, options.hidden), nn.GELU(),
+            nn.Linear(width, options.hidden),
+            nn.GELU(),
+            nn.Linear(options.hidden, options.hidden),
+            nn.GELU(),
             nn.Linear(options.hidden, options.bottleneck),
         )
         for layer in self.layers:
@@ -48,9 +50,7 @@ class Head(nn.Module):
         return functional.normalize(self.layers(features), dim=-1) @ directions.T
 
 
-def dino_loss(
-    student: Tensor, teacher: Tensor, center: Tensor, cool: float, warm: float
-) -> Tensor:
+def dino_loss(student: Tensor, teacher: Tensor, center: Tensor, cool: float, warm: float) -> Tensor:
     """Cross-entropy of each student view against each other teacher view, averaged.
 
     student: [views, batch, prototypes]; teacher: [2, batch, prototypes], the same first two
@@ -89,20 +89,40 @@ class Dino(Objective):
         pixels = torch.from_numpy(batch.images).to(device)
         size, options = self.settings.image_size, self.options
         wide = [
-            self._view(batch, pixels, f"global {i}", size, options.global_scale, BLUR_CHANCE[i],
-                       SOLARIZE_CHANCE if i else 0.0)
+            self._view(
+                batch,
+                pixels,
+                f"global {i}",
+                size,
+                options.global_scale,
+                BLUR_CHANCE[i],
+                SOLARIZE_CHANCE if i else 0.0,
+            )
             for i in range(2)
         ]
         small = [
-            self._view(batch, pixels, f"local {i}", local_size(self.settings),
-                       options.local_scale, LOCAL_BLUR_CHANCE, 0.0)
+            self._view(
+                batch,
+                pixels,
+                f"local {i}",
+                local_size(self.settings),
+                options.local_scale,
+                LOCAL_BLUR_CHANCE,
+                0.0,
+            )
             for i in range(options.local_crops)
         ]
         return {"global": torch.cat(wide), "local": torch.cat(small) if small else None}
 
     def _view(
-        self, batch: Batch, pixels: Tensor, name: str, size: int, scale: tuple[float, float],
-        blur: float, solarize: float,
+        self,
+        batch: Batch,
+        pixels: Tensor,
+        name: str,
+        size: int,
+        scale: tuple[float, float],
+        blur: float,
+        solarize: float,
     ) -> Tensor:
         numbers = views.uniforms(self.key(name), batch.first, len(pixels), 16)
         boxes = views.crop_boxes(numbers[:, :4], batch.sizes, scale)

@@ -45,8 +45,10 @@ def sincos(width: int, grid: tuple[int, int], prefix: int) -> Tensor:
     each half sine and cosine (Vaswani et al. 2017); zeros for the prefix tokens.
     """
     if width % 4:
-        raise SluiceError(f"width {width} does not divide by 4, as sine-cosine positions need",
-                          "choose an embed_dim and decoder_width that do")
+        raise SluiceError(
+            f"width {width} does not divide by 4, as sine-cosine positions need",
+            "choose an embed_dim and decoder_width that do",
+        )
     frequencies = 10000 ** (-np.arange(width // 4) / (width / 4))
     rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
     parts = []
@@ -78,8 +80,10 @@ class Mae(Objective):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.register_buffer("positions", sincos(width, grid, self.prefix), persistent=False)
         self.decoder = nn.Sequential(
-            *(Block(width, options.decoder_heads, qkv_bias=True)
-              for _ in range(options.decoder_depth))
+            *(
+                Block(width, options.decoder_heads, qkv_bias=True)
+                for _ in range(options.decoder_depth)
+            )
         )
         self.norm = nn.LayerNorm(width, eps=EPSILON)
         self.predict = nn.Linear(width, self.patch**2 * 3)

@@ -216,8 +216,15 @@ def small() -> Callable[..., Any]:
 
     def make(objective: str, **changes: Any) -> TrainSettings:
         common = {
-            "objective": objective, "image_size": 32, "batch": 8, "steps": 20, "threads": 1,
-            "device": "cpu", "log_every": 1, "checkpoint_every": 7, "shuffle": 40,
+            "objective": objective,
+            "image_size": 32,
+            "batch": 8,
+            "steps": 20,
+            "threads": 1,
+            "device": "cpu",
+            "log_every": 1,
+            "checkpoint_every": 7,
+            "shuffle": 40,
         }
         return TrainSettings.model_validate({**SMALL[objective], **common, **changes})
 

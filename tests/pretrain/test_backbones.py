@@ -41,14 +41,20 @@ def test_an_open_clip_name_is_a_model_too(small: Callable[..., Any]) -> None:
     [
         ("clip", {"model": "ViT-Z-99"}, "open_clip knows no model 'ViT-Z-99'"),
         ("clip", {"model": {"embed_dim": 3}}, "has keys .'embed_dim'."),
-        ("clip", {"model": {"embed_dim": 8, "vision_cfg": {"depth": 3}, "text_cfg": {}}},
-         "cannot build this model"),
+        (
+            "clip",
+            {"model": {"embed_dim": 8, "vision_cfg": {"depth": 3}, "text_cfg": {}}},
+            "cannot build this model",
+        ),
         ("clip", {"model": "ViT-S-32-alt", "image_size": 48}, "not divisible by the patch size 32"),
         ("clip", {"pretrained": "nowhere.safetensors"}, "no file, no run's folder and no open_cl"),
         ("mae", {"model": "vit_of_nobody", "model_kwargs": {}}, "timm knows no model"),
         ("mae", {"model_kwargs": {"patch_size": 8, "deep": 3}}, "timm cannot build .*deep"),
-        ("mae", {"model": "vit_tiny_patch16_224", "model_kwargs": {}, "image_size": 40},
-         "not divisible by the patch size 16"),
+        (
+            "mae",
+            {"model": "vit_tiny_patch16_224", "model_kwargs": {}, "image_size": 40},
+            "not divisible by the patch size 16",
+        ),
         ("mae", {"pretrained": "nowhere"}, "do not fit .* or cannot be read"),
     ],
 )

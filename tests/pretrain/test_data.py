@@ -19,7 +19,12 @@ from pretrain.data import Ahead, Batch, Order, Source, Stream, decode
 
 def stream(*sources: Source, **changes: Any) -> Stream:
     settings: dict[str, Any] = {
-        "batch": 8, "canvas": 16, "shuffle": 40, "seed": 0, "cache_mib": 1, "threads": 2
+        "batch": 8,
+        "canvas": 16,
+        "shuffle": 40,
+        "seed": 0,
+        "cache_mib": 1,
+        "threads": 2,
     }
     return Stream(sources, **{**settings, **changes})
 
@@ -28,9 +33,7 @@ def take(source: Stream, count: int, state: Any = None) -> list[Batch]:
     return list(islice(source.batches(state or source.start()), count))
 
 
-@given(
-    st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 40), st.integers(0, 3)
-)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 40), st.integers(0, 3))
 def test_an_epoch_visits_every_sample_once(counts: list[int], shuffle: int, epoch: int) -> None:
     order = Order(counts, shuffle, ("key",))
     start = epoch * order.total

@@ -92,7 +92,11 @@ def test_a_run_is_committed_whole_and_made_once(made: tuple[Draft, Any], pairs: 
     assert artifacts.verify(run) == []
     left = {path.name for path in Path(run.url).iterdir()}
     assert left == {
-        "manifest.json", "timing.json", "metrics.jsonl", "config.json", "model.safetensors"
+        "manifest.json",
+        "timing.json",
+        "metrics.jsonl",
+        "config.json",
+        "model.safetensors",
     }
     assert said[-1].startswith("pretrain mae: 9 steps in")
     config = json.loads(Path(run.url, "config.json").read_text())

@@ -17,8 +17,12 @@ def batch(count: int, first: int = 0) -> Batch:
     rng = np.random.default_rng(first)
     return Batch(
         rng.integers(0, 256, (count, 48, 48, 3), dtype=np.uint8),
-        np.full((count, 2), 48, np.float32), [""] * count,
-        np.arange(count), np.zeros(count, np.int64), first, {},
+        np.full((count, 2), 48, np.float32),
+        [""] * count,
+        np.arange(count),
+        np.zeros(count, np.int64),
+        first,
+        {},
     )
 
 

@@ -16,8 +16,12 @@ def batch(count: int, first: int = 0) -> Batch:
     rng = np.random.default_rng(0)
     return Batch(
         rng.integers(0, 256, (count, 48, 48, 3), dtype=np.uint8),
-        np.full((count, 2), 48, np.float32), [""] * count,
-        np.arange(count), np.zeros(count, np.int64), first, {},
+        np.full((count, 2), 48, np.float32),
+        [""] * count,
+        np.arange(count),
+        np.zeros(count, np.int64),
+        first,
+        {},
     )
 
 
@@ -49,7 +53,9 @@ def test_the_loss_is_the_direct_formula(normalize: bool) -> None:
             if hidden[image, place]:
                 errors.append(((predicted[image, place] - wanted) ** 2).mean())
     loss = mae_loss(
-        torch.from_numpy(predicted), torch.from_numpy(patches), torch.from_numpy(hidden).float(),
+        torch.from_numpy(predicted),
+        torch.from_numpy(patches),
+        torch.from_numpy(hidden).float(),
         normalize,
     )
     assert loss.item() == pytest.approx(np.mean(errors), rel=1e-6)
