@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -10,7 +10,7 @@ from curation.rules_settings import ContaminationSettings, DedupSettings, RuleSe
 from curation.settings import SourceSettings
 from curation.synthetic.settings import FractalSettings
 from flows.demo.settings import CorpusSettings
-from flows.settings import load_yaml, override, validate
+from flows.settings import load_yaml, merge, override, validate
 from indexes.settings import IndexSettings
 from infra.errors import SluiceError
 from pretrain.evaluate_settings import EvaluateSettings
@@ -137,7 +137,20 @@ def find_recipe(name: str | None) -> Path:
     raise SluiceError(f"no recipe {name!r}", f"give a file, or one of: {there}")
 
 
+def read_recipe(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in a recipe file, laid over that of the recipe it `extends`, if any."""
+    value = load_yaml(path)
+    base = value.pop("extends", None)
+    if base is None:
+        return value
+    if path in seen:
+        raise SluiceError(f"{path} extends itself", "remove one `extends`")
+    beside = path.parent / str(base)
+    below = read_recipe(beside if beside.is_file() else find_recipe(str(base)), (*seen, path))
+    return merge(below, value)
+
+
 def load_recipe(name: str | None = None, overrides: Iterable[str] = ()) -> Recipe:
     """The recipe of a file or a name, with `path.to.key=value` overrides, validated."""
     path = find_recipe(name)
-    return validate(Recipe, override(load_yaml(path), overrides), str(path))
+    return validate(Recipe, override(read_recipe(path), overrides), str(path))

@@ -26,6 +26,19 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`: mappings key by key, where null takes a key away."""
+    merged = dict(below)
+    for key, value in above.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
 def override(value: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """`value` with each "path.to.key=value" set; the right side is read as YAML.
 

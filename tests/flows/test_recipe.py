@@ -1,0 +1,68 @@
+"""Recipes: every one that is shipped is valid; overrides, inheritance, and what is told."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.recipe import RECIPES, load_recipe
+from flows.settings import merge, override
+from infra.errors import SluiceError
+
+LEAVES = st.one_of(st.integers(), st.text(max_size=3), st.booleans())
+TREES = st.recursive(
+    LEAVES, lambda inner: st.dictionaries(st.text("ab", min_size=1, max_size=2), inner, max_size=3)
+)
+MAPPINGS = st.dictionaries(st.text("ab", min_size=1, max_size=2), TREES, max_size=3)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_valid(path: Path) -> None:
+    assert load_recipe(path.stem).name == path.stem
+
+
+def test_a_recipe_lies_over_the_one_it_extends(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: curate-and-pretrain\nname: mine\npretrain: {dino: null}\n")
+    base, recipe = load_recipe(), load_recipe(str(mine))
+    assert set(base.pretrain) - set(recipe.pretrain) == {"dino"}
+    assert recipe.curate == base.curate
+    mine.write_text("extends: mine.yaml\nname: mine\n")
+    with pytest.raises(SluiceError, match="extends itself"):
+        load_recipe(str(mine))
+
+
+@given(MAPPINGS, MAPPINGS)
+def test_merging_keeps_what_is_above(below: dict[str, object], above: dict[str, object]) -> None:
+    merged = merge(below, above)
+    assert merge(below, {}) == below
+    assert merge(merged, above) == merged
+    assert set(merged) == set(below) | set(above)
+
+
+def test_overrides_reach_mappings_and_list_elements() -> None:
+    value = {"a": {"b": 1}, "rules": [{"reason": "small", "min": 1}, {"name": "x"}]}
+    override(value, ["a.b=2", "a.c.d=[1, 2]", "rules.small.min=3", "rules.1.name=y"])
+    assert value == {
+        "a": {"b": 2, "c": {"d": [1, 2]}},
+        "rules": [{"reason": "small", "min": 3}, {"name": "y"}],
+    }
+    with pytest.raises(SluiceError, match=r"path\.to\.key=value"):
+        override(value, ["a.b"])
+    with pytest.raises(SluiceError, match="small"):
+        override(value, ["rules.large.min=3"])
+    with pytest.raises(SluiceError, match="plain value"):
+        override(value, ["a.b.c=3"])
+
+
+@pytest.mark.parametrize("text", ["- a list\n", "a: [1\n", ""])
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(SluiceError, match=r"bad\.yaml"):
+        load_recipe(str(tmp_path / "bad.yaml"))
+
+
+def test_an_unknown_recipe_lists_those_there_are() -> None:
+    with pytest.raises(SluiceError, match="three-seeds"):
+        load_recipe("four-seeds")
