@@ -76,9 +76,7 @@ def install():
 
 def set_defaults():
     site = sysconfig.get_path("purelib", scheme="venv", vars={"base": str(VENV)})
-    lines = [
-        f"os.environ.setdefault({name!r}, {value!r})" for name, value in DEFAULTS.items()
-    ]
+    lines = [f"os.environ.setdefault({name!r}, {value!r})" for name, value in DEFAULTS.items()]
     Path(site, "sluice_environment.pth").write_text(
         "import os; " + "; ".join(lines) + "\n", encoding="utf-8"
     )

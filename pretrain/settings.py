@@ -51,9 +51,6 @@ class ClipOptions(_Settings):
         description="chance that a token of a caption is "
         "left out; where captions are few, so that none is learnt by heart",
     )
-    word_dropout: float = Field(
-        0.0, ge=0, lt=1, description="chance of each word of a caption to be left out"
-    )
     same_caption: Literal["negative", "positive"] = Field(
         "negative",
         description="a pair of the batch with the very same caption: a negative, as "

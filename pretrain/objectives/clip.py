@@ -18,7 +18,6 @@ from pretrain.objectives.base import Objective
 from pretrain.settings import ClipOptions, TrainSettings
 
 MAX_LOGIT_SCALE = math.log(100)
-WORDS = 64  # of a caption that may be left out: all of most captions
 KEPT_CAPTIONS = 2**15  # whose tokens are held
 
 
@@ -60,19 +59,6 @@ class Clip(Objective):
         if fresh:
             self._tokens.update(zip(fresh, self.parts.tokenizer(fresh), strict=True))
         return torch.stack([self._tokens[text] for text in captions])
-
-    def _thin(self, batch: Batch) -> list[str]:
-        """Captions with some words left out, never all, keyed by the sample's position."""
-        chance = self.options.word_dropout
-        if not chance:
-            return batch.captions
-        numbers = views.uniforms(self.key("words"), batch.first, len(batch.captions), WORDS)
-        thinned = []
-        for caption, row in zip(batch.captions, numbers, strict=True):
-            words = caption.split()
-            kept = [word for word, number in zip(words, row, strict=False) if number >= chance]
-            thinned.append(" ".join(kept + words[WORDS:]) or caption)
-        return thinned
 
     def views(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         numbers = views.uniforms(self.key("view"), batch.first, len(batch.captions), 12)

@@ -47,6 +47,7 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_prefect_lists_run_and_run_lists_the_flows() -> None:
     assert "│ run  " in prefect("--help").stdout
     shown = prefect("run", "--help")
@@ -56,6 +57,7 @@ def test_prefect_lists_run_and_run_lists_the_flows() -> None:
     assert shown.stderr == ""
 
 
+@pytest.mark.slow
 def test_pyproject_enables_the_plugin_in_the_checkout() -> None:
     values = dict(os.environ)
     values.pop("PREFECT_PLUGINS_ENABLED", None)
@@ -71,6 +73,7 @@ def test_pyproject_enables_the_plugin_in_the_checkout() -> None:
     assert run.stdout.strip() == "True"
 
 
+@pytest.mark.slow
 def test_a_variable_enables_the_plugin_in_any_folder(tmp_path: Path) -> None:
     shown = prefect("run", "ingest", "--help", folder=tmp_path)
     assert shown.stdout.startswith("Usage: prefect run ingest")
@@ -78,6 +81,7 @@ def test_a_variable_enables_the_plugin_in_any_folder(tmp_path: Path) -> None:
     assert without.returncode != 0
 
 
+@pytest.mark.slow
 def test_a_failure_is_the_same_as_without_the_plugin(tmp_path: Path) -> None:
     run = prefect("run", "report", "--store", str(tmp_path / "store"))
     assert run.returncode == 1
@@ -86,6 +90,7 @@ def test_a_failure_is_the_same_as_without_the_plugin(tmp_path: Path) -> None:
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 def test_prefect_itself_still_works_with_the_plugin_enabled() -> None:
     run = prefect("version")
     assert run.returncode == 0

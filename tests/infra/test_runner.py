@@ -140,6 +140,7 @@ def test_an_item_that_kills_every_worker_is_named(runner: Runner, tmp_path: Path
     assert "finished shards are kept" in caught.value.way_out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runner", ELSEWHERE, indirect=True)
 def test_a_hung_worker_is_killed_and_its_item_done_again(runner: Runner, tmp_path: Path) -> None:
     items = [(str(tmp_path), number) for number in range(5)]
@@ -148,6 +149,7 @@ def test_a_hung_worker_is_killed_and_its_item_done_again(runner: Runner, tmp_pat
     assert sorted(results) == [(number, number) for number in range(5)]
 
 
+@pytest.mark.slow
 def test_an_item_past_its_deadline_every_time_is_named() -> None:
     with LocalRunner(1) as runner, pytest.raises(LostError, match=r"longer than 0\.3 s"):
         list(runner.map(time.sleep, [60], retries=1, deadline=0.3))
@@ -206,6 +208,7 @@ def start_parent(tmp_path: Path) -> tuple[subprocess.Popen[str], list[psutil.Pro
     return process, psutil.Process(process.pid).children(recursive=True)
 
 
+@pytest.mark.slow
 def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     process, children = start_parent(tmp_path)
     assert len(children) >= 2
@@ -218,6 +221,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     assert len(gone) == len(children)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_everything_and_only_the_parent_speaks(tmp_path: Path) -> None:
     process, children = start_parent(tmp_path)
     time.sleep(1)
