@@ -79,18 +79,17 @@ class Pipeline:
     # ---- samples ----
 
     def _ingest(self) -> None:
-        data = self.recipe.data
+        data, settings = self.recipe.data, self.recipe.data.demo
         demo = None
-        if data.demo is not None:
-            settings = data.demo
+        if settings is not None:
             demo = corpus.corpus_draft(self.store, settings)
             work = corpus.CorpusWork(demo.url, settings)
             items = corpus.corpus_items(settings)
             self._add(sharded("demo corpus", "ingest", {"": demo}, lambda: items, work))
         for name in SPLITS:
             sources = getattr(data, name)
-            if demo is not None:
-                sources = corpus.corpus_sources(demo.url, data.demo, name)
+            if demo is not None and settings is not None:
+                sources = corpus.corpus_sources(demo.url, settings, name)
                 fingerprint = demo.spec.digest
             elif sources:
                 fingerprint = ingest.source_fingerprint(sources)

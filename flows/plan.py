@@ -20,7 +20,6 @@ import numpy as np
 
 from curation import ingest, score
 from curation.scores.registry import pixel_scorers
-from curation.settings import SourceSettings
 from flows.demo import corpus
 from flows.main import TARGETS, Options, Prepared, prepare, stored_artifacts
 from flows.step import Step, closure
@@ -186,7 +185,7 @@ class Estimate:
             else:
                 work = corpus.CorpusWork(draft.url, data.demo)
                 rates |= _measure({"": draft}, corpus.corpus_items(data.demo)[0], work)
-                sources = (SourceSettings(tars=f"{draft.url}/pool/*.tar"),)
+                sources = corpus.corpus_sources(draft.url, data.demo, "pool")[:1]
         draft = ingest.ingest_draft(folder, "pool", sources, "sample", data.rows_per_shard)
         unit = ingest.ingest_items(sources, data.rows_per_shard)[0]
         rates |= _measure({"": draft}, unit, ingest.IngestWork(draft.url))
@@ -231,10 +230,10 @@ def _measure(drafts: dict[str, Draft], item: Item, work: Work) -> dict[str, Rate
 def gflops() -> float:
     """How fast this machine multiplies float32 matrices now, in GFLOP/s."""
     matrix = np.random.default_rng(0).standard_normal((MATRIX, MATRIX), dtype=np.float32)
-    matrix @ matrix
+    np.matmul(matrix, matrix)
     start = time.perf_counter()
     for _ in range(REPEATS):
-        matrix @ matrix
+        np.matmul(matrix, matrix)
     return 2 * MATRIX**3 * REPEATS / (time.perf_counter() - start) / 1e9
 
 
@@ -249,8 +248,8 @@ def size(count: float) -> str:
 
 def show(prepared: Prepared, target: str, found: Sequence[Line]) -> str:
     """The table, its sum, and what could not be told."""
-    header = ("step", "state", "rows", "size", "time", "known from")
-    table = [header]
+    header: tuple[str, ...] = ("step", "state", "rows", "size", "time", "known from")
+    table: list[tuple[str, ...]] = [header]
     for line in found:
         table.append(
             (

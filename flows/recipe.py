@@ -69,8 +69,8 @@ class CurateSettings(_Settings):
     """Which samples stay: rules over score columns in order, then deduplication."""
 
     rules: tuple[RuleSettings, ...] = Field(description="the first that fails is the reason")
-    dedup: DedupSettings = Field(default_factory=DedupSettings)
-    contamination: ContaminationSettings = Field(default_factory=ContaminationSettings)
+    dedup: DedupSettings = DedupSettings.model_validate({})
+    contamination: ContaminationSettings = ContaminationSettings.model_validate({})
 
 
 class EncoderSettings(_Settings):
@@ -98,11 +98,11 @@ class Recipe(_Settings):
     data: DataSettings
     filter: FilterSettings
     curate: CurateSettings
-    index: IndexSettings = Field(default_factory=IndexSettings)
+    index: IndexSettings = IndexSettings.model_validate({})
     synthesize: FractalSettings | None = None
     pretrain: dict[str, EncoderSettings] = Field(default_factory=dict)
-    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
-    run: ExecutionSettings = Field(default_factory=ExecutionSettings)
+    evaluate: EvaluateSettings = EvaluateSettings.model_validate({})
+    run: ExecutionSettings = ExecutionSettings.model_validate({})
 
     @model_validator(mode="after")
     def _sources_exist(self) -> "Recipe":

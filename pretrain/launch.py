@@ -76,10 +76,12 @@ class Desk:
         self._states[name] = replace(self._states[name], worker=worker)
         return job
 
-    async def tell(self, step: int, note: str) -> None:
+    async def tell(self, step: int, note: str) -> bool:
+        """Note how far the current job is; False: nobody waits for it any more."""
         assert self._current
         name = self._current[0]
         self._states[name] = replace(self._states[name], step=step, note=note)
+        return not self._closed
 
     async def finish(self, failure: tuple[str, str] | None) -> None:
         assert self._current
@@ -111,17 +113,26 @@ def serve(config: dict[str, Any]) -> None:
             run(job, _teller(desk, job.settings.steps))
         except SluiceError as error:
             failure = (error.what, error.way_out)
+        except _AbandonedError:
+            return
         ray.get(desk.finish.remote(failure))
 
 
+class _AbandonedError(Exception):
+    """Nobody waits for this run: stop; its checkpoint stays."""
+
+
 def _teller(desk: Any, steps: int) -> Progress:
+    import ray
+
     last = 0.0
 
     def progress(step: int, note: str) -> None:
         nonlocal last
         if time.monotonic() - last >= TELL or step == steps:
             last = time.monotonic()
-            desk.tell.remote(step, note)
+            if not ray.get(desk.tell.remote(step, note)):
+                raise _AbandonedError
 
     return progress
 
@@ -181,9 +192,10 @@ class Session:
                 self.workers.add(state.worker)
             if state.step:
                 progress(state.step, state.note)
-            if state.failure:
-                raise SluiceError(*state.failure)
             if state.done:
+                self.busy = False
+                if state.failure:
+                    raise SluiceError(*state.failure)
                 return
             if not self.alive:
                 raise SluiceError(
@@ -250,12 +262,14 @@ def _session(job: Job) -> Session:
 
 
 def _release(session: Session) -> None:
-    """Keep a session for the next run, unless it has used up some of the failures it may have."""
+    """Keep a session for the next run, unless it is still at this one (the wait for it was cut
+    short) or has used up some of the failures it may have.
+    """
     with _lock:
-        session.busy = False
-        if session.alive and len(session.workers) == 1:
+        if session.alive and not session.busy and len(session.workers) == 1:
             return
-        _sessions.remove(session)
+        if session in _sessions:
+            _sessions.remove(session)
     if session.alive:
         session.close()
 

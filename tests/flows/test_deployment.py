@@ -178,20 +178,19 @@ def test_a_deployed_run_completes(server: Server, recipe: Path, tmp_path: Path) 
         state = server.call("GET", f"flow_runs/{run['id']}")["state_type"]
         return state if state in TERMINAL else None
 
+    def told() -> bool:
+        wanted = {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200}
+        records = server.call("POST", "logs/filter", wanted)
+        return any("ingest pool: 2 shards" in record["message"] for record in records)
+
     worker = (str(PREFECT), "worker", "start", "--pool", "sluice")
     with process(tmp_path / "worker.log", server.environment, *worker) as log:
         assert until("the run", finished, log) == "COMPLETED", log()
+        until("the run's log", told, log)  # records travel in batches, a little behind
 
     tasks = server.call("POST", "task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
     assert [(task["name"].rpartition("-")[0], task["state_type"]) for task in tasks] == [
         ("ingest pool", "COMPLETED")
     ]
-
-    def told() -> bool:  # records travel in batches, a little behind
-        wanted = {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200}
-        records = server.call("POST", "logs/filter", wanted)
-        return any("ingest pool: 2 shards" in record["message"] for record in records)
-
-    until("the run's log", told, log)
     dataset = open_dataset(str(store), "pool")
     assert dataset.artifact.totals["rows"] == dataset.artifact.totals["kept"] == 6

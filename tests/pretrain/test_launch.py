@@ -26,7 +26,7 @@ def test_the_desk_hands_out_jobs_in_order() -> None:
         await desk.submit("a", b"A")
         await desk.submit("b", b"B")
         assert await desk.take(11) == b"A"
-        await desk.tell(5, "loss 1")
+        assert await desk.tell(5, "loss 1")
         assert await desk.look("a") == State(5, "loss 1", worker=11)
         assert await desk.look("b") == State()
         await desk.finish(None)
@@ -61,6 +61,17 @@ def test_the_desk_lets_a_worker_wait_and_then_go() -> None:
         await desk.finish(None)
         await desk.close()
         assert await desk.take(11) is None
+
+    asyncio.run(play())
+
+
+def test_the_desk_calls_a_worker_off() -> None:
+    async def play() -> None:
+        desk = Desk()
+        await desk.submit("a", b"A")
+        assert await desk.take(11) == b"A"
+        await desk.close()
+        assert not await desk.tell(5, "loss 1")
 
     asyncio.run(play())
 
@@ -146,6 +157,22 @@ def test_a_killed_worker_is_replaced_and_the_bytes_are_the_same(
     assert all(len(session.workers) == 1 for session in launch._sessions)
     for name in ("model.safetensors", "metrics.jsonl", "config.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+@pytest.mark.ray
+def test_a_wait_that_is_cut_short_does_not_hold_up_the_next_run(
+    ray: Any, pairs: str, small: Callable[..., Any], tmp_path: Path
+) -> None:
+    def interrupted(step: int, note: str) -> None:
+        raise KeyboardInterrupt
+
+    long = Job(str(tmp_path / "long"), "d", small("mae", steps=10**6), (Source(pairs),))
+    with pytest.raises(KeyboardInterrupt):
+        launch.run_on_ray(long, interrupted)
+    launch.run_on_ray(
+        replace(long, url=str(tmp_path / "next"), settings=small("mae")), lambda step, note: None
+    )
+    assert (tmp_path / "next" / "model.safetensors").exists()
 
 
 @pytest.mark.ray
