@@ -252,6 +252,8 @@ def _session(job: Job) -> Session:
     gpu = job.settings.device != "cpu" and torch.cuda.is_available()
     kind = (gpu, job.settings.max_failures, _cluster())
     with _lock:
+        # Those of a Ray that has gone went with it.
+        _sessions[:] = [session for session in _sessions if session.kind[2] == kind[2]]
         for session in _sessions:
             if session.kind == kind and session.alive and not session.busy:
                 session.busy = True

@@ -168,7 +168,7 @@ def test_explain_names_the_reason(curated_store: Path) -> None:
         ("curate.dedup.nea=0.9", "near"),
         ("curate.dedup.near=high", "curate.dedup.near"),
         ("pretrain.clip.sources={curted: 1}", "curted"),
-        ("pretrain.dino.train.image_size=60", "patch"),
+        ("pretrain.mae.train.image_size=60", "patch"),
         ("curate.rules.nothing.min=1", "nothing"),
         ("data.pool=[{tars: x.tar}]", "demo"),
     ],
