@@ -3,7 +3,9 @@
 Nothing heavy is imported here: `plan`, `report` and `explain` must answer at once.
 """
 
+import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -118,7 +120,8 @@ def execute(
     made: dict[str, Mapping[str, Artifact]] = {}
     timings: list[StepTiming] = []
     runner = make_runner(recipe.run.executor, recipe.run.workers, recipe.run.address)
-    with display, runner:
+    with display, runner, contextlib.ExitStack() as lent:
+        lent.callback(close_training)  # before Ray itself goes
         session = Session(runner, display, LAUNCHERS[recipe.run.executor])
         for step in steps:
             stored = step.stored
@@ -134,6 +137,12 @@ def execute(
     if target == "curate-and-pretrain":
         report = write_report(prepared, timings)
     return Result(store, target, made, timings, time.monotonic() - start, report)
+
+
+def close_training() -> None:
+    """Send home the training worker that is kept between runs, if one was started."""
+    if launch := sys.modules.get("pretrain.launch"):
+        launch.close()
 
 
 def timing_of(name: str, made: Mapping[str, Artifact], stored: bool, seconds: float) -> StepTiming:
