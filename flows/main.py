@@ -122,7 +122,10 @@ def execute(
     runner = make_runner(recipe.run.executor, recipe.run.workers, recipe.run.address)
     with display, runner, contextlib.ExitStack() as lent:
         lent.callback(close_training)  # before Ray itself goes
-        session = Session(runner, display, LAUNCHERS[recipe.run.executor])
+        session = Session(
+            runner, display, LAUNCHERS[recipe.run.executor], recipe.run.address
+        )
+        trainings = {step.name for step in steps if step.trains}
         for step in steps:
             stored = step.stored
             begin = time.monotonic()
@@ -130,6 +133,9 @@ def execute(
             timings.append(timing_of(step.name, made[step.name], stored, time.monotonic() - begin))
             if stored:
                 display.say(f"{step.name}: already in the store")
+            trainings.discard(step.name)
+            if not trainings:
+                close_training()  # its 2 GB are wanted elsewhere
             if step.publishes:
                 (artifact,) = made[step.name].values()
                 dataset.publish(store, step.publishes, artifact)

@@ -297,7 +297,11 @@ class Pipeline:
         mixed = [Source(drafts[source].url, weight) for source, weight in sources.items()]
 
         def train(session: Session) -> Mapping[str, Artifact]:
-            return {"": run.train(draft, mixed, settings, session.launcher, session.display)}
+            return {
+                "": run.train(
+                    draft, mixed, settings, session.launcher, session.display, session.address
+                )
+            }
 
         self._add(Step(step, flow, {"": draft}, train, tuple(needs)))
 
@@ -355,8 +359,8 @@ class Pipeline:
             runs={
                 name.removeprefix("pretrain "): draft.url
                 for name, step in drafts.items()
+                if step.trains
                 for draft in step.drafts.values()
-                if draft.spec.kind == "run"
             },
             evaluation=url("evaluation"),
             held_out=url("ingest evaluation"),

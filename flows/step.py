@@ -20,6 +20,7 @@ class Session:
     runner: Runner
     display: Display
     launcher: str  # how training starts: "ray" or "local"
+    address: str = "local"  # of the Ray it starts on
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Step:
         """The only draft of a step that makes one thing."""
         (draft,) = self.drafts.values()
         return draft
+
+    @property
+    def trains(self) -> bool:
+        """Whether this step is a training run."""
+        return any(draft.spec.kind == "run" for draft in self.drafts.values())
 
     @property
     def stored(self) -> bool:

@@ -52,24 +52,47 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+class Pace:
+    """Steps a second, counted from the first: what came before it was getting ready.
+
+    What an earlier run had done comes as one advance too, before the first step.
+    """
+
+    READY = 2  # advances that only move the start
+
+    def __init__(self) -> None:
+        self.done = 0
+        self._advances = 0
+        self._start = (time.monotonic(), 0)
+
+    def advance(self, steps: int) -> float | None:
+        """The pace after `steps` more; None as long as there is none."""
+        self.done += steps
+        self._advances += 1
+        now = time.monotonic()
+        if self._advances <= self.READY:
+            self._start = now, self.done
+            return None
+        start, done = self._start
+        return (self.done - done) / max(now - start, 1e-3)
+
+
 class PlainLine:
     def __init__(self, display: "PlainDisplay", name: str, total: int, unit: str) -> None:
         self._display, self._name, self._total, self._unit = display, name, total, unit
-        self._done = 0
+        self._pace = Pace()
         self._start = self._last = time.monotonic()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        self._done += steps
-        now = time.monotonic()
-        if now - self._last < PLAIN_INTERVAL or self._done >= self._total:
+        rate = self._pace.advance(steps)
+        now, done = time.monotonic(), self._pace.done
+        if now - self._last < PLAIN_INTERVAL or done >= self._total:
             return
         self._last = now
-        rate = self._done / (now - self._start)
-        left = (self._total - self._done) / rate if rate else 0.0
-        self._display.say(
-            f"{self._name}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, "
-            f"{duration(left)} left{', ' + note if note else ''}"
-        )
+        words = [f"{self._name}: {done}/{self._total} {self._unit}"]
+        if rate:
+            words += [f"{rate:.1f}/s", f"{duration((self._total - done) / rate)} left"]
+        self._display.say(", ".join([*words, note] if note else words))
 
     def finish(self, note: str = "") -> None:
         took = duration(time.monotonic() - self._start)
@@ -111,13 +134,11 @@ class SilentDisplay(PlainDisplay):
 class RichLine:
     def __init__(self, progress: Progress, task: TaskID, total: int) -> None:
         self._progress, self._task, self._total = progress, task, total
-        self._start = time.monotonic()
-        self._done = 0
+        self._pace = Pace()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        self._done += steps
-        rate = self._done / max(time.monotonic() - self._start, 1e-3)
-        text = f"{rate:.1f}/s {note}"
+        rate = self._pace.advance(steps)
+        text = f"{rate:.1f}/s {note}" if rate else note
         self._progress.update(self._task, advance=steps, note=text)
 
     def finish(self, note: str = "") -> None:

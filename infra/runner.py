@@ -30,7 +30,6 @@ START = 300.0  # seconds Ray may take to start workers
 STARTS = 3  # tries for a local Ray: it gives itself 30 s, not enough on a busy machine
 WINDOW = 2  # items in flight for each worker
 SPARE = 2  # Ray's processor slots beyond the workers': for training while the workers idle
-SPARE = 2  # Ray's processor slots beyond the workers': for training while the workers idle
 
 
 class Runner(Protocol):

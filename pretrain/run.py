@@ -84,10 +84,12 @@ def train(
     settings: TrainSettings,
     launcher: str,
     display: Display,
+    address: str = "local",
 ) -> Artifact:
     """Make the run unless it is there: from its last checkpoint, if one was left.
 
-    launcher: "local", in this process, or "ray", through Ray Train; the bytes are the same.
+    launcher: "local", in this process, or "ray", through Ray Train on the Ray at `address`;
+    the bytes are the same.
     """
     found = artifacts.load(draft.url)
     if found is not None:
@@ -99,7 +101,7 @@ def train(
             "make the draft with the digests and shares of these sources",
         )
     if not artifacts.recorded_parts(draft.url):
-        _launch(draft, sources, settings, launcher, display)
+        _launch(draft, sources, settings, launcher, display, address)
     filesystem.remove_tree(join(draft.url, WORK))  # the part is recorded: nothing is lost
     return artifacts.commit(draft.url, draft.spec)
 
@@ -110,6 +112,7 @@ def _launch(
     settings: TrainSettings,
     launcher: str,
     display: Display,
+    address: str,
 ) -> None:
     name = draft.url.rstrip("/").rsplit("/", 2)[-2]
     job = Job(draft.url, draft.spec.digest, settings, tuple(sources))
@@ -129,7 +132,7 @@ def _launch(
     elif launcher == "ray":
         from pretrain.launch import run_on_ray
 
-        run_on_ray(job, progress)
+        run_on_ray(job, progress, address)
     else:
         raise SluiceError(f"unknown launcher {launcher!r}", "use ray or local")
     line.finish(f"{settings.steps * settings.batch} samples")
