@@ -122,9 +122,7 @@ def execute(
     runner = make_runner(recipe.run.executor, recipe.run.workers, recipe.run.address)
     with display, runner, contextlib.ExitStack() as lent:
         lent.callback(close_training)  # before Ray itself goes
-        session = Session(
-            runner, display, LAUNCHERS[recipe.run.executor], recipe.run.address
-        )
+        session = Session(runner, display, LAUNCHERS[recipe.run.executor], recipe.run.address)
         trainings = {step.name for step in steps if step.trains}
         for step in steps:
             stored = step.stored

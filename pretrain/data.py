@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -26,7 +26,7 @@ from infra.errors import SluiceError
 NAMED = 5  # undecodable samples that are named, not only counted
 PIXEL_LIMIT = 2**26  # a larger image is refused before it is decoded
 FORMATS = ("JPEG", "PNG", "WEBP")
-AHEAD = 2  # batches decoded ahead of the step that needs them
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -322,16 +322,16 @@ def open_source(url: str) -> Artifact:
     return artifact
 
 
-class Ahead:
-    """An iterator's items, made by a thread a few items ahead of their use."""
+class Ahead(Generic[T]):
+    """An iterator's items, made by a thread up to `ahead` items before their use."""
 
-    def __init__(self, items: Iterator[Batch], ahead: int = AHEAD) -> None:
-        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(ahead)
+    def __init__(self, items: Iterator[T], ahead: int) -> None:
+        self._queue: queue.Queue[T | BaseException] = queue.Queue(ahead)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._fill, args=(items,), daemon=True)
         self._thread.start()
 
-    def _fill(self, items: Iterator[Batch]) -> None:
+    def _fill(self, items: Iterator[T]) -> None:
         try:
             for item in items:
                 if not self._put(item):
@@ -339,7 +339,7 @@ class Ahead:
         except BaseException as error:
             self._put(error)
 
-    def _put(self, item: "Batch | BaseException") -> bool:
+    def _put(self, item: "T | BaseException") -> bool:
         while not self._stop.is_set():
             try:
                 self._queue.put(item, timeout=0.1)
@@ -348,7 +348,7 @@ class Ahead:
                 continue
         return False
 
-    def next(self) -> Batch:
+    def next(self) -> T:
         item = self._queue.get()
         if isinstance(item, BaseException):
             raise item

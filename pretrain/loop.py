@@ -8,7 +8,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ from pretrain.objectives.base import Objective
 from pretrain.settings import TrainSettings
 
 METRICS = "metrics.jsonl"
+BATCHES_AHEAD = 2  # decoded before they are turned into views
+VIEWS_AHEAD = 1  # made before the step that needs them: they are several times larger
+Viewed = tuple[Mapping[str, Any], Mapping[str, Any]]  # where the stream stands, and views
 
 
 def run(job: Job, progress: Progress) -> Part:
@@ -116,19 +119,29 @@ class Trainer:
         return seconds, time.process_time() - self._start[1] + self._before[1]
 
     def train(self, progress: Progress) -> None:
-        batches = Ahead(self.stream.batches(self.state))
+        batches = Ahead(self.stream.batches(self.state), BATCHES_AHEAD)
+        viewed = Ahead(self.viewed(batches), VIEWS_AHEAD)
         try:
             while self.step < self.settings.steps:
-                self.advance(batches.next())
+                self.advance(*viewed.next())
                 progress(self.step, f"loss {json.loads(self.metrics[-1])['loss']:.3f}")
                 due = self.step % self.settings.checkpoint_every == 0
                 if due and self.step < self.settings.steps:
                     self.save()
         finally:
+            viewed.close()
             batches.close()
 
-    def advance(self, batch: Batch) -> None:
-        """One step of the optimizer."""
+    def viewed(self, batches: Ahead[Batch]) -> Iterator[Viewed]:
+        """The views of each batch, and where the stream stands after it."""
+        while True:
+            batch = batches.next()
+            with torch.no_grad():
+                views = self.objective.views(batch, self.device)
+            yield batch.state, views
+
+    def advance(self, state: Mapping[str, Any], views: Mapping[str, Any]) -> None:
+        """One step of the optimizer; `state` is where the stream stands after it."""
         settings, objective = self.settings, self.objective
         share = self.step / settings.steps
         rate = learning_rate(settings, self.step)
@@ -137,8 +150,6 @@ class Trainer:
             group["weight_decay"] = objective.weight_decay(share) if group["decays"] else 0.0
         # Dropout and drop path draw from PyTorch's own generator: key it by the step too.
         torch.manual_seed(int(generator(settings.seed, "step", self.step).integers(2**62)))
-        with torch.no_grad():
-            views = objective.views(batch, self.device)
         loss, figures = objective(views, share)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -146,7 +157,7 @@ class Trainer:
         self.optimizer.step()
         objective.after_update(share)
         self.step += 1
-        self.state = dict(batch.state)
+        self.state = dict(state)
         if self.step == 1 or self.step % settings.log_every == 0 or self.step == settings.steps:
             self.log(loss, rate, figures)
 

@@ -14,7 +14,7 @@ from pretrain.settings import TrainSettings
 class Objective(nn.Module, ABC):
     """A loss with all the networks it trains or keeps.
 
-    The loop calls, each step: `views` (no gradient), `forward`, backward, `before_update`,
+    The loop calls, each step: `views` (ahead), `forward`, backward, `before_update`,
     the optimizer, `after_update`. Whatever must survive a stop is a parameter or a buffer.
     `progress` is step / steps, from 0 up to but not 1.
     """
@@ -25,7 +25,11 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def views(self, batch: Batch, device: torch.device) -> dict[str, Any]:
-        """What `forward` takes, made from a batch by random numbers keyed by its position."""
+        """What `forward` takes, made from a batch by random numbers keyed by its position.
+
+        Called without gradient, on another thread and ahead of the step: it reads neither the
+        parameters nor PyTorch's own random numbers.
+        """
 
     @abstractmethod
     def forward(

@@ -159,7 +159,7 @@ def test_an_error_in_the_thread_reaches_the_reader() -> None:
         yield 1
         raise SluiceError("broken", "mend")
 
-    ahead = Ahead(items())
+    ahead = Ahead(items(), 2)
     assert ahead.next() == 1
     with pytest.raises(SluiceError, match="broken"):
         ahead.next()
@@ -168,7 +168,7 @@ def test_an_error_in_the_thread_reaches_the_reader() -> None:
 
 def test_closing_stops_an_endless_source(pairs: str) -> None:
     source = stream(Source(pairs))
-    ahead = Ahead(source.batches(source.start()))
+    ahead = Ahead(source.batches(source.start()), 2)
     assert len(ahead.next().captions) == 8
     ahead.close()
     assert not ahead._thread.is_alive()
