@@ -1,11 +1,10 @@
-"""The runner: a function over many items, on this process, on processes, or on Ray.
+"""The runner: a function over many items, on this process, on processes, or on Ray (ray_runner).
 
 `Runner.map` keeps a bounded window of work in flight, retries what a lost worker was doing,
 gives up on an item after its deadline, and yields (index, result) as items finish. What the
 function raises is final; a lost process or a time-out is tried again.
 """
 
-import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -26,10 +25,7 @@ Result = TypeVar("Result")
 
 RETRIES = 2
 DEADLINE = 3600.0  # seconds one item may take
-START = 300.0  # seconds Ray may take to start workers
-STARTS = 3  # tries for a local Ray: it gives itself 30 s, not enough on a busy machine
 WINDOW = 2  # items in flight for each worker
-SPARE = 2  # Ray's processor slots beyond the workers': for training while the workers idle
 
 
 class Runner(Protocol):
@@ -116,7 +112,7 @@ def _die_with(sentinel: int) -> None:
     os._exit(1)
 
 
-class _Queue:
+class Queue:
     """The items still to do, and how often each was lost.
 
     Items that were in flight together when a process died go one at a time from then on: only
@@ -186,7 +182,7 @@ class LocalRunner:
         retries: int = RETRIES,
         deadline: float = DEADLINE,
     ) -> Iterator[tuple[int, Result]]:
-        queue = _Queue(len(items), retries)
+        queue = Queue(len(items), retries)
         running: dict[Future[Any], tuple[int, float]] = {}
         while queue or running:
             failure = None
@@ -220,7 +216,7 @@ class LocalRunner:
         self,
         function: Callable[[Item], Result],
         items: Sequence[Item],
-        queue: _Queue,
+        queue: Queue,
         running: dict[Future[Any], tuple[int, float]],
     ) -> None:
         while (index := queue.take(len(running), WINDOW * self.workers)) is not None:
@@ -238,166 +234,6 @@ class LocalRunner:
         self._discard()
 
 
-class RayRunner:
-    """One Ray actor per worker, kept for the whole run so that imports and models stay loaded.
-
-    `address` is "local" for a Ray of our own on this machine, or a cluster's address.
-    """
-
-    def __init__(self, workers: int, address: str = "local") -> None:
-        self.workers = workers
-        self.address = address
-        self._actors: list[Any] = []
-
-    def _start(self) -> None:
-        start_ray(self.workers, self.address)
-        if not self._actors:
-            self._actors = self._spawn(self.workers)
-
-    def _spawn(self, count: int) -> list[Any]:
-        """Actors that have answered: an item's time must not count that of their start."""
-        import ray
-        from ray.exceptions import GetTimeoutError
-
-        remote: Any = ray.remote(_Worker)
-        actors = [remote.options(num_cpus=1).remote() for _ in range(count)]
-        try:
-            ray.get([actor.greet.remote() for actor in actors], timeout=START)
-        except GetTimeoutError as error:
-            raise SluiceError(
-                f"{count} workers did not start on Ray at {self.address!r} within {START:g} s",
-                f"lower run.workers, or see that Ray has {self.workers} processors to spare",
-            ) from error
-        return actors
-
-    def map(
-        self,
-        function: Callable[[Item], Result],
-        items: Sequence[Item],
-        *,
-        retries: int = RETRIES,
-        deadline: float = DEADLINE,
-    ) -> Iterator[tuple[int, Result]]:
-        import ray
-        from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
-
-        self._start()
-        shared = ray.put(function)
-        queue = _Queue(len(items), retries)
-        load = [0] * self.workers
-        running: dict[Any, tuple[int, int, float]] = {}  # in the order they were sent
-        while queue or running:
-            while (index := queue.take(len(running), WINDOW * self.workers)) is not None:
-                worker = load.index(min(load))
-                load[worker] += 1
-                reference = self._actors[worker].run.remote(shared, items[index])
-                running[reference] = (index, worker, time.monotonic())
-            broken: dict[int, str] = {}
-            for reference in self._finished(running):
-                index, worker, _ = running[reference]
-                try:
-                    result: Any = ray.get(reference)
-                except RayTaskError as error:
-                    raise error.cause or error from None
-                except (RayActorError, OutOfMemoryError):
-                    broken[worker] = DIED
-                    continue
-                del running[reference]
-                load[worker] -= 1
-                yield index, result
-            for _, worker, start in running.values():
-                if time.monotonic() - start > WINDOW * deadline:
-                    broken[worker] = overdue(deadline)
-            for worker, why in broken.items():
-                self._replace(worker)
-                load[worker] = 0
-                mine = [reference for reference, entry in running.items() if entry[1] == worker]
-                culprit, *behind = [running.pop(reference)[0] for reference in mine]
-                # An actor works in the order it was sent things: the first one did it.
-                queue.blame([culprit], why)
-                queue.put_back([culprit, *behind])
-
-    def _finished(self, running: Iterable[Any]) -> list[Any]:
-        """What has ended, in the order it was sent, after waiting up to a second."""
-        import ray
-
-        references = list(running)
-        ray.wait(references, timeout=1.0)
-        done, _ = ray.wait(references, num_returns=len(references), timeout=0)
-        ended = set(done)
-        return [reference for reference in references if reference in ended]
-
-    def _replace(self, worker: int) -> None:
-        import ray
-
-        ray.kill(self._actors[worker])
-        (self._actors[worker],) = self._spawn(1)
-
-    def release(self) -> None:
-        """Give the actors' processors back, so that another Ray user can have them."""
-        import ray
-
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors = []
-
-    def __enter__(self) -> "RayRunner":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._actors = []
-        stop_ray(self.address)
-
-
-class _Worker:
-    """The body of an actor."""
-
-    def __init__(self) -> None:
-        limit_threads()
-
-    def greet(self) -> None:
-        """Answer, to show that this actor is up."""
-
-    def run(self, function: Callable[[Any], Any], item: Any) -> Any:
-        return function(item)
-
-
-def start_ray(processors: int, address: str = "local") -> None:
-    """Connect to Ray once per process; "local" starts one that ends with this process."""
-    import ray
-
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-    local: dict[str, Any] = (
-        {
-            "num_cpus": max(processors, 1) + SPARE,
-            "include_dashboard": False,
-            "object_store_memory": 2**28,
-        }
-        if address == "local"
-        else {}
-    )
-    for attempt in range(1, 1 + STARTS):
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
-            return
-        except Exception as error:  # Ray has no type of its own for this
-            ray.shutdown()
-            if attempt == STARTS or address != "local":
-                raise SluiceError(
-                    f"Ray did not start at {address!r}: {error}",
-                    "check run.address and the cluster's token, or use run.executor=local, which "
-                    "needs no Ray",
-                ) from error
-
-
-def stop_ray(address: str) -> None:
-    if "ray" in sys.modules and address == "local":
-        sys.modules["ray"].shutdown()
-
-
 def processors() -> int:
     """How many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -413,6 +249,8 @@ def make_runner(executor: str, workers: int, address: str = "local") -> Runner:
     if executor == "local":
         return LocalRunner(count)
     if executor == "ray":
+        from infra.ray_runner import RayRunner
+
         return RayRunner(count, address)
     raise SluiceError(f"unknown executor {executor!r}", "use inline, local or ray")
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from infra import filesystem
 from infra.errors import SluiceError
-from infra.runner import start_ray
+from infra.ray_runner import start_ray
 from pretrain.data import Source
 from pretrain.job import Job, Progress
 

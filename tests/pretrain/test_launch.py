@@ -100,7 +100,7 @@ def digest(url: str) -> str:
 def ray() -> Iterator[Any]:
     import ray
 
-    from infra.runner import start_ray, stop_ray
+    from infra.ray_runner import start_ray, stop_ray
 
     start_ray(1)
     yield ray
