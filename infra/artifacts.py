@@ -176,10 +176,13 @@ def recorded_parts(url: str) -> dict[str, tuple[Part, dict[str, float]]]:
     return found
 
 
-def commit(url: str, spec: Spec, extra: Mapping[str, Any] | None = None) -> Artifact:
+def commit(
+    url: str, spec: Spec, extra: Mapping[str, Any] | None = None, *, sweep: bool = True
+) -> Artifact:
     """Put the manifest over the recorded parts; of two writers at once, one wins.
 
     `extra` goes into the manifest: figures of the whole, pure functions of the inputs.
+    `sweep=False` leaves `clean` to the caller.
     """
     recorded = recorded_parts(url)
     if not recorded and spec.kind == "dataset" and load(url) is None:
@@ -196,7 +199,8 @@ def commit(url: str, spec: Spec, extra: Mapping[str, Any] | None = None) -> Arti
         except SluiceError:
             if load(url) is None:
                 raise  # else another writer was first, and swept our unfinished files up
-    clean(url)
+    if sweep:
+        clean(url)
     committed = load(url)
     assert committed is not None
     return committed

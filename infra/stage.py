@@ -137,7 +137,11 @@ def _commit(
                 "remove that folder and run the same command again",
             )
     figures = extra(parts) if extra else {}
-    return {
-        name: artifacts.commit(drafts[name].url, drafts[name].spec, figures.get(name))
+    committed = {
+        name: artifacts.commit(drafts[name].url, drafts[name].spec, figures.get(name), sweep=False)
         for name in parts
     }
+    # Only now: a rival that trips over our sweeping shall find all manifests in place.
+    for name in parts:
+        artifacts.clean(drafts[name].url)
+    return committed
