@@ -138,6 +138,22 @@ class IngestWork:
         return dict.fromkeys(todo, part)
 
 
+def refuse_nothing(parts: Mapping[str, list[Part]]) -> dict[str, dict[str, Any]]:
+    """Before the commit: a version must hold a sample. Raises SluiceError with the reasons."""
+    all_parts = [part for made in parts.values() for part in made]
+    if not any(part.kept for part in all_parts):
+        dropped: dict[str, int] = {}
+        for part in all_parts:
+            for reason, count in part.dropped.items():
+                dropped[reason] = dropped.get(reason, 0) + count
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+        raise SluiceError(
+            f"the sources hold no sample that can be used: {counts}",
+            "see that they are tars, Parquet files or folders of images with captions",
+        )
+    return {}
+
+
 def ingest_rows(
     shard: int, records: Iterator[Record]
 ) -> Iterator[tuple[dict[str, Any], bytes | None]]:

@@ -105,6 +105,7 @@ class Pipeline:
                     ingest.IngestWork(draft.url),
                     ["demo corpus"] if demo is not None else [],
                     publishes=name,
+                    extra=ingest.refuse_nothing,
                 )
             )
 
@@ -296,12 +297,9 @@ class Pipeline:
         draft = run.run_draft(self.store, name, settings, digests, dict(sources))
         mixed = [Source(drafts[source].url, weight) for source, weight in sources.items()]
 
-        def train(session: Session) -> Mapping[str, Artifact]:
-            return {
-                "": run.train(
-                    draft, mixed, settings, session.launcher, session.display, session.address
-                )
-            }
+        def train(lent: Session) -> Mapping[str, Artifact]:
+            made = run.train(draft, mixed, settings, lent.launcher, lent.display, lent.address)
+            return {"": made}
 
         self._add(Step(step, flow, {"": draft}, train, tuple(needs)))
 

@@ -175,6 +175,7 @@ def _sidecar(row: dict[str, Any]) -> bytes:
 def publish(store: str, name: str, artifact: Artifact) -> None:
     """Point `<store>/<name>/latest` at a version, in one step."""
     filesystem.write_bytes(join(store, name), LATEST, artifact.digest.encode())
+    filesystem.remove_empty(join(store, name, filesystem.TEMPORARY))
 
 
 def open_dataset(store: str, name: str) -> Dataset:

@@ -212,6 +212,13 @@ def remove_tree(url: str) -> None:
         fs.rm(path, recursive=True)
 
 
+def remove_empty(url: str) -> None:
+    """Remove a local folder if nothing is in it; object stores have no folders."""
+    if is_local(url):
+        with contextlib.suppress(OSError):
+            Path(resolve(url)[1]).rmdir()
+
+
 def list_files(url: str) -> list[str]:
     """The URLs of the files a path, a folder or a glob pattern stands for, sorted."""
     fs, path = resolve(url)

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.main import Options, explain, prepare, report
+from flows.main import Options, execute, explain, prepare, report
 from flows.plan import plan
 from infra import artifacts
 from infra.dataset import open_dataset
 from infra.errors import SluiceError
+from infra.progress import SilentDisplay
 from tests.flows.conftest import SMALL, run_small
 
 KILLS = 10
@@ -31,8 +32,7 @@ def content(store: Path) -> tuple[str, str]:
 
 def leftovers(store: Path) -> list[str]:
     """What only an unfinished artifact has."""
-    names = ("_tmp", "_parts", "_work")
-    return [str(path) for path in store.rglob("*") if path.name in names and any(path.iterdir())]
+    return [str(path) for path in store.rglob("_*") if path.name in ("_tmp", "_parts", "_work")]
 
 
 def test_every_row_ends_in_one_state_with_a_reason(curated_store: Path) -> None:
@@ -189,3 +189,12 @@ def test_missing_and_empty_sources_are_told(tmp_path: Path) -> None:
     for source in (f"{tmp_path}/none/*.tar", str(tmp_path)):
         with pytest.raises(SluiceError, match="no file at"):
             prepare(Options(None, (*recipe, f"data.pool=[{{tars: '{source}'}}]"), str(tmp_path)))
+
+
+def test_sources_without_a_single_sample_are_told(tmp_path: Path) -> None:
+    (tmp_path / "00000.tar").write_bytes(bytes(10240))
+    changes = (f"data.pool.0.tars={tmp_path}/*.tar", "run.executor=inline")
+    prepared = prepare(Options("your-shards", changes, str(tmp_path / "store")))
+    with pytest.raises(SluiceError, match="no sample that can be used: 1 empty_tar"):
+        execute(prepared, "ingest", SilentDisplay(), lambda step, session: step.run(session))
+    assert not list((tmp_path / "store").rglob("manifest.json"))
