@@ -108,7 +108,8 @@ def _rows(
 ) -> Iterator[list[dict[str, Any]]]:
     """Rows `skip` to `skip + count` of a row group in pieces; stops early where it is damaged."""
     try:
-        for batch in file.iter_batches(BATCH, row_groups=[group], columns=names):
+        batches = file.iter_batches(BATCH, row_groups=[group], columns=names, use_threads=False)
+        for batch in batches:
             passed = min(skip, batch.num_rows)
             skip -= passed
             piece = batch.slice(passed, count)
