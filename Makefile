@@ -53,7 +53,7 @@ pytest: $(READY)
 	@$(BIN)/pytest --cov --cov-report=term:skip-covered
 
 unit: $(READY)
-	@$(BIN)/pytest -m 'not ray and not prefect and not slow'
+	@$(BIN)/pytest -n auto --dist loadfile -m 'not ray and not prefect and not slow'
 
 bench: $(READY)
 	@for script in $$(ls tests/bench/*.py | grep -v tables.py) tests/bench/tables.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

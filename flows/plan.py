@@ -3,7 +3,7 @@
 Where a stage needs no model, its first shard is worked on aside, in a temporary folder, and
 timed. Stages that need PyTorch would take longer to start than a plan may take: they are
 reckoned from how long they took in this store before, else from the rates of the demo as last
-benchmarked (flows/rates.json), scaled by how fast this machine multiplies matrices.
+benchmarked on two cores (flows/rates.json). What a network costs is only told of one that ran.
 """
 
 import json
@@ -16,22 +16,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from curation import ingest, score
 from curation.scores.registry import pixel_scorers
 from flows.demo import corpus
 from flows.main import TARGETS, Options, Prepared, prepare, stored_artifacts
 from flows.step import Step, closure
 from infra import artifacts, filesystem
+from infra.artifacts import Spec
+from infra.digests import digest
 from infra.errors import SluiceError
 from infra.progress import SilentDisplay, duration
 from infra.runner import InlineRunner
 from infra.stage import Draft, Item, Work, run_stage
 
 RATES = Path(__file__).parent / "rates.json"
-MATRIX, REPEATS = 384, 8  # of the calibration: 20 ms
-MEASURED, BEFORE, RECKONED = "one shard, measured now", "last time in this store", "the benchmark"
+MEASURED, BEFORE = "one shard, measured now", "last time in this store"
+PLACES = {"dataset": "*/*", "run": "runs/*/*", "evaluation": "evaluations/*"}  # by kind
+NETWORK = ("model_kwargs", "pretrained", "image_size", "batch")
+BENCHMARK = "the benchmark, on 2 cores"
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def lines(prepared: Prepared, steps: Sequence[Step]) -> list[Line]:
 def _line(step: Step, estimate: "Estimate") -> Line:
     if step.stored:
         made = stored_artifacts(step).values()
-        rows = max(artifact.totals["rows"] for artifact in made)
+        rows = max(one.totals["rows"] or samples_seen(one.settings) for one in made)
         return Line(step.name, True, rows, None, sum(one.totals["bytes"] for one in made))
     rows = estimate.rows(step)
     rates = [estimate.rate(name, draft) for name, draft in step.drafts.items()]
@@ -108,7 +110,7 @@ class Estimate:
         if step.name == "fractals" and self.recipe.synthesize:
             return self.recipe.synthesize.total
         if step.name == "evaluation":
-            return self._split_rows("evaluation")
+            return (self._split_rows("evaluation") or 0) * len(self.units(step))
         if step.name == "demo corpus":
             return sum(self._split_rows(name) or 0 for name in ("pool", "trusted", "evaluation"))
         split = step.name.partition(" ")[2]
@@ -131,39 +133,30 @@ class Estimate:
 
     def rate(self, name: str, draft: Draft) -> Rate | None:
         """What a row of one artifact costs: measured, else remembered, else reckoned."""
-        stage = draft.spec.stage
-        if stage in self.sample.rates:
-            return self.sample.rates[stage]
-        return self._remembered(stage) or self._reckoned(stage)
+        if draft.spec.stage in self.sample.rates:
+            return self.sample.rates[draft.spec.stage]
+        return self._remembered(draft.spec) or self._benchmarked(draft.spec)
 
-    def _remembered(self, stage: str) -> Rate | None:
-        pattern = {"pretrain": "runs/*/*", "evaluate": "evaluations/*"}.get(
-            stage.partition(".")[0], "*/*/*/*"
-        )
+    def _remembered(self, spec: Spec) -> Rate | None:
+        key = rate_key(spec.stage, spec.settings)
+        pattern = PLACES.get(spec.kind, "*/*/*/*")
         for url in filesystem.list_files(filesystem.join(self.store, pattern, "manifest.json")):
             artifact = artifacts.load(url.rpartition("/")[0])
-            if artifact is None or artifact.manifest["spec"]["stage"] != stage:
+            if artifact is None:
                 continue
             rows = artifact.totals["rows"] or samples_seen(artifact.settings)
-            if rows:
+            if rows and rate_key(artifact.manifest["spec"]["stage"], artifact.settings) == key:
                 seconds = artifact.timing().get("seconds", 0.0)
                 return Rate(seconds / rows, artifact.totals["bytes"] / rows, BEFORE)
         return None
 
-    def _reckoned(self, stage: str) -> Rate | None:
-        rate = self._rates["stages"].get(stage)
-        if rate is None:
-            return None
-        slower = self._rates["gflops"] / self._gflops
-        return Rate(rate["seconds"] * slower, rate["bytes"], RECKONED)
+    def _benchmarked(self, spec: Spec) -> Rate | None:
+        rate = self._rates.get(rate_key(spec.stage, spec.settings))
+        return Rate(rate["seconds"], rate["bytes"], BENCHMARK) if rate else None
 
     @cached_property
     def _rates(self) -> dict[str, Any]:
         return json.loads(RATES.read_text())
-
-    @cached_property
-    def _gflops(self) -> float:
-        return gflops()
 
     @cached_property
     def sample(self) -> "Sample":
@@ -205,6 +198,16 @@ def samples_seen(settings: Mapping[str, Any]) -> int:
     return int(settings.get("steps", 0)) * int(settings.get("batch", 0))
 
 
+def rate_key(stage: str, settings: Mapping[str, Any]) -> str:
+    """What decides the cost of a row: the stage, and its network and batch if it has one."""
+    model = settings.get("model")
+    if model is None:
+        return stage
+    if isinstance(model, str) and model.startswith("runs/"):  # by name, whichever run of it
+        model = model.rpartition("/")[0]
+    return f"{stage} {digest([model, *(settings.get(name) for name in NETWORK)])}"
+
+
 @dataclass(frozen=True)
 class Sample:
     """One shard done aside: its rows, and the rate of each stage by name."""
@@ -225,16 +228,6 @@ def _measure(drafts: dict[str, Draft], item: Item, work: Work) -> dict[str, Rate
         )
         for name, artifact in made.items()
     }
-
-
-def gflops() -> float:
-    """How fast this machine multiplies float32 matrices now, in GFLOP/s."""
-    matrix = np.random.default_rng(0).standard_normal((MATRIX, MATRIX), dtype=np.float32)
-    np.matmul(matrix, matrix)
-    start = time.perf_counter()
-    for _ in range(REPEATS):
-        np.matmul(matrix, matrix)
-    return 2 * MATRIX**3 * REPEATS / (time.perf_counter() - start) / 1e9
 
 
 def size(count: float) -> str:

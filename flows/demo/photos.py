@@ -15,7 +15,7 @@ from infra.digests import generator
 from infra.errors import SluiceError
 
 TRIES = 8192  # rectangles drawn for each photograph
-BLOCK = 512  # of them tested against the kept ones at a time
+BLOCK = 128  # of them tested against the kept ones at a time
 TEXTURE = 9.0  # the least standard deviation of a crop's 8 x 8 block means, grey levels
 SIDE = (64, 129)  # pixels of the shorter side
 
@@ -95,18 +95,18 @@ def crop_boxes(concept: str, seed: int, limit: int | None) -> list[Box]:
     count = photo.crops if limit is None else min(limit, photo.crops)
     drawn = _candidates(image.size, photo.smallest, generator(seed, "demo-crops", concept))
     sums = _integral(np.asarray(image.convert("L"), np.float64))
-    kept = np.zeros((0, 4), int)
-    for block in np.split(drawn, range(BLOCK, TRIES, BLOCK)):
-        # Most boxes fall to an earlier block's; those left are taken one by one.
-        for box in block[_overlap(block, kept) <= photo.overlap]:
+    kept: list[Box] = []
+    for drawn_block in np.split(drawn, range(BLOCK, TRIES, BLOCK)):
+        block = drawn_block[(_overlap(drawn_block, kept) <= photo.overlap).all(axis=1)]
+        apart = _overlap(block, block) <= photo.overlap
+        free = _texture(sums, block) >= photo.texture
+        for index, box in enumerate(block):
             if len(kept) == count:
-                return [tuple(box) for box in kept.tolist()]
-            if (
-                _overlap(box[None], kept)[0] <= photo.overlap
-                and _texture(sums, box) >= photo.texture
-            ):
-                kept = np.vstack([kept, box])
-    return [tuple(box) for box in kept.tolist()]
+                return kept
+            if free[index]:
+                kept.append(tuple(box.tolist()))
+                free &= apart[index]
+    return kept
 
 
 def _candidates(size: tuple[int, int], smallest: float, rng: np.random.Generator) -> np.ndarray:
@@ -131,25 +131,25 @@ def render(concept: str, box: Box, rng: np.random.Generator) -> Image.Image:
     return load(concept).resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
 
 
-def _overlap(boxes: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """The largest intersection over union of each box [n, 4] with the kept ones [m, 4]."""
-    if not len(kept):
-        return np.zeros(len(boxes))
-    low = np.maximum(boxes[:, None, :2], kept[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], kept[None, :, 2:])
+def _overlap(boxes: np.ndarray, others: np.ndarray | list[Box]) -> np.ndarray:
+    """Intersection over union of boxes [n, 4] with others [m, 4]: [n, m]."""
+    with_boxes = np.reshape(np.asarray(others, int), (-1, 4))
+    low = np.maximum(boxes[:, None, :2], with_boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], with_boxes[None, :, 2:])
     shared = np.prod(np.maximum(high - low, 0), axis=2)
-    areas = [np.prod(side[:, 2:] - side[:, :2], axis=1) for side in (boxes, kept)]
-    return (shared / (areas[0][:, None] + areas[1][None] - shared)).max(axis=1)
+    areas = [np.prod(side[:, 2:] - side[:, :2], axis=1) for side in (boxes, with_boxes)]
+    return shared / (areas[0][:, None] + areas[1][None] - shared)
 
 
 def _integral(values: np.ndarray) -> np.ndarray:
     return np.pad(values.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
 
 
-def _texture(sums: np.ndarray, box: np.ndarray) -> float:
-    """Standard deviation of the crop's 8 x 8 block means: what stays of it in a thumbnail."""
-    columns = np.linspace(box[0], box[2], 9).astype(int)
-    rows = np.linspace(box[1], box[3], 9).astype(int)
-    blocks = np.diff(np.diff(sums[np.ix_(rows, columns)], axis=0), axis=1)
-    areas = np.outer(np.diff(rows), np.diff(columns))
-    return float((blocks / areas).std())
+def _texture(sums: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Standard deviation of each crop's 8 x 8 block means: what stays of it in a thumbnail."""
+    columns = np.linspace(boxes[:, 0], boxes[:, 2], 9, axis=1).astype(int)
+    rows = np.linspace(boxes[:, 1], boxes[:, 3], 9, axis=1).astype(int)
+    corners = sums[rows[:, :, None], columns[:, None, :]]
+    blocks = np.diff(np.diff(corners, axis=1), axis=2)
+    areas = np.diff(rows)[:, :, None] * np.diff(columns)[:, None, :]
+    return (blocks / areas).std(axis=(1, 2))

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import indexes
 from curation.canaries import measure
 from flows.main import TARGETS, Options, prepare, stored_artifacts
-from flows.plan import RATES, gflops, samples_seen
+from flows.plan import RATES, rate_key, samples_seen
 from flows.step import closure
 from infra import artifacts
 from pretrain.evaluate.stage import read_results
@@ -94,16 +94,16 @@ def evaluation(store: str) -> list[dict[str, Any]]:
 
 
 def rates(store: str) -> dict[str, Any]:
-    """CPU-seconds and bytes a row of every stage, for plans."""
+    """Seconds and bytes a row of every stage, for plans."""
     stages = {}
     for step in closure(prepare(Options(store=store)).pipeline.steps, TARGETS[TARGET]):
         for made in stored_artifacts(step).values():
             rows = made.totals["rows"] or samples_seen(made.settings)
-            stages[made.manifest["spec"]["stage"]] = {
+            stages[rate_key(made.manifest["spec"]["stage"], made.settings)] = {
                 "seconds": made.timing()["seconds"] / max(rows, 1),
                 "bytes": made.totals["bytes"] / max(rows, 1),
             }
-    return {"gflops": round(gflops(), 1), "stages": stages}
+    return stages
 
 
 def main() -> None:

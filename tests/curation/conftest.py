@@ -13,6 +13,7 @@ import pytest
 from infra import artifacts
 from infra.artifacts import Part, Spec
 from infra.dataset import ROWS, part_name, publish, sample_key, write_shard, write_table
+from infra.digests import digest
 from infra.filesystem import write_bytes
 from infra.progress import SilentDisplay
 from infra.runner import InlineRunner
@@ -84,7 +85,9 @@ def _score(
     settings: Mapping[str, Any],
     size: int,
 ) -> None:
-    spec = Spec("scores", name, settings, (made.digest,))
+    # Other values are another artifact, as they would be if a scorer had made them.
+    values = repr((table.to_pydict(), {key: array.tolist() for key, array in vectors.items()}))
+    spec = Spec("scores", name, settings, (made.digest, digest(values)))
     folder = f"{name}-{spec.digest}"
     url = f"{made.url}/scores/{folder}"
     for shard, start in enumerate(range(0, table.num_rows, size)):

@@ -213,6 +213,7 @@ AFTER = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tokens",
     [

@@ -36,6 +36,7 @@ def files(url: str) -> dict[str, bytes]:
     return {file.path: (Path(url) / file.path).read_bytes() for file in part.files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["clip", "dino", "mae"])
 def test_a_run_that_was_stopped_gives_the_same_bytes(
     objective: str, pairs: str, greys: str, small: Callable[..., Any], tmp_path: Path
