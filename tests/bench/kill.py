@@ -35,12 +35,13 @@ def contents(store: Path) -> dict[str, str]:
 
 
 def started_since(moment: float) -> list[str]:
-    """The processes that are younger than `moment`, less our own."""
+    """What runs of this environment, and is younger than `moment`."""
     found = []
     for process in psutil.process_iter(["create_time", "cmdline"]):
-        words = process.info["cmdline"]
-        if words and process.info["create_time"] > moment and process.pid != os.getpid():
-            found.append(" ".join(words)[:100])
+        command = " ".join(process.info["cmdline"] or [])
+        ours = sys.prefix in command or command.startswith("ray::")
+        if ours and process.info["create_time"] > moment:
+            found.append(command[:100])
     return found
 
 
