@@ -56,7 +56,7 @@ unit: $(READY)
 	@$(BIN)/pytest -n auto --dist loadfile -m 'not ray and not prefect and not slow'
 
 bench: $(READY)
-	@for script in $$(ls tests/bench/*.py | grep -v tables.py) tests/bench/tables.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $$(ls tests/bench/*.py | grep -vE 'tables|record') tests/bench/tables.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 format: $(READY)
 	@$(BIN)/ruff check --fix-only --quiet .

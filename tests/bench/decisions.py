@@ -3,25 +3,19 @@
 One core, CPU seconds, memory beside the input. Run: python tests/bench/decisions.py
 """
 
-import json
-import os
-import platform
 import resource
-import subprocess
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from record import keep
 
 from curation.dedup import greedy
 from curation.rules import apply_rules
 from curation.rules_settings import RuleSettings
 from curation.sweep import sweep
 
-RESULTS = Path(__file__).parent / "results" / "decisions.json"
 ROWS, COLUMNS, RULES = 10_000_000, 30, 10
 NODES, PAIRS = 2_000_000, 5_000_000
 BOUND = 0.01
@@ -63,19 +57,13 @@ def main() -> None:
     similarity = rng.random(len(pairs[0]), dtype=np.float32)
     rank = rng.permutation(NODES)
     seconds["greedy"] = cpu_seconds(lambda: greedy(*pairs, similarity, rank))
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     report = {
         "what": "CPU seconds on one core",
         "sizes": {"rows": ROWS, "columns": COLUMNS, "rules": RULES, "nodes": NODES, "pairs": PAIRS},
         "seconds": seconds,
         "rules_gigabytes_beside_the_columns": memory,
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
-        "versions": {name: version(name) for name in ("duckdb", "numpy", "pyarrow")},
-        "commit": commit.strip(),
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+    keep("decisions", report, "duckdb", "numpy", "pyarrow")
 
 
 if __name__ == "__main__":

@@ -8,20 +8,18 @@ Run: python tests/bench/demo.py [STORE]
 """
 
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from record import keep
 
 import indexes
 from curation.canaries import measure
@@ -31,7 +29,6 @@ from flows.step import closure
 from infra import artifacts
 from pretrain.evaluate.stage import read_results
 
-RESULTS = Path(__file__).parent / "results" / "demo.json"
 TARGET = "curate-and-pretrain"
 COMMAND = [str(Path(sys.executable).with_name("prefect")), "run", TARGET, "--store"]
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -110,11 +107,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = sys.argv[1] if len(sys.argv) > 1 else f"{folder}/store"
         result = {
-            "commit": subprocess.run(
-                ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-            ).stdout.strip(),
-            "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
-            "versions": {name: version(name) for name in ("torch", "ray", "prefect", "faiss-gpu")},
             "first": run(store),
             "second": run(store),
             "canaries": canaries(store),
@@ -122,8 +114,7 @@ def main() -> None:
             "accuracy": evaluation(store),
         }
         RATES.write_text(json.dumps(rates(store), indent=1) + "\n")
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    keep("demo", result, "torch", "ray", "prefect", "faiss-gpu")
 
 
 if __name__ == "__main__":

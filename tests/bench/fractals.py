@@ -6,23 +6,17 @@ NumPy for the log-density and the colours. Both draw the same systems, at 256 x 
 100,000 points. Run: python tests/bench/fractals.py
 """
 
-import json
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 
 import numba as nb
 import numpy as np
+from record import keep
 
 from curation.synthetic.ifs import draw_system
 from curation.synthetic.render import draw
 from curation.synthetic.settings import FractalSettings
 
-RESULTS = Path(__file__).parent / "results" / "fractals.json"
 SIZE, POINTS, IMAGES, REPEATS = 256, 100_000, 200, 3
 PLAIN = {"jitter": False, "zoom": False, "flips": False, "background": "black"}
 
@@ -99,20 +93,14 @@ def main() -> None:
     }
     peer = {name: rate(lambda s, c=name == "colour": reference(s, c, settings))
             for name in ("grey", "colour")}  # fmt: skip
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     report = {
         "what": "fractal images per CPU second on one core",
         "sizes": {"pixels": SIZE, "points": POINTS, "images": IMAGES, "demo_points": small.points},
         "ours": {name: round(value, 1) for name, value in ours.items()},
         "peer": {name: round(value, 1) for name, value in peer.items()},
         "ratio": {name: round(ours[name] / value, 2) for name, value in peer.items()},
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
-        "versions": {name: version(name) for name in ("numba", "numpy")},
-        "commit": commit.strip(),
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+    keep("fractals", report, "numba", "numpy")
 
 
 if __name__ == "__main__":

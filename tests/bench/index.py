@@ -4,26 +4,21 @@ Vectors are clustered, with a near-copy of every second one: a flat cloud would 
 Run: python tests/bench/index.py
 """
 
-import json
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import faiss
 import numpy as np
+from record import keep
 
 from indexes.build import measure
 from indexes.kinds import KINDS, search
 from indexes.neighbours import pair_recall, range_pairs
 from indexes.settings import IndexSettings
 
-RESULTS = Path(__file__).parent / "results" / "index.json"
 ROWS, DIMENSION, LATENT, QUERIES = 100_000, 256, 24, 1000
 THRESHOLD = 0.9
 
@@ -93,20 +88,13 @@ def bench_pairs(base: np.ndarray) -> dict[str, object]:
 
 def main() -> None:
     base = vectors(ROWS)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     result = {
         "what": "CPU seconds on one core",
         "sizes": {"rows": ROWS, "dimension": DIMENSION, "queries": QUERIES},
         "ivf_flat": bench_index(base),
         f"pairs_over_{THRESHOLD}": bench_pairs(base),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
-        "versions": {name: version(name) for name in ("faiss-gpu", "numpy")},
-        "commit": commit,
     }
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    keep("index", result, "faiss-gpu", "numpy")
 
 
 if __name__ == "__main__":

@@ -8,17 +8,14 @@ Run: python tests/bench/ingest.py
 import hashlib
 import io
 import json
-import os
-import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from record import keep
 
 from curation.ingest import IngestWork, ingest_draft, ingest_items
 from curation.score import ScoreWork
@@ -27,7 +24,6 @@ from curation.settings import SourceSettings
 from infra.artifacts import Part
 from infra.shards import TarWriter, read_tar
 
-RESULTS = Path(__file__).parent / "results" / "ingest.json"
 SAMPLES, REPEATS = 2000, 3
 SIDES = {"small": 96, "large": 384}  # pixels: the demo's pictures, and LAION's after resizing
 
@@ -100,7 +96,6 @@ def main() -> None:
     for name, side in SIDES.items():
         with tempfile.TemporaryDirectory() as folder:
             found[name] = measure(Path(folder), side)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     report = {
         "what": "samples per CPU second on one core, by side in pixels",
         "sizes": {"samples": SAMPLES, **SIDES},
@@ -115,13 +110,8 @@ def main() -> None:
             }
             for name, rates in found.items()
         },
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
-        "versions": {name: version(name) for name in ("numpy", "pillow", "pyarrow")},
-        "commit": commit.strip(),
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+    keep("ingest", report, "numpy", "pillow", "pyarrow")
 
 
 if __name__ == "__main__":

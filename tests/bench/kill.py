@@ -2,7 +2,7 @@
 
 Every artifact must have the bytes it has where nothing was killed, and nothing may be left over:
 no file of an unfinished artifact, no process. Writes results/kill.json.
-Run: python tests/bench/kill.py STORE       (a store in which the demo has run undisturbed)
+Run: python tests/bench/kill.py [STORE]     (one in which the demo has run undisturbed)
 """
 
 import json
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from record import keep
 
-RESULTS = Path(__file__).parent / "results" / "kill.json"
 COMMAND = [str(Path(sys.executable).with_name("prefect")), "run", "curate-and-pretrain", "--store"]
 KILLS = 10
 LONGEST = 60.0  # seconds a run lives before it is killed
@@ -69,9 +69,10 @@ def kill_after(seconds: float, store: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    undisturbed, moments = Path(sys.argv[1]), random.Random(11)
+    moments = random.Random(11)
     with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder, "store")
+        store, undisturbed = Path(folder, "store"), Path(*sys.argv[1:] or [folder, "undisturbed"])
+        subprocess.run([*COMMAND, str(undisturbed)], check=True, stdout=subprocess.DEVNULL)
         kills = [kill_after(moments.uniform(5, LONGEST), str(store)) for _ in range(KILLS)]
         for kill in kills:
             print(kill, flush=True)
@@ -82,16 +83,12 @@ def main() -> None:
         )
         unfinished = [str(path) for path in store.rglob("_*") if path.name in UNFINISHED]
     result = {
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        ).stdout.strip(),
         "kills": kills,
         "artifacts": len(ours),
         "differing": differing,
         "unfinished": unfinished,
     }
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    keep("kill", result, "torch", "ray", "prefect")
     assert not differing and not unfinished
 
 

@@ -4,22 +4,17 @@ Exact comparison of every pair, for three seeds. Run: python tests/bench/near_du
 """
 
 import io
-import json
-import os
-import platform
 import time
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from record import keep
 
 from curation.scores import pixels
 from flows.demo.corpus import Row, image_bytes, make_plan
 from flows.demo.settings import CorpusSettings
 
-RESULTS = Path(__file__).parent / "results" / "near_duplicates.json"
 SEEDS = (0, 1, 2)
 THRESHOLDS = (0.88, 0.89, 0.90, 0.91, 0.92, 0.93)
 HIDDEN = ("corrupt", "blank", "too_small", "extreme_aspect")  # rules drop these before
@@ -83,12 +78,9 @@ def measure(seed: int) -> dict[str, Any]:
 
 def main() -> None:
     result = {
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
-        "versions": {name: version(name) for name in ("numpy", "pillow")},
         "seeds": [measure(seed) for seed in SEEDS],
     }
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    keep("near_duplicates", result, "numpy", "pillow")
 
 
 if __name__ == "__main__":

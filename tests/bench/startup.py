@@ -5,18 +5,16 @@ Promised on two cores: 3 s by `python -m flows`, 6 s by `prefect run`. With a st
 Run: python tests/bench/startup.py [STORE]
 """
 
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results" / "startup.json"
+from record import keep
+
 PREFECT = Path(sys.executable).with_name("prefect")
 REPEATS = 5
 ENTRIES = {"python -m flows": [sys.executable, "-m", "flows"], "prefect run": [str(PREFECT), "run"]}
@@ -26,6 +24,7 @@ def commands(store: str) -> dict[str, list[str]]:
     chosen = {
         "--help": ["--help"],
         "--plan": ["curate-and-pretrain", "--plan", "--store", store],
+        "--plan of an empty store": ["curate-and-pretrain", "--plan", "--store", f"{store}-none"],
     }
     latest = Path(store, "curated", "latest")
     if latest.exists():
@@ -61,12 +60,8 @@ def main() -> None:
                 for entry, start in ENTRIES.items()
             },
             "load": round(os.getloadavg()[0], 1),
-            "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
-            "versions": {name: version(name) for name in ("prefect", "cyclopts", "duckdb")},
         }
-    text = json.dumps(report, indent=1)
-    RESULTS.write_text(text + "\n")
-    print(text)
+    keep("startup", report, "prefect", "cyclopts", "duckdb")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,6 @@ from infra.errors import SluiceError
 from infra.progress import SilentDisplay
 from tests.flows.conftest import SMALL, run_small
 
-KILLS = 10
-
 
 def content(store: Path) -> tuple[str, str]:
     """Version and content of the curated version."""
@@ -94,19 +92,25 @@ def test_ray_gives_the_same_bytes(tmp_path: Path, curated_store: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_anywhere_the_bytes_are_the_same(tmp_path: Path, curated_store: Path) -> None:
-    """SIGKILL to the whole process group at ten moments, then a run that ends."""
+@pytest.mark.parametrize(
+    ("executor", "kills", "longest"),
+    [("local", 10, 12), pytest.param("ray", 4, 25, marks=pytest.mark.ray)],
+)
+def test_killed_anywhere_the_bytes_are_the_same(
+    tmp_path: Path, curated_store: Path, executor: str, kills: int, longest: float
+) -> None:
+    """SIGKILL to the whole process group at random moments, then a run that ends."""
     store, moments = tmp_path / "store", random.Random(7)
     script = (
         "import sys; from pathlib import Path; from tests.flows.conftest import run_small\n"
-        "if __name__ == '__main__': run_small(Path(sys.argv[1]), 'curate', 'local', 2)"
+        f"if __name__ == '__main__': run_small(Path(sys.argv[1]), 'curate', '{executor}', 2)"
     )
-    for _ in range(KILLS):
+    for _ in range(kills):
         process = subprocess.Popen(
             [sys.executable, "-c", script, str(store)], start_new_session=True
         )
         try:
-            process.wait(timeout=moments.uniform(1, 12))
+            process.wait(timeout=moments.uniform(1, longest))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
