@@ -138,7 +138,9 @@ class IngestWork:
         return dict.fromkeys(todo, part)
 
 
-def refuse_nothing(parts: Mapping[str, list[Part]]) -> dict[str, dict[str, Any]]:
+def refuse_nothing(
+    sources: Sequence[SourceSettings], parts: Mapping[str, list[Part]]
+) -> dict[str, dict[str, Any]]:
     """Before the commit: a version must hold a sample. Raises SluiceError with the reasons."""
     all_parts = [part for made in parts.values() for part in made]
     if not any(part.kept for part in all_parts):
@@ -148,8 +150,8 @@ def refuse_nothing(parts: Mapping[str, list[Part]]) -> dict[str, dict[str, Any]]
                 dropped[reason] = dropped.get(reason, 0) + count
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
         raise SluiceError(
-            f"the sources hold no sample that can be used: {counts}",
-            "see that they are tars, Parquet files or folders of images with captions",
+            f"no sample in {', '.join(source.location for source in sources)}: {counts}",
+            "see that these are tars, Parquet files or folders of images with captions",
         )
     return {}
 

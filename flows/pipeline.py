@@ -6,6 +6,7 @@ fractals, curated, pool -> training runs -> evaluation
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -105,7 +106,7 @@ class Pipeline:
                     ingest.IngestWork(draft.url),
                     ["demo corpus"] if demo is not None else [],
                     publishes=name,
-                    extra=ingest.refuse_nothing,
+                    extra=partial(ingest.refuse_nothing, sources),
                 )
             )
 
