@@ -46,9 +46,52 @@ def demo() -> str:
     lines += [
         "",
         "Accuracy on the held-out split, 95 % intervals. `clip` saw curated pairs, `clip-raw` as "
-        "many samples of the pool as it came; one seed. `--recipe three-seeds` has three.",
+        "many samples of the pool as it came; one seed. " + seeds(),
+        "",
+        killed(),
+        "",
+        startup(),
     ]
     return "\n".join(lines)
+
+
+def seeds() -> str:
+    rows = {
+        row["task"]: f"{row['value']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+        for row in load("seeds")["curated_less_raw"]
+        if row["metric"] == "accuracy_over_seeds"
+    }
+    return (
+        "Over three seeds (`tests/bench/seeds.py`, `--recipe three-seeds`) curated less raw is "
+        f"{rows['zero_shot']} zero-shot, {rows['knn']} k-NN and {rows['linear_probe']} with a "
+        "linear probe."
+    )
+
+
+def killed() -> str:
+    found = load("kill")
+    moments = [kill["after"] for kill in found["kills"]]
+    return (
+        f"Killed {len(moments)} times (SIGKILL to the whole process group, {min(moments):.0f} to "
+        f"{max(moments):.0f} s after its start) and started again, the demo leaves the same bytes "
+        f"in {found['artifacts'] - len(found['differing'])} of {found['artifacts']} artifacts, "
+        f"{len(found['unfinished'])} unfinished files and "
+        f"{sum(len(kill['processes_left']) for kill in found['kills'])} processes "
+        "(`tests/bench/kill.py`)."
+    )
+
+
+def startup() -> str:
+    found = load("startup")
+    worst = {
+        entry: max(figures["median"] for figures in found[entry].values())
+        for entry in ("python -m flows", "prefect run")
+    }
+    return (
+        "`--plan`, `report` and `explain` answer within "
+        f"{worst['python -m flows']:.1f} s by `python -m flows` and {worst['prefect run']:.1f} s "
+        "by `prefect run` (`tests/bench/startup.py`)."
+    )
 
 
 def place(text: str, name: str, table: str) -> str:
