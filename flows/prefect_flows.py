@@ -3,6 +3,7 @@
 Prefect schedules and shows; it caches nothing of ours, because the store is the truth.
 """
 
+import sys
 from collections.abc import Mapping
 
 from prefect import Flow, flow, get_run_logger, task
@@ -36,7 +37,8 @@ def run_target(
     shown.say(f"{target}: done in {duration(result.seconds)}, store {result.store}")
     if result.report:
         link = result.report if "://" in result.report else f"file://{result.report}"
-        shown.say(f"report: {result.report}")
+        if deployment.id or sys.stdout.isatty():  # else it goes to whoever reads our output
+            shown.say(f"report: {result.report}")
         create_link_artifact(link=link, key="report", link_text="Report of this run")
     create_markdown_artifact(result.markdown(), key="summary")
     return result
