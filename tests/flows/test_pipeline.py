@@ -19,6 +19,7 @@ from infra import artifacts
 from infra.dataset import open_dataset
 from infra.errors import SluiceError
 from infra.progress import SilentDisplay
+from tests.curation.sources.made import samples, tar_bytes
 from tests.flows.conftest import SMALL, run_small
 
 
@@ -202,3 +203,11 @@ def test_sources_without_a_single_sample_are_told(tmp_path: Path) -> None:
     with pytest.raises(SluiceError, match=r"no sample in .*tar: 1 empty_tar"):
         execute(prepared, "ingest", SilentDisplay(), lambda step, session: step.run(session))
     assert not list((tmp_path / "store").rglob("manifest.json"))
+
+
+def test_a_plan_says_nothing_of_a_network_that_never_ran(tmp_path: Path) -> None:
+    (tmp_path / "00000.tar").write_bytes(tar_bytes(samples(3)))
+    changes = (f"data.pool.0.tars={tmp_path}/*.tar", "run.executor=inline")
+    text = plan(Options("your-shards", changes, str(tmp_path / "store")), "curate")
+    assert "not reckoned: embed pool" in text
+    assert not (tmp_path / "store").exists()
