@@ -7,6 +7,7 @@ its shard. The original image bytes are kept; nothing is decoded beyond the head
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -144,10 +145,7 @@ def refuse_nothing(
     """Before the commit: a version must hold a sample. Raises SluiceError with the reasons."""
     all_parts = [part for made in parts.values() for part in made]
     if not any(part.kept for part in all_parts):
-        dropped: dict[str, int] = {}
-        for part in all_parts:
-            for reason, count in part.dropped.items():
-                dropped[reason] = dropped.get(reason, 0) + count
+        dropped = sum((Counter(part.dropped) for part in all_parts), Counter[str]())
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
         raise SluiceError(
             f"no sample in {', '.join(source.location for source in sources)}: {counts}",

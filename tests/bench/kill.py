@@ -89,7 +89,8 @@ def main() -> None:
         "unfinished": unfinished,
     }
     keep("kill", result, "torch", "ray", "prefect")
-    assert not differing and not unfinished
+    left = [kill["processes_left"] for kill in kills]
+    assert not differing and not unfinished and not any(left)
 
 
 if __name__ == "__main__":

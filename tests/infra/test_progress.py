@@ -60,6 +60,18 @@ def test_plain_lines_come_at_the_start_now_and_then_and_at_the_end(clock: Clock)
     ]
 
 
+def test_getting_ready_is_no_part_of_the_pace(clock: Clock) -> None:
+    lines: list[str] = []
+    line = PlainDisplay(lines.append).stage("pretrain", 100, "steps")
+    for seconds in (0.0, 40.0, *[1.0] * 6):  # what was there, the start, then steps
+        clock.now += seconds
+        line.advance(10)
+    assert lines[1:] == [
+        "pretrain: 20/100 steps",
+        "pretrain: 70/100 steps, 10.0/s, 3.0 s left",
+    ]
+
+
 def test_silence_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     with SilentDisplay() as shown:
         shown.say("something")

@@ -136,3 +136,16 @@ def test_other_sources_than_the_drafts_are_refused(
     with pytest.raises(SluiceError, match="unknown launcher 'slurm'"):
         train(draft, [Source(pairs)], settings, "slurm", SilentDisplay())
     assert artifacts.load(draft.url) is None
+
+
+def test_training_starts_on_the_ray_it_is_told(
+    small: Callable[..., Any], pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(processors: int, address: str) -> None:
+        raise SluiceError(f"asked for {address}", "start it")
+
+    monkeypatch.setattr("pretrain.launch.start_ray", refuse)
+    settings = small("mae")
+    draft = run_draft(str(tmp_path), "mae", settings, {"pairs": digest(pairs)})
+    with pytest.raises(SluiceError, match="asked for ray://cluster:1"):
+        train(draft, [Source(pairs)], settings, "ray", SilentDisplay(), "ray://cluster:1")
