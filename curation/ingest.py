@@ -15,6 +15,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from curation.headers import FORMATS, read_header
+from curation.outcomes import NOT_AN_IMAGE, UNSUPPORTED_FORMAT
 from curation.settings import COLUMNS, SourceSettings
 from curation.sources import Record, Unit, open_source
 from curation.sources.base import BAD_JSON, clean, labels
@@ -28,8 +29,6 @@ from infra.stage import Draft, Item
 
 CODE = 1
 ROWS_PER_SHARD = 512
-NOT_AN_IMAGE = "not_an_image"
-UNSUPPORTED_FORMAT = "unsupported_format"
 ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "generation")  # of S3, HTTP, GCS, Azure
 
 

@@ -33,7 +33,10 @@ NO_META = ("uid", "url", "caption", "text", "key")
 
 @dataclass(frozen=True)
 class Record:
-    """One input record. `source` says where it stood; `reason`, if set, why it is refused."""
+    """One input record. `source` says where it stood; `reason`, if set, why it is refused.
+
+    A record with a URL, no image and no reason is one that is still to be fetched.
+    """
 
     source: str
     image: bytes | None = None
@@ -42,6 +45,8 @@ class Record:
     uid: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
     reason: str | None = None
+    expected: str | None = None  # MD5 or SHA-256, in hex, of the bytes behind `url`
+    http_status: int | None = None  # of the last answer, where the image was fetched
 
 
 class Unit(Protocol):
