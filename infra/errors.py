@@ -14,3 +14,7 @@ class SluiceError(Exception):
 
     def __str__(self) -> str:
         return f"{self.what}\n  way out: {self.way_out}" if self.way_out else self.what
+
+
+class PauseError(SluiceError):
+    """A failure of the surroundings that may pass by itself: the stage waits and goes on."""

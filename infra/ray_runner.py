@@ -65,14 +65,28 @@ class RayRunner:
         retries: int = RETRIES,
         deadline: float = DEADLINE,
     ) -> Iterator[tuple[int, Result]]:
+        self._start()
+        queue = Queue(len(items), retries)
+        running: dict[Any, tuple[int, int, float]] = {}  # in the order they were sent
+        try:
+            yield from self._results(function, items, queue, running, deadline)
+        finally:
+            if running:  # an item failed: what ran beside it must not write behind our back
+                self._stop()
+
+    def _results(
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        queue: Queue,
+        running: dict[Any, tuple[int, int, float]],
+        deadline: float,
+    ) -> Iterator[tuple[int, Result]]:
         import ray
         from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
-        self._start()
         shared = ray.put(function)
-        queue = Queue(len(items), retries)
         load = [0] * self.workers
-        running: dict[Any, tuple[int, int, float]] = {}  # in the order they were sent
         while queue or running:
             while (index := queue.take(len(running), WINDOW * self.workers)) is not None:
                 worker = load.index(min(load))
@@ -119,6 +133,14 @@ class RayRunner:
 
         ray.kill(self._actors[worker])
         (self._actors[worker],) = self._spawn(1)
+
+    def _stop(self) -> None:
+        """Kill all workers; the next map starts others."""
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
 
     def __enter__(self) -> "RayRunner":
         return self

@@ -184,6 +184,20 @@ class LocalRunner:
     ) -> Iterator[tuple[int, Result]]:
         queue = Queue(len(items), retries)
         running: dict[Future[Any], tuple[int, float]] = {}
+        try:
+            yield from self._results(function, items, queue, running, deadline)
+        finally:
+            if running:  # an item failed: what ran beside it must not write behind our back
+                self._discard()
+
+    def _results(
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        queue: Queue,
+        running: dict[Future[Any], tuple[int, float]],
+        deadline: float,
+    ) -> Iterator[tuple[int, Result]]:
         while queue or running:
             failure = None
             try:

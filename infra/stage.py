@@ -9,15 +9,17 @@ twice writes the same bytes twice.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from infra import artifacts
 from infra.artifacts import Artifact, Part, Spec
-from infra.errors import SluiceError
-from infra.progress import Display
+from infra.errors import PauseError, SluiceError
+from infra.progress import Display, duration
 from infra.runner import LostError, Runner
+
+PAUSES = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # seconds, one after the other without progress
 
 Work = Callable[[Any, list[str]], Mapping[str, Part]]
 Extra = Callable[[Mapping[str, list[Part]]], Mapping[str, Mapping[str, Any]]]
@@ -104,15 +106,10 @@ def run_stage(
     task = _Task(title, work, {name: drafts[name].url for name in missing})
     rows = 0
     try:
-        for _, count in runner.map(task, entries):
+        for count in _finished(task, entries, runner, display):
             rows += count
             line.advance(1, f"{rows} rows")
         committed = _commit(drafts, missing, {item.name for item in items}, extra)
-    except LostError as error:
-        name = entries[error.index][0].name
-        raise SluiceError(
-            f"{title!r}, item {name} was lost {error.losses} times: {error.why}", error.way_out
-        ) from error
     except SluiceError:
         # Another run may have made the same thing at the same time, and swept up after itself.
         rival = {name: artifacts.load(drafts[name].url) for name in missing}
@@ -121,6 +118,33 @@ def run_stage(
             raise
     line.finish(f"{rows} rows")
     return made | committed
+
+
+def _finished(
+    task: _Task, entries: Sequence[tuple[Item, list[str]]], runner: Runner, display: Display
+) -> Iterator[int]:
+    """The rows of each item, as it ends; what a PauseError cut short is done after a pause."""
+    left = {item.name: (item, todo) for item, todo in entries}
+    pauses = iter(PAUSES)
+    while left:
+        batch = list(left.values())
+        try:
+            for index, count in runner.map(task, batch):
+                del left[batch[index][0].name]
+                pauses = iter(PAUSES)
+                yield count
+        except PauseError as error:
+            seconds = next(pauses, None)
+            if seconds is None:
+                raise
+            display.say(f"{task.title}: paused for {duration(seconds)}: {error}")
+            time.sleep(seconds)
+        except LostError as error:
+            name = batch[error.index][0].name
+            raise SluiceError(
+                f"{task.title!r}, item {name} was lost {error.losses} times: {error.why}",
+                error.way_out,
+            ) from error
 
 
 def _commit(

@@ -90,6 +90,16 @@ def hang_once(task: tuple[str, int]) -> int:
     return number
 
 
+def fail_beside(task: tuple[str, int]) -> int:
+    """Item 0 fails at once; the others write a file a while later."""
+    folder, number = task
+    if number == 0:
+        raise SluiceError("shard 00000 is missing", "put it back")
+    time.sleep(0.5)
+    Path(folder, str(number)).touch()
+    return number
+
+
 def threads(_: int) -> str:
     return os.environ.get("OMP_NUM_THREADS", "")
 
@@ -113,6 +123,16 @@ def test_our_own_error_passes_through_whole(runner: Runner) -> None:
         list(runner.map(refuse, range(8)))
     assert not isinstance(caught.value, LostError)
     assert (caught.value.what, caught.value.way_out) == ("shard 00003 is missing", "put it back")
+    assert len(list(runner.map(square, range(4)))) == 4
+
+
+@pytest.mark.parametrize("runner", ELSEWHERE, indirect=True)
+def test_what_ran_beside_a_failed_item_writes_nothing_more(runner: Runner, tmp_path: Path) -> None:
+    list(runner.map(square, range(4)))  # workers that are up
+    with pytest.raises(SluiceError):
+        list(runner.map(fail_beside, [(str(tmp_path), number) for number in range(6)]))
+    time.sleep(1)
+    assert list(tmp_path.iterdir()) == []
     assert len(list(runner.map(square, range(4)))) == 4
 
 

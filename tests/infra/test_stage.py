@@ -8,16 +8,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from infra import artifacts, filesystem
+from infra import artifacts, filesystem, stage
 from infra.artifacts import Part, load, verify
-from infra.errors import SluiceError
-from infra.progress import PlainDisplay
-from infra.runner import InlineRunner, LostError
+from infra.errors import PauseError, SluiceError
+from infra.progress import PlainDisplay, SilentDisplay
+from infra.runner import InlineRunner, LostError, make_runner
 from infra.stage import Draft, Item, run_stage
 from tests.infra.counting import ITEMS, SHARDS, Count, drafts, run, total
 
@@ -223,3 +223,43 @@ def test_progress_tells_what_was_resumed(tmp_path: Path) -> None:
     assert lines[0] == "counting: 8 shards to do"
     assert lines[-1].startswith("counting: 8 shards in ")
     assert lines[-1].endswith(", 6 rows")
+
+
+class Stormy(Count):
+    """Work that finds the network down until the log has grown to `calm` lines."""
+
+    calm = 3
+
+    def __call__(self, value: int, todo: list[str]) -> Mapping[str, Part]:
+        log = Path(self.log or "")
+        tries = len(log.read_text().splitlines()) if log.exists() else 0
+        if tries < self.calm and value > 1:
+            with log.open("a") as file:
+                file.write("down\n")
+            raise PauseError("names cannot be resolved", "see to the resolver")
+        return super().__call__(value, todo)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stage_waits_where_the_surroundings_fail_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: dict[str, str], workers: int
+) -> None:
+    monkeypatch.setattr(stage, "PAUSES", (0.01, 0.01, 0.01, 0.01))
+    url, said = str(tmp_path / "store"), list[str]()
+    work = Stormy(url, log=str(tmp_path / "log"))
+    with make_runner("local" if workers else "inline", workers) as runner:
+        run_stage("stormy", drafts(url), ITEMS, work, runner, PlainDisplay(said.append), total)
+    assert contents(url) == reference
+    paused = [line for line in said if "paused" in line]
+    assert paused and "names cannot be resolved" in paused[0] and "resolver" in paused[0]
+
+
+def test_a_stage_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "PAUSES", (0.01, 0.01))
+    url = str(tmp_path / "store")
+    work = Stormy(url, log=str(tmp_path / "log"))
+    object.__setattr__(work, "calm", 1000)
+    with pytest.raises(PauseError, match="names cannot be resolved"):
+        run_stage("stormy", drafts(url), ITEMS, work, InlineRunner(), SilentDisplay(), total)
+    assert len((tmp_path / "log").read_text().splitlines()) > 2
+    assert contents(url) == {}
