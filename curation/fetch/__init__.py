@@ -1,0 +1,1 @@
+"""From URLs to images: the downloader, its consent and its safety."""
