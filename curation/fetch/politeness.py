@@ -68,13 +68,13 @@ class HostLimits:
         """Hosts that something is known of."""
         return len(self._hosts)
 
-    def slot(self, host: str, interval: float = 0.0) -> "_Slot":
-        """`async with limits.slot(host):` around a request; first come, first served.
+    def turn(self, host: str, interval: float = 0.0) -> "_Turn":
+        """`async with limits.turn(host):` around a request; first come, first served.
 
         interval: seconds between two starts that this host asks for (crawl-delay); the longer of
         it and what `rate` gives holds.
         """
-        return _Slot(self, host, max(interval, self._interval))
+        return _Turn(self, host, max(interval, self._interval))
 
     def wait(self, host: str) -> float:
         """Seconds until this host may be asked again, were nobody else waiting."""
@@ -101,13 +101,13 @@ class HostLimits:
                 state.active += 1
                 state.next_start = now + interval
                 return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        state.waiting.append(turn)
+        start: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        state.waiting.append(start)
         self._pump(host, state)
         try:
-            await turn
+            await start
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it was this one's turn just now
+            if start.done() and not start.cancelled():  # it was this one's turn just now
                 self.release(host)
             else:
                 self._pump(host, state)
@@ -126,11 +126,11 @@ class HostLimits:
         while state.waiting and state.waiting[0].done():  # given up
             state.waiting.popleft()
         while state.waiting and state.active < self._per_host and now >= state.next_start:
-            turn = state.waiting.popleft()
-            if not turn.done():
+            start = state.waiting.popleft()
+            if not start.done():
                 state.active += 1
                 state.next_start = now + state.interval
-                turn.set_result(None)
+                start.set_result(None)
         idle = not state.active and not state.waiting
         if now < state.next_start:
             if state.timer is None and (idle or state.waiting):
@@ -143,7 +143,7 @@ class HostLimits:
         self._pump(host, state)
 
 
-class _Slot:
+class _Turn:
     """One request's turn at its host."""
 
     __slots__ = ("_host", "_interval", "_limits")

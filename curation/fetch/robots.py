@@ -13,9 +13,10 @@ from curation.fetch.urls import Target
 
 MAX_BYTES = 500 * 1024  # what a crawler must read; the rest is not looked at
 DAY = 86_400.0  # seconds an answer holds
-SOON = 60.0  # seconds before a server that gave no answer is asked again
+UNKNOWN = None  # no answer for now: come back later
+PATIENCE, SOON = 2, 60.0  # failures in a row asked again at once; then after 1, 2, 4 ... 60 s
 
-Fetch = Callable[[str], Awaitable[tuple[int, bytes]]]
+Fetch = Callable[[str], Awaitable[tuple[int | None, bytes]]]
 
 _AGENT_LINE = re.compile(r"user[- ]?agent\s*[:\s]\s*(.*)", re.IGNORECASE)
 _RULE_LINE = re.compile(r"allow|di[as]|crawl", re.IGNORECASE)  # and common misspellings
@@ -106,23 +107,22 @@ def _groups(text: str, agent: str) -> list[str]:
     return kept
 
 
-def policy_of(status: int, body: bytes, agent: str) -> Rules | None:
-    """What an answer for robots.txt means (RFC 9309, 2.3.1); None: unknown, come back later.
+def policy_of(status: int | None, body: bytes, agent: str) -> Rules | None:
+    """What an answer for robots.txt means (RFC 9309, 2.3.1); UNKNOWN where it says nothing.
 
     2xx is read; 3xx left over (too many) and 4xx mean that there is none, so that all is allowed.
-    5xx and no answer at all (status 0) tell nothing, and neither does 429: too many requests.
+    5xx and no answer at all (no status) say nothing, and neither does 429, too many requests.
     """
-    if 200 <= status < 300:
-        return parse(body, agent)
-    if 300 <= status < 500 and status != 429:
-        return Rules(agent)
-    return None
+    if status is None or status == 429 or not 200 <= status < 500:
+        return UNKNOWN
+    return parse(body, agent) if status < 300 else Rules(agent)
 
 
 @dataclass(slots=True)
 class _Entry:
     rules: Rules | None
     expires: float
+    failures: int = 0  # in a row
 
 
 class RobotsCache:
@@ -137,26 +137,23 @@ class RobotsCache:
         agent: str,
         entries: int = 50_000,
         characters: int = 4_000_000,
-        ttl: float = DAY,
-        unknown_ttl: float = SOON,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._agent = agent
         self._limits = entries, characters
-        self._ttl, self._unknown_ttl = ttl, unknown_ttl
         self._clock = clock
         self._known: OrderedDict[str, _Entry] = OrderedDict()
         self._characters = 0
         self._asked: dict[str, asyncio.Task[Rules | None]] = {}
 
     async def permits(self, target: Target, fetch: Fetch) -> bool | None:
-        """Whether the target may be asked for; None: its robots.txt gave no answer for now.
+        """Whether the target may be asked for, or UNKNOWN.
 
-        fetch: gives status and body of `origin`/robots.txt, redirects followed; status 0 where
+        fetch: gives status and body of `origin`/robots.txt, redirects followed; no status where
         there is no answer. What it raises, all who wait for it get, and the next asks again.
         """
         rules = await self.rules(target.origin, fetch)
-        return None if rules is None else rules.permits(target)
+        return UNKNOWN if rules is None else rules.permits(target)
 
     async def rules(self, origin: str, fetch: Fetch) -> Rules | None:
         """The rules of an origin, as for `permits`."""
@@ -180,9 +177,13 @@ class RobotsCache:
             del self._asked[origin]
 
     def _keep(self, origin: str, rules: Rules | None) -> None:
-        ttl = self._unknown_ttl if rules is None else self._ttl
-        self._forget(self._known.pop(origin, None))
-        self._known[origin] = _Entry(rules, self._clock() + ttl)
+        before = self._known.pop(origin, None)
+        self._forget(before)
+        failures, ttl = 0, DAY
+        if rules is None:
+            failures = 1 + (before.failures if before else 0)
+            ttl = 0.0 if failures <= PATIENCE else min(SOON, 2.0 ** min(failures - PATIENCE - 1, 9))
+        self._known[origin] = _Entry(rules, self._clock() + ttl, failures)
         self._characters += rules.size if rules else 0
         entries, characters = self._limits
         while len(self._known) > entries or self._characters > characters:

@@ -8,7 +8,7 @@ from pydantic_core import Url
 
 MAX_URL = 32_768  # characters; servers take far less
 MAX_HOST = 253  # RFC 1035
-_PORTS = {"http": 80, "https": 443}
+PORTS = {"http": 80, "https": 443}
 # Names that can be asked for, and addresses in brackets, which the parser has read.
 _HOST = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}|\[[0-9a-f:]+\]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -37,7 +37,7 @@ def parse(url: str) -> Target | None:
     not ASCII in path and query is percent-encoded, what is encoded stays; the fragment goes.
     """
     text = url.strip(_SPACE)
-    if len(text) > MAX_URL or text[:8].lower().partition("://")[0] not in _PORTS:
+    if len(text) > MAX_URL or text[:8].lower().partition("://")[0] not in PORTS:
         return None
     if _CONTROL.search(text):  # a parser would drop or encode it: it is no URL that was meant
         return None
@@ -54,8 +54,10 @@ def parse(url: str) -> Target | None:
         return None
     path = (parsed.path or "/") + ("" if parsed.query is None else f"?{parsed.query}")
     scheme = parsed.scheme
-    place = host if port == _PORTS[scheme] else f"{host}:{port}"
-    return Target(scheme, host, port, f"{scheme}://{host}:{port}", path, f"{scheme}://{place}{path}")
+    place = host if port == PORTS[scheme] else f"{host}:{port}"
+    return Target(
+        scheme, host, port, f"{scheme}://{host}:{port}", path, f"{scheme}://{place}{path}"
+    )
 
 
 def join(base: Target, location: str) -> Target | None:
@@ -80,4 +82,3 @@ def domains(host: str) -> list[str]:
         return [host]
     labels = host.split(".")
     return [".".join(labels[first:]) for first in range(len(labels))]
-
