@@ -1,23 +1,14 @@
 """Hashes of the picture: of its pixels, and two perceptual ones."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from curation.decode import Pixels
+from curation.perceptual import dhash, phash, pixel_sha256
 from curation.score import Batch, Scores, filled
-
-SIDE = 32  # pixels of the picture that pHash sees
-LOW = 8  # frequencies of each direction that are kept
-
-Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -52,50 +43,3 @@ class HashScorer:
             ),
         }
         return Scores(pa.table(columns))
-
-
-def pixel_sha256(image: Pixels) -> str:
-    """The same for pictures of equal size and pixels, whatever file format held them."""
-    sha256 = hashlib.sha256(np.array(image.shape[:2], "<u4").tobytes())
-    sha256.update(np.ascontiguousarray(image).data)
-    return sha256.hexdigest()
-
-
-def phash(grey: Sequence[Image.Image]) -> Hashes:
-    """DCT hashes, uint64 [n]: signs of 64 low frequencies against their median.
-
-    After Zauner 2010, "Implementation and benchmarking of perceptual image hash functions".
-    """
-    small = _reduced(grey, SIDE, SIDE).astype(np.float64)
-    basis = _cosines()
-    frequencies = (basis @ small @ basis.T).reshape(len(grey), LOW * LOW)
-    # Flat pictures have only rounding left here: it must not turn into bits.
-    frequencies = frequencies.round(3)
-    middle = np.median(frequencies, axis=1, keepdims=True) if len(grey) else frequencies[:, :1]
-    return _packed(frequencies > middle)
-
-
-def dhash(grey: Sequence[Image.Image]) -> Hashes:
-    """Gradient hashes, uint64 [n]: whether each of 8 by 8 cells is darker than its right one."""
-    small = _reduced(grey, LOW + 1, LOW)
-    return _packed((small[:, :, 1:] > small[:, :, :-1]).reshape(len(grey), LOW * LOW))
-
-
-def _reduced(grey: Sequence[Image.Image], width: int, height: int) -> npt.NDArray[np.uint8]:
-    """uint8 [n, height, width]; each cell is the mean of the area it covers."""
-    small = np.empty((len(grey), height, width), np.uint8)
-    for index, image in enumerate(grey):
-        small[index] = np.asarray(image.resize((width, height), Image.Resampling.BOX))
-    return small
-
-
-@cache
-def _cosines() -> npt.NDArray[np.float64]:
-    """The frequencies 1..8 of the DCT-II, [LOW, SIDE]; the mean is left out."""
-    angles = np.outer(np.arange(1, LOW + 1), 2 * np.arange(SIDE) + 1) * np.pi / (2 * SIDE)
-    return np.cos(angles)
-
-
-def _packed(bits: npt.NDArray[np.bool_]) -> Hashes:
-    """bool [n, 64] -> uint64 [n], the first bit highest."""
-    return np.packbits(bits, axis=1).view(">u8").astype(np.uint64).reshape(-1)

@@ -7,8 +7,9 @@ from PIL import Image
 from skimage import data
 
 from curation.decode import decode
+from curation.perceptual import dhash, phash, pixel_sha256
 from curation.score import Batch
-from curation.scores.hash import HashScorer, dhash, phash, pixel_sha256
+from curation.scores.hash import HashScorer
 
 
 def photo(name: str = "astronaut", size: int = 96) -> Image.Image:
