@@ -6,7 +6,7 @@ _FORM = "file, folder or pattern: text, one {} a line, CSV or Parquet with a col
 
 
 class BlocklistSettings(BaseModel):
-    """What is never written, as lists. Text and CSV may be gzipped; `#` starts a comment in text."""
+    """What is never written. Text and CSV may be gzipped (.gz); `#` starts a comment in text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

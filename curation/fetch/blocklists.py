@@ -48,12 +48,12 @@ class Blocklists:
             if location is not None:
                 known[name] = Digests(_read(name, kind, location), kind.width)
         content: dict[str, Any] = {name: members.sha256() for name, members in known.items()}
-        hashes = known.pop("phash", None)
-        if hashes is None:
-            return cls(digest(content), **known)
-        content["phash_distance"] = settings.phash_distance
-        near = NearHashes(hashes.words(), settings.phash_distance)
-        return cls(digest(content), **known, phash=near)
+        near = None
+        if "phash" in known:
+            content["phash_distance"] = settings.phash_distance
+            near = NearHashes(known["phash"].words(), settings.phash_distance)
+        exact = {name: known.get(name) for name in ("domains", "urls", "md5", "sha256")}
+        return cls(digest(content), **exact, phash=near)
 
     def lists_url(self, url: str | Target) -> bool:
         """Whether the URL is listed, under http or https, or its host lies in a listed domain."""
@@ -88,7 +88,7 @@ def blocked_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def url_key(target: Target) -> bytes:
-    """128 bits of a URL without its scheme; equal for spellings that RFC 3986, 6.2.2 calls equal."""
+    """128 bits of a URL less its scheme; equal for what is equal by RFC 3986, section 6.2.2."""
     path = _ENCODED.sub(_plainest, target.path) if "%" in target.path else target.path
     default = target.port == urls.PORTS[target.scheme]
     return _key((target.host if default else f"{target.host}:{target.port}") + path)
