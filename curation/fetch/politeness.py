@@ -107,10 +107,8 @@ class HostLimits:
         try:
             await start
         except asyncio.CancelledError:
-            if start.done() and not start.cancelled():  # it was this one's turn just now
+            if not start.cancelled():  # it was this one's turn just now
                 self.release(host)
-            else:
-                self._pump(host, state)
             raise
 
     def release(self, host: str) -> None:
@@ -135,7 +133,9 @@ class HostLimits:
         if now < state.next_start:
             if state.timer is None and (idle or state.waiting):
                 state.timer = loop.call_at(state.next_start, self._woken, host, state)
-        elif idle and self._hosts.get(host) is state:  # and not its successor
+        elif idle:
+            if state.timer is not None:
+                state.timer.cancel()
             del self._hosts[host]
 
     def _woken(self, host: str, state: _Host) -> None:

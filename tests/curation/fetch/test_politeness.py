@@ -209,6 +209,63 @@ def test_first_come_first_served() -> None:
     run(test)
 
 
+def test_a_turn_that_comes_as_its_owner_gives_up_goes_back() -> None:
+    limits = HostLimits(1)
+
+    async def test() -> None:
+        first, second = limits.turn("a"), limits.turn("a")
+        await first.__aenter__()
+        waiting = asyncio.create_task(second.__aenter__())
+        await asyncio.sleep(0)
+        await first.__aexit__(None, None, None)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled() and len(limits) == 0
+
+    run(test)
+
+
+def test_a_timer_left_over_does_not_forget_a_host_in_use() -> None:
+    line = Timeline(HostLimits(1, rate=1))
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        first = line.limits.turn("a")
+        await first.__aenter__()
+        waiting = asyncio.create_task(line.request("a"))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        assert isinstance(loop, JumpingLoop)
+        loop._now += 5  # busy for so long that the timer is overdue
+        await first.__aexit__(None, None, None)
+        await line.request("a", 3)
+        await asyncio.sleep(5)
+        assert len(line.limits) == 0
+
+    run(test)
+
+
+def test_nobody_overtakes_when_the_loop_was_busy() -> None:
+    limits = HostLimits(1)
+    order: list[str] = []
+
+    async def one(name: str) -> None:
+        async with limits.turn("a"):
+            order.append(name)
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        limits.cool_down("a", 5)
+        first = asyncio.create_task(one("first"))
+        await asyncio.sleep(0)
+        loop._now += 6
+        await asyncio.gather(first, one("second"))
+        assert order == ["first", "second"]
+
+    run(test)
+
+
 def test_an_error_within_gives_the_turn_back() -> None:
     limits = HostLimits(1)
 

@@ -43,6 +43,7 @@ def permitted(text: str, path: str) -> bool:
         ("User-agent: *\nDisallow: /~joe", "/%7ejoe/x", False),
         ("User-agent: *\nDisallow: /ü", "/%C3%BC", False),
         ("User-agent: *\nDisallow: /a%3Db", "/a=b", False),
+        ("User-agent: *\nDisallow: /*%3Dbb", "/a=bb", False),
         ("User-agent: *\nDisallow: /a b", "/a%20b", False),
         ("User-agent: *\nDisallow: /a$b", "/a$b", False),
         ("User-agent: *\nDisallow: /\nAllow: /robots.txt", "/robots.txt", True),
@@ -56,7 +57,7 @@ def permitted(text: str, path: str) -> bool:
         ("User-agent: other\nUser-agent: sluice\nUser-agent: more\nDisallow: /", "/a", False),
         ("User-agent: sluice\nSitemap: /s\nUser-agent: other\nDisallow: /", "/a", False),
         ("User-agent: sluice\nCrawl-delay: 1\nUser-agent: other\nDisallow: /", "/a", True),
-        ("User-agent: sluice\nAllow: /a\nUser-agent: x\nUser-agent: sluice\nDisallow: /", "/b", False),
+        ("User-agent: *\nAllow: /\nUser-agent: b\nUser-agent: *\nDisallow: /b", "/b", False),
         # as it is written in the wild
         ("\ufeffUser-agent: *\r\nDisallow: /a # all of it\r\n", "/a", False),
         ("user agent *\ndisalow /a", "/a", False),
