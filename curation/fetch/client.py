@@ -56,8 +56,16 @@ class Response:
         start = name + ":"
         for line in self.headers:
             if line[: len(start)].lower() == start:
-                return line[len(start) :].strip()
+                return _text(line[len(start) :].strip())
         return None
+
+
+def _text(value: str) -> str:
+    """What a header's bytes, read as Latin-1, say where they are UTF-8, as they mostly are."""
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value
 
 
 Refuse = Callable[[Sequence[str]], str | None]

@@ -1,6 +1,6 @@
 """Settings of fetching; light to import."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 AGENT_TOKEN = "sluice"
 
@@ -50,6 +50,11 @@ class FetchSettings(BaseModel):
     breaker: bool = Field(
         True, description="pause when failures say that the network here is broken, not the web"
     )
+
+    @field_validator("disallow")
+    @classmethod
+    def _lower(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(word.strip().lower() for word in words)
 
     @property
     def user_agent(self) -> str:
