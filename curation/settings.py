@@ -4,13 +4,23 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SourceKind = Literal["tars", "parquet", "folder"]
-KINDS: tuple[SourceKind, ...] = ("tars", "parquet", "folder")
-COLUMNS = ("image", "caption", "url", "uid")
+SourceKind = Literal["tars", "parquet", "arrow", "folder", "urls"]
+KINDS: tuple[SourceKind, ...] = ("tars", "parquet", "arrow", "folder", "urls")
+COLUMNS = ("image", "caption", "url", "uid", "expected")
+TAKES = {  # which columns the files of a kind may be told to have
+    "tars": (),
+    "parquet": ("image", "caption", "url", "uid"),
+    "arrow": ("image", "caption", "url", "uid"),
+    "folder": (),
+    "urls": ("caption", "url", "uid", "expected"),
+}
 
 
 class SourceSettings(BaseModel):
-    """One source: tars, Parquet files, or an image folder, on any fsspec URL."""
+    """One source: tables of URLs, tars, Parquet or Arrow files, or an image folder.
+
+    Each by file, folder or pattern (*, {00..12}, {a,b}), on any fsspec URL.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -20,13 +30,29 @@ class SourceSettings(BaseModel):
     parquet: str | None = Field(
         None, description="Parquet files with image bytes: a file, a folder, or a pattern"
     )
+    arrow: str | None = Field(
+        None, description="Arrow IPC files with image bytes: a file, a folder, or a pattern"
+    )
     folder: str | None = Field(
         None, description="image folder: NAME.jpg|png|webp beside NAME.txt and, perhaps, NAME.json"
     )
-    image: str | None = Field(None, description="Parquet column of image bytes (jpg)")
-    caption: str | None = Field(None, description="Parquet column of captions (caption)")
-    url: str | None = Field(None, description="Parquet column of URLs (url, where there is one)")
-    uid: str | None = Field(None, description="Parquet column of uids (uid, where there is one)")
+    urls: str | None = Field(
+        None,
+        description="tables of URLs to fetch, all of one format: .parquet, .csv, .tsv, .jsonl or "
+        ".txt, the text ones also .gz or .zst",
+    )
+    image: str | None = Field(None, description="column of image bytes (jpg)")
+    caption: str | None = Field(
+        None, description="column of captions (caption, text, alt); '' where a table has none"
+    )
+    url: str | None = Field(None, description="column of URLs (url, image_url, link)")
+    uid: str | None = Field(None, description="column of uids (uid, where there is one)")
+    expected: str | None = Field(
+        None, description="column of MD5 or SHA-256 that the fetched bytes must have"
+    )
+    subset: str | None = Field(
+        None, description="DataComp subset file (.npy): only rows with a uid in it, as often as it"
+    )
     fingerprint: str | None = Field(
         None, description="names the state of these files, where hashing them would take too long"
     )
@@ -36,14 +62,14 @@ class SourceSettings(BaseModel):
         given = [kind for kind in KINDS if getattr(self, kind) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"give exactly one of tars, parquet and folder, not {' and '.join(given) or 'none'}"
+                f"give exactly one of {', '.join(KINDS)}, not {' and '.join(given) or 'none'}"
             )
         if not self.location.strip():
             raise ValueError(f"{given[0]} is empty: give a file, a folder or a pattern")
-        if self.kind != "parquet":
-            columns = [name for name in COLUMNS if getattr(self, name) is not None]
-            if columns:
-                raise ValueError(f"{', '.join(columns)} name Parquet columns, {given[0]} have none")
+        columns = [name for name in COLUMNS if getattr(self, name) is not None]
+        wrong = [name for name in columns if name not in TAKES[self.kind]]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} name columns that {given[0]} do not have")
         return self
 
     @property

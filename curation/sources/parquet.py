@@ -1,32 +1,35 @@
-"""Parquet files with the image bytes in a column: img2dataset's, Hugging Face's, one's own."""
+"""Parquet and Arrow files with the image bytes in a column: img2dataset's, Hugging Face's, ..."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curation.settings import SourceSettings
-from curation.sources import base
+from curation.sources import base, columnar
+from curation.sources.arrow import ArrowGroups
 from curation.sources.base import Record
-from infra import filesystem
+from curation.sources.columnar import DAMAGED, Groups, ParquetGroups, Replaced
 from infra.errors import SluiceError
 from infra.shards import MEMBER_LIMIT
 
-SUFFIXES = (".parquet", ".pq")
+SUFFIXES = {"parquet": (".parquet", ".pq"), "arrow": (".arrow", ".feather", ".ipc")}
+OPEN: Mapping[str, Callable[[BinaryIO, str], Groups]] = {
+    "parquet": ParquetGroups,
+    "arrow": ArrowGroups,
+}
 DEFAULTS = {"image": "jpg", "caption": "caption", "url": "url", "uid": "uid"}
-DAMAGED = "damaged_row_group"
-BATCH = 256  # rows in memory at once while a row group is read
 
 
 @dataclass(frozen=True)
 class ParquetUnit:
-    """`count` rows of a file: those of its `groups`, less the first `skip`.
+    """`count` rows of a file: those of its `groups` (Arrow: batches), less the first `skip`.
 
     columns: role (image, caption, url, uid) -> column. first: number in the file of row 0.
     """
 
+    kind: str
     url: str
     label: str
     columns: tuple[tuple[str, str], ...]
@@ -42,18 +45,13 @@ class ParquetUnit:
     def records(self) -> Iterator[Record]:
         """One record for every row; rows of a damaged row group are refused one by one."""
         done, skip = 0, self.skip
-        with _open(self.url) as raw:
+        with columnar.open_raw(self.url) as raw:
             file = self._file(raw)
-            images = {column for _, column in self.columns}
-            names = [
-                field.name
-                for field in file.schema_arrow
-                if field.name in images or not _is_binary(field.type)
-            ]
+            names = columnar.riders(file.schema, dict(self.columns))
             for group in self.groups:
-                expected = min(file.metadata.row_group(group).num_rows - skip, self.count - done)
+                expected = min(file.sizes[group] - skip, self.count - done)
                 read = 0
-                for rows in _rows(file, names, group, skip, expected):
+                for rows in columnar.read_rows(file, names, group, skip, expected):
                     for row in rows:
                         yield self._record(row, done + read)
                         read += 1
@@ -61,14 +59,15 @@ class ParquetUnit:
                     yield Record(self._source(done + index), reason=DAMAGED)
                 done, skip = done + expected, 0
 
-    def _file(self, raw: BinaryIO) -> pq.ParquetFile:
+    def _file(self, raw: BinaryIO) -> Groups:
         try:
-            file = pq.ParquetFile(raw)
-            held = sum(file.metadata.row_group(group).num_rows for group in self.groups)
-        except (pa.ArrowException, OSError, IndexError) as error:
-            raise _changed(self.url) from error
-        if held < self.skip + self.count:
-            raise _changed(self.url)
+            file = OPEN[self.kind](raw, self.url)
+            held = sum(file.sizes[group] for group in self.groups)
+        except (SluiceError, IndexError) as error:
+            raise columnar.changed(self.url) from error
+        gone = {column for _, column in self.columns} - set(file.schema.names)
+        if gone or held < self.skip + self.count:
+            raise columnar.changed(self.url)
         return file
 
     def _source(self, index: int) -> str:
@@ -88,7 +87,7 @@ class ParquetUnit:
             image, reason = None, base.MEMBER_TOO_LARGE
         elif caption is None:
             reason = base.MISSING_CAPTION
-        elif isinstance(row[named["caption"]], _Replaced):
+        elif isinstance(row[named["caption"]], Replaced):
             reason = base.CAPTION_NOT_UTF8
         texts = {role: row.get(named[role]) for role in ("url", "uid") if role in named}
         left_out = {*named.values(), *base.NO_META}
@@ -103,77 +102,15 @@ class ParquetUnit:
         )
 
 
-def _rows(
-    file: pq.ParquetFile, names: list[str], group: int, skip: int, count: int
-) -> Iterator[list[dict[str, Any]]]:
-    """Rows `skip` to `skip + count` of a row group in pieces; stops early where it is damaged."""
-    try:
-        batches = file.iter_batches(BATCH, row_groups=[group], columns=names, use_threads=False)
-        for batch in batches:
-            passed = min(skip, batch.num_rows)
-            skip -= passed
-            piece = batch.slice(passed, count)
-            count -= piece.num_rows
-            yield _cells(piece)
-            if not count:
-                return
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk or the network failed, not the file
-        return
-
-
-class _Replaced(str):
-    """Text whose bytes were no UTF-8."""
-
-
-def _cells(piece: pa.RecordBatch) -> list[dict[str, Any]]:
-    """The rows of a batch; Parquet does not promise that text is UTF-8."""
-    try:
-        return piece.to_pylist()
-    except UnicodeDecodeError:
-        columns = [
-            [_text(value) for value in column.cast(pa.binary()).to_pylist()]
-            if pa.types.is_string(column.type)
-            else column.to_pylist()
-            for column in piece.columns
-        ]
-        names = piece.schema.names
-        return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
-
-
-def _text(value: bytes | None) -> str | None:
-    if value is None:
-        return None
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return _Replaced(value.decode("utf-8", "replace"))
-
-
-def _changed(url: str) -> SluiceError:
-    return SluiceError(
-        f"{url} has changed since the source was listed", "run again: the source is listed anew"
-    )
-
-
-def _open(url: str) -> BinaryIO:
-    try:
-        return filesystem.open_read(url)
-    except OSError as error:
-        raise SluiceError(
-            f"cannot read {url}: {error.strerror or error}", "check the path and its permissions"
-        ) from error
-
-
 @dataclass(frozen=True)
 class ParquetSource:
-    """Parquet files by file, folder or pattern."""
+    """Parquet or Arrow files by file, folder or pattern."""
 
     settings: SourceSettings
 
     def files(self) -> list[str]:
-        return base.list_source(self.settings.location, SUFFIXES, "parquet")
+        kind = self.settings.kind
+        return base.list_source(self.settings.location, SUFFIXES[kind], kind)
 
     def units(self, rows_per_shard: int) -> Sequence[ParquetUnit]:
         """Runs of whole row groups; a row group larger than a shard is cut."""
@@ -183,41 +120,18 @@ class ParquetSource:
             units += self._file_units(url, label, rows_per_shard)
         if not units:
             raise SluiceError(
-                f"the Parquet files at {self.settings.location} have no rows",
-                "check the source's `parquet`",
+                f"the {self.settings.kind.title()} files at {self.settings.location} have no rows",
+                f"check the source's `{self.settings.kind}`",
             )
         return units
 
     def _file_units(self, url: str, label: str, rows_per_shard: int) -> Iterator[ParquetUnit]:
-        try:
-            with _open(url) as raw:
-                file = pq.ParquetFile(raw)
-                sizes = [
-                    file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)
-                ]
-                columns = tuple(self._columns(url, file.schema_arrow).items())
-        except (pa.ArrowException, OSError) as error:
-            raise SluiceError(
-                f"{url} is no whole Parquet file: {error}",
-                "fetch or write it again, or take it out of the source",
-            ) from error
-        first = 0
-        run: list[int] = []
-        held = 0
-        for group, size in enumerate(sizes):
-            if run and held + size > rows_per_shard:
-                yield ParquetUnit(url, label, columns, tuple(run), first, 0, held)
-                first, run, held = first + held, [], 0
-            if size > rows_per_shard:
-                for skip in range(0, size, rows_per_shard):
-                    count = min(rows_per_shard, size - skip)
-                    yield ParquetUnit(url, label, columns, (group,), first + skip, skip, count)
-                first += size
-            elif size:
-                run.append(group)
-                held += size
-        if run:
-            yield ParquetUnit(url, label, columns, tuple(run), first, 0, held)
+        kind = self.settings.kind
+        with columnar.open_raw(url) as raw:
+            file = OPEN[kind](raw, url)
+        columns = tuple(self._columns(url, file.schema).items())
+        for groups, first, skip, count in columnar.runs(file.sizes, rows_per_shard):
+            yield ParquetUnit(kind, url, label, columns, groups, first, skip, count)
 
     def _columns(self, url: str, schema: pa.Schema) -> dict[str, str]:
         """Which column has which role; SluiceError where one is missing or of a wrong type."""
@@ -225,6 +139,7 @@ class ParquetSource:
         for role, default in DEFAULTS.items():
             given: str | None = getattr(self.settings, role)
             asked = given is not None or role in ("image", "caption")
+            asked = asked or (role == "uid" and self.settings.subset is not None)
             name = given or default
             if name not in schema.names:
                 if asked:
@@ -248,21 +163,5 @@ def _fits(role: str, kind: pa.DataType) -> bool:
     if role == "image":
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             kind = kind.field("bytes").type
-        return _is_binary(kind)
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return (
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_string_view(kind)
-        or pa.types.is_null(kind)  # nothing but nulls
-    )
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return (
-        pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_binary_view(kind)
-        or pa.types.is_fixed_size_binary(kind)
-    )
+        return columnar.is_binary(kind)
+    return columnar.is_text(kind)
