@@ -68,10 +68,10 @@ def changed(url: str) -> SluiceError:
     )
 
 
-def open_raw(url: str) -> BinaryIO:
-    """A file to be read in pieces here and there; SluiceError where that cannot be."""
+def open_raw(url: str, in_order: bool = False) -> BinaryIO:
+    """A file to be read from here and there, or in order; SluiceError where that cannot be."""
     try:
-        if filesystem.is_local(url):
+        if in_order or filesystem.is_local(url):
             return filesystem.open_read(url)
         fs, path = filesystem.resolve(url)
         # Arrow asks for what it needs, a column at a time: reading ahead would fetch it in vain.

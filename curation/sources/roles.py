@@ -40,7 +40,7 @@ def find_roles(
     found: dict[str, str] = {}
     for role, known in KNOWN.items():
         given: str | None = getattr(settings, role)
-        if given:
+        if given is not None and given != NONE:
             if given not in names:
                 raise _missing(file, role, given, names)
             found[role] = given
@@ -56,6 +56,14 @@ def find_roles(
     if settings.subset and "uid" not in found:
         raise _missing(file, "uid", KNOWN["uid"][0], names)
     return found
+
+
+def usual_roles(settings: SourceSettings) -> dict[str, str]:
+    """The roles in a table that does not show its columns: a JSON table that begins badly."""
+    usual = {role: known[0] for role, known in KNOWN.items() if known}
+    given = {role: getattr(settings, role) for role in KNOWN}
+    named = usual | {role: name for role, name in given.items() if name is not None}
+    return {role: name for role, name in named.items() if name != NONE}
 
 
 def _known(known: Sequence[str], names: Sequence[str]) -> str | None:

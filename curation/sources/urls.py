@@ -203,12 +203,13 @@ class UrlSource:
 
 def _captions_alike(tables: Sequence[TableFile]) -> None:
     """All tables have captions, or none has: else some would lose theirs in silence."""
-    with_captions = [table for table in tables if "caption" in dict(table.roles)]
-    if with_captions and len(with_captions) < len(tables):
-        without = next(table for table in tables if table not in with_captions)
+    first: dict[bool, str] = {}
+    for table in tables:
+        if table.rows:
+            first.setdefault("caption" in dict(table.roles), table.label)
+    if len(first) > 1:
         raise SluiceError(
-            f"{with_captions[0].label} has captions, {without.label} has none",
-            "make them two sources",
+            f"{first[True]} has captions, {first[False]} has none", "make them two sources"
         )
 
 
