@@ -224,7 +224,13 @@ def list_files(url: str) -> list[str]:
     fs, path = resolve(url)
     fs.invalidate_cache(path)  # object stores keep listings, but other processes write too
     if any(sign in path for sign in "*?["):
-        found = [name for name in fs.glob(path) if fs.isfile(name)]
+        listed = {name: facts["type"] for name, facts in fs.glob(path, detail=True).items()}
+        # Only links are asked about one by one: on an object store each question is a call.
+        found = [
+            name
+            for name, kind in listed.items()
+            if kind == "file" or (kind != "directory" and fs.isfile(name))
+        ]
     elif fs.isdir(path):
         found = fs.find(path)
     else:

@@ -6,12 +6,14 @@ in `curation.settings.SourceSettings`.
 
 from collections.abc import Callable, Mapping
 
-from curation.settings import SourceSettings
+from curation.settings import COLUMNS, SourceSettings
 from curation.sources.base import Record, Source, Unit
+from curation.sources.detect import detect
 from curation.sources.folder import FolderSource
 from curation.sources.parquet import ParquetSource
+from curation.sources.subset import SubsetSource, records_of, subset_digest
 from curation.sources.tars import TarSource
-from curation.sources.urls import UrlSource
+from curation.sources.urls import UrlSource, needs_tables
 from infra.artifacts import Artifact
 
 SOURCES: Mapping[str, Callable[[SourceSettings], Source]] = {
@@ -21,7 +23,17 @@ SOURCES: Mapping[str, Callable[[SourceSettings], Source]] = {
     "folder": FolderSource,
 }
 
-__all__ = ["SOURCES", "Record", "Source", "Unit", "open_source"]
+__all__ = [
+    "SOURCES",
+    "Record",
+    "Source",
+    "Unit",
+    "describe",
+    "detect",
+    "needs_tables",
+    "open_source",
+    "records_of",
+]
 
 
 def open_source(settings: SourceSettings, tables: Artifact | None = None) -> Source:
@@ -30,5 +42,17 @@ def open_source(settings: SourceSettings, tables: Artifact | None = None) -> Sou
     tables: what `text_tables` made of it, for tables of URLs that are text.
     """
     if settings.kind == "urls":
-        return UrlSource(settings, tables)
-    return SOURCES[settings.kind](settings)
+        source: Source = UrlSource(settings, tables)
+    else:
+        source = SOURCES[settings.kind](settings)
+    return source if settings.subset is None else SubsetSource(source, settings.subset)
+
+
+def describe(settings: SourceSettings) -> dict[str, str]:
+    """What of a source's settings a version is made from, beside the bytes of its files.
+
+    Its kind, its columns, and the SHA-256 of its subset file; not where the files lie.
+    """
+    columns = settings.model_dump(include=set(COLUMNS), exclude_none=True)
+    subset = {"subset": subset_digest(settings.subset)} if settings.subset else {}
+    return {"kind": settings.kind, **columns, **subset}

@@ -159,10 +159,6 @@ class UrlSource:
     def files(self) -> list[str]:
         return list_tables(self.settings.location)
 
-    def is_text(self) -> bool:
-        """Whether `text_tables` must run before the units can be known."""
-        return format_of(self.files()[0]) != "parquet"
-
     def units(self, rows_per_shard: int) -> Sequence[UrlUnit]:
         """Runs of exactly `rows_per_shard` rows, the last one of what is left."""
         files = self.files()
@@ -199,6 +195,11 @@ class UrlSource:
             )
             for part in parts
         ]
+
+
+def needs_tables(settings: SourceSettings) -> bool:
+    """Whether `text_tables` must run before the source's units can be known."""
+    return settings.kind == "urls" and format_of(list_tables(settings.location)[0]) != "parquet"
 
 
 def _captions_alike(tables: Sequence[TableFile]) -> None:

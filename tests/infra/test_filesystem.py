@@ -169,3 +169,14 @@ def test_a_disk_without_permission_is_refused_in_words(tmp_path: Path) -> None:
         folder = str(tmp_path / "store")
     with pytest.raises(SluiceError, match=f"cannot write {folder}"):
         write_bytes(folder, "part.bin", b"x")
+
+
+def test_a_pattern_finds_files_and_links_to_files(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
+    (tmp_path / "broken.txt").symlink_to(tmp_path / "gone")
+    assert list_files(str(tmp_path / "*.txt")) == [
+        str(tmp_path / "a.txt"),
+        str(tmp_path / "link.txt"),
+    ]
