@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from curation.headers import FORMATS, has_end, read_header
+from curation.headers import FORMATS, has_end, has_metadata, read_header
 
 PIXEL_LIMIT = 2**26  # 67 million pixels, 200 MB of RGB: more is refused before decoding
 CODE = 1  # raised when the same bytes give other pixels
@@ -19,6 +19,8 @@ CODE = 1  # raised when the same bytes give other pixels
 TRUNCATED = "truncated"
 FAILED = "decode_failed"
 TOO_LARGE = "too_many_pixels"
+
+FORMATS_READ = ("JPEG", "PNG", "WEBP")  # Pillow's names; no other decoder sees the bytes
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -56,8 +58,32 @@ def decode(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> tuple[Pixels | None, 
     return pixels, None
 
 
+def read_orientation(data: bytes) -> int:
+    """The EXIF orientation that `decode` applies, 1 to 8; 1 (upright) where there is none.
+
+    Decodes nothing but, in a PNG that carries metadata, what stands before it.
+    """
+    if not has_metadata(data):
+        return 1
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(io.BytesIO(data), formats=FORMATS_READ) as image,
+        ):
+            return _orientation(image)
+    except Exception:  # no image, says `decode`
+        return 1
+
+
+def turn(pixels: Pixels, orientation: int) -> Pixels:
+    """RGB as stored -> RGB upright."""
+    if orientation == 1:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).transpose(_TURNS[orientation]))
+
+
 def _pixels(data: bytes, pixel_limit: int) -> Pixels | None:
-    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS_READ) as image:
         if image.width * image.height > pixel_limit:
             return None
         image.load()
@@ -70,20 +96,24 @@ def _ends_early(data: bytes, error: Exception) -> bool:
     return read_header(data).format in FORMATS and not has_end(data)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF says nothing of the pixels
-        return image
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+        return 1
+    return orientation if isinstance(orientation, int) and orientation in _TURNS else 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    orientation = _orientation(image)
+    return image if orientation == 1 else image.transpose(_TURNS[orientation])
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):  # 16 bits of grey, which convert() would clip
-        values = np.asarray(image).astype(np.int64) >> 8
+        values = np.asarray(image) >> 8
         return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         layer = image.convert("RGBA")

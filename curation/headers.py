@@ -21,7 +21,8 @@ _OTHERS = (
     (b"\0\0\0\x0cJXL ", "jxl"),
 )
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_END, _SCAN = 0xD9, 0xDA
+_END, _SCAN, _APP1 = 0xD9, 0xDA, 0xE1
+_METADATA = (b"eXIf", b"exif", b"EXIF", b"XML:com.adobe.xmp", b"XMP ")  # PNG's and WebP's chunks
 _NO_LENGTH = frozenset((0x01, *range(0xD0, 0xD8)))
 
 
@@ -106,6 +107,13 @@ def has_end(data: bytes) -> bool:
     if data.startswith(b"RIFF"):
         return len(data) >= 8 + _little(data[4:8])
     return False
+
+
+def has_metadata(data: bytes) -> bool:
+    """Whether the file carries EXIF or XMP, which may say how to turn the picture."""
+    if data.startswith(b"\xff\xd8"):
+        return any(marker == _APP1 for marker, _ in _segments(data))
+    return any(name in data for name in _METADATA)
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

@@ -35,6 +35,7 @@ DECODE_FAILED = "decode_failed"
 TOO_MANY_PIXELS = "too_many_pixels"
 TOO_SMALL = "too_small"
 EXTREME_ASPECT = "extreme_aspect"
+BAD_BOXES = "bad_boxes"  # of faces to blur: a face might have stayed
 HASH_MISMATCH = "hash_mismatch"  # not the bytes the table promised
 
 # Consent
