@@ -60,24 +60,27 @@ def _turned(pixels: Pixels) -> Pixels:
 
 
 def _average(rows: Pixels, size: int, target: int, cell: int) -> Pixels:
-    """[ceil(size / cell), n] -> [target, n]: averages of rows, in 256ths."""
-    index, weights = _shares(size, target, cell)
-    total = np.full((target, rows.shape[1]), 128, np.uint16)
-    for taken, weight in zip(index, weights, strict=True):
-        part = rows[taken].astype(np.uint16)
+    """[ceil(size / cell), n] -> [target, n]: averages of rows, rounded."""
+    # Where many rows make one, 256ths are too coarse for the shares, and 16 bits for the sum.
+    fine = size > 8 * target * cell
+    bits, kind = (16, np.uint32) if fine else (8, np.uint16)
+    index, weights = _shares(size, target, cell, 1 << bits)
+    total = np.full((target, rows.shape[1]), 1 << bits >> 1, kind)
+    for taken, weight in zip(index, weights.astype(kind), strict=True):
+        part = rows[taken].astype(kind)
         part *= weight[:, None]
         total += part
-    total >>= 8
+    total >>= bits
     return total.astype(np.uint8)
 
 
 def _shares(
-    size: int, target: int, cell: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16]]:
-    """Which rows make up each new row, and their shares in 256ths: two [taps, target].
+    size: int, target: int, cell: int, unit: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Which rows make up each new row, and their shares of `unit`: two [taps, target].
 
     New row i covers [i, i + 1) * size / target of the original, row j [j, j + 1) * cell of it.
-    Shares are differences of one rounded sum, so that they add up to 256 whatever the ratio.
+    Shares are differences of one rounded sum, so that they add up to `unit` whatever the ratio.
     """
     new = np.arange(target, dtype=np.int64)
     uneven = size % (target * cell) != 0
@@ -85,11 +88,10 @@ def _shares(
     index = new * size // (target * cell) + taps[:, None]
 
     def covered(row: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        share = ((row * cell * target - new * size) * 256 + size // 2) // size
-        return share.clip(0, 256)
+        share = ((row * cell * target - new * size) * unit + size // 2) // size
+        return share.clip(0, unit)
 
-    weights = (covered(index + 1) - covered(index)).astype(np.uint16)
-    return index.clip(max=-(-size // cell) - 1), weights
+    return index.clip(max=-(-size // cell) - 1), covered(index + 1) - covered(index)
 
 
 def blur(pixels: Pixels, boxes: Sequence[Box]) -> Pixels:
@@ -104,16 +106,16 @@ def blur(pixels: Pixels, boxes: Sequence[Box]) -> Pixels:
         left, right = sorted((x0 * image.width, x1 * image.width))
         top, bottom = sorted((y0 * image.height, y1 * image.height))
         side = max(right - left, bottom - top)
-        fade = math.ceil(SPREAD * side)
+        half = math.ceil(SPREAD * side / 2)  # of the way over which it fades
         sigma = max(SPREAD * side, LEAST_SIGMA)
-        face = _within(image, (left, top, right, bottom), fade)
-        around = _within(image, (left, top, right, bottom), fade + math.ceil(3 * sigma))
+        face = _within(image, (left, top, right, bottom), half)
+        around = _within(image, (left, top, right, bottom), 2 * half + math.ceil(3 * sigma))
         if face is None or around is None:
             continue
         mask = Image.new("L", (around[2] - around[0], around[3] - around[1]))
         x, y = around[:2]
         mask.paste(255, (face[0] - x, face[1] - y, face[2] - x, face[3] - y))
-        mask = mask.filter(ImageFilter.BoxBlur(fade / 2))
+        mask = mask.filter(ImageFilter.BoxBlur(half))
         blurred = image.crop(around).filter(ImageFilter.GaussianBlur(sigma))
         image.paste(blurred, (x, y), mask)
     return np.asarray(image)

@@ -17,28 +17,9 @@ from curation.resize import Transformed, transform
 from curation.resize_settings import ResizeSettings
 from curation.sandbox import CrashedError, Sandbox
 from infra.errors import SluiceError
+from tests.curation.hostile import work
 
 MIB = 2**20
-
-
-def work(item: object) -> object:
-    """What hostile bytes may do: ("name", argument), or a plain item that comes back."""
-    name, argument = item if isinstance(item, tuple) else ("", item)
-    if name == "crash":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if name == "hang":
-        time.sleep(argument)
-    if name == "spin":
-        sum(range(10**12))
-    if name == "eat":
-        return len(bytearray(argument))
-    if name == "raise":
-        raise ValueError(argument)
-    if name == "pid":
-        return os.getpid()
-    if name == "class":
-        return math.nan if argument else subprocess.Popen
-    return argument
 
 
 def gone(pid: int, seconds: float) -> bool:
