@@ -5,19 +5,21 @@ that the source's scores and embeddings are row-aligned with the curated version
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from curation.columns import artifact_at, folder_digest, rows_url
 from infra.artifacts import Part, Spec
-from infra.dataset import ROWS, part_name, read_samples, read_table, write_shard
+from infra.dataset import ROWS, ShardWriter, part_name, read_samples, read_table
 from infra.errors import SluiceError
 from infra.filesystem import join
+from infra.samples import Sample
 from infra.stage import Draft
 
-CODE = 1
+CODE = 2
 
 
 def curate_draft(
@@ -57,22 +59,24 @@ class CurateWork:
     def __call__(self, value: int, todo: Sequence[str]) -> dict[str, Part]:
         rows = read_table(rows_url(self.dataset_url, value))
         verdicts = self._verdicts(value, rows)
-        curated = decide(rows, verdicts)
-        images: list[bytes | None] = [None] * rows.num_rows
         kept = verdicts["kept"].to_pylist()
-        for sample in read_samples(self.dataset_url, value):
-            if kept[sample.row]:
-                images[sample.row] = sample.image
-        missing = [row for row, image in enumerate(images) if kept[row] and image is None]
-        if missing:
+        samples = read_samples(self.dataset_url, value, rows.filter(verdicts["kept"]))
+        with ShardWriter(self.url, value) as writer:
+            for row, keep in zip(decide(rows, verdicts).to_pylist(), kept, strict=True):
+                writer.add(row, self._image(row, samples) if keep else None)
+        dropped = Counter(reason for reason in verdicts["reason"].to_pylist() if reason)
+        files, name = tuple(writer.files), part_name(value)
+        return {"": Part(name, files, rows.num_rows, sum(kept), dict(dropped))}
+
+    def _image(self, row: Mapping[str, Any], samples: Iterator[Sample]) -> bytes:
+        sample = next(samples, None)
+        if sample is None or sample.row != row["row"]:
             raise SluiceError(
-                f"{self.dataset_url}, shard {part_name(value)}: row {missing[0]} is to be kept and "
-                "has no image",
+                f"{self.dataset_url}, shard {part_name(row['shard'])}: row {row['row']} is to be "
+                "kept and has no image",
                 "remove that version's folder and run again; the store rebuilds it",
             )
-        files = write_shard(self.url, value, curated, images)
-        dropped = Counter(reason for reason in verdicts["reason"].to_pylist() if reason)
-        return {"": Part(part_name(value), tuple(files), rows.num_rows, sum(kept), dict(dropped))}
+        return sample.image
 
     def _verdicts(self, shard: int, rows: pa.Table) -> pa.Table:
         artifact_at(self.verdicts_url)
@@ -87,7 +91,10 @@ class CurateWork:
 
 
 def decide(rows: pa.Table, verdicts: pa.Table) -> pa.Table:
-    """`rows` with the state that `verdicts` (kept, reason) give them: ok, dropped, rejected."""
+    """`rows` with the state that `verdicts` (kept, reason) give them: ok, dropped, rejected.
+
+    They are rows of another version, whose images are not where they were.
+    """
     before = rows["status"].to_pylist()
     kept = verdicts["kept"].to_pylist()
     status = [
@@ -95,5 +102,6 @@ def decide(rows: pa.Table, verdicts: pa.Table) -> pa.Table:
         for old, keep in zip(before, kept, strict=True)
     ]
     changed = {"status": pa.array(status, pa.string()), "reason": verdicts["reason"]}
+    changed |= {name: pa.nulls(len(status), ROWS.field(name).type) for name in ("tar", "offset")}
     columns = [changed.get(name, rows[name]) for name in ROWS.names]
     return pa.table(columns, schema=ROWS)

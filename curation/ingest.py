@@ -8,11 +8,9 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
-
-import pyarrow as pa
 
 from curation.headers import FORMATS, read_header
 from curation.outcomes import NOT_AN_IMAGE, UNSUPPORTED_FORMAT
@@ -21,15 +19,14 @@ from curation.sources import Record, Unit, open_source
 from curation.sources.base import BAD_JSON, clean, labels
 from infra import filesystem
 from infra.artifacts import Part, Spec
-from infra.dataset import ROW_BITS, ROWS, make_uid, part_name, sample_key, write_shard
+from infra.dataset import ROW_BITS, ShardWriter, make_uid, part_name, sample_key
 from infra.digests import digest
 from infra.errors import SluiceError
 from infra.filesystem import join
 from infra.stage import Draft, Item
 
-CODE = 1
+CODE = 2
 ROWS_PER_SHARD = 512
-ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "generation")  # of S3, HTTP, GCS, Azure
 
 
 def source_fingerprint(sources: Sequence[SourceSettings]) -> str:
@@ -52,7 +49,7 @@ def source_fingerprint(sources: Sequence[SourceSettings]) -> str:
 
 def _state(url: str) -> tuple[int, str]:
     info = filesystem.info(url)
-    tag = next((str(info[name]) for name in ETAGS if info.get(name)), None)
+    tag = next((str(info[name]) for name in filesystem.TAGS if info.get(name)), None)
     if tag is None:
         try:
             with filesystem.open_read(url) as file:
@@ -112,30 +109,28 @@ def ingest_items(
 
 @dataclass(frozen=True)
 class IngestWork:
-    """Writes one shard of the version at `url`: its tar and its rows."""
+    """Writes one shard of the version at `url`: its rows, and those images that are copied."""
 
     url: str
 
     def __call__(self, value: IngestItem, todo: list[str]) -> dict[str, Part]:
-        rows: list[dict[str, Any]] = []
-        images: list[bytes | None] = []
-        for row, image in ingest_rows(value.shard, value.unit.records()):
-            if len(rows) == 1 << ROW_BITS:
-                raise SluiceError(
-                    f"{value.unit.name} holds more than {1 << ROW_BITS} samples, the most of a "
-                    "shard",
-                    "split it into smaller files",
-                )
-            rows.append(row)
-            images.append(image)
-        files = write_shard(self.url, value.shard, pa.Table.from_pylist(rows, ROWS), images)
-        dropped: dict[str, int] = {}
-        for row in rows:
-            if row["status"] != "ok":
-                dropped[row["reason"]] = dropped.get(row["reason"], 0) + 1
-        kept = len(rows) - sum(dropped.values())
-        part = Part(part_name(value.shard), tuple(files), len(rows), kept, dropped)
-        return dict.fromkeys(todo, part)
+        unit, states = value.unit, Counter[str]()
+        with ShardWriter(self.url, value.shard) as writer:
+            for number, record in enumerate(unit.records()):
+                if number == 1 << ROW_BITS:
+                    raise SluiceError(
+                        f"{unit.name} holds more than {1 << ROW_BITS} samples, the most of a shard",
+                        "split it into smaller files",
+                    )
+                row, image = ingest_row(value.shard, number, record)
+                if row["offset"] is not None:
+                    row["tar"] = writer.refer(record.tar or unit.name)
+                    image = None
+                writer.add(row, image)
+                states[row["reason"] or ""] += 1
+        kept, rows = states.pop("", 0), states.total()
+        name, dropped = part_name(value.shard), dict(states)
+        return dict.fromkeys(todo, Part(name, tuple(writer.files), kept + rows, kept, dropped))
 
 
 def refuse_nothing(
@@ -153,43 +148,41 @@ def refuse_nothing(
     return {}
 
 
-def ingest_rows(
-    shard: int, records: Iterator[Record]
-) -> Iterator[tuple[dict[str, Any], bytes | None]]:
-    """A row (schema ROWS) for every record, and the image bytes of those that are samples."""
-    for number, record in enumerate(records):
-        image = record.image
-        header = read_header(image or b"")
-        reason = record.reason
-        if reason is None and header.format is None:
-            reason = NOT_AN_IMAGE
-        elif reason is None and header.format not in FORMATS:
-            reason = UNSUPPORTED_FORMAT
-        try:
-            meta = _meta(record.meta)
-        except RecursionError:  # nested deeper than anything that is meant
-            meta, reason = None, reason or BAD_JSON
-        # A record without content still needs an identity: then it is where it stood.
-        content = image or record.caption or record.url
-        fallback = None if content else record.source.encode()
-        row = {
-            "uid": make_uid(record.url, record.caption, image or fallback, record.uid),
-            "shard": shard,
-            "row": number,
-            "status": "ok" if reason is None else "rejected",
-            "reason": reason,
-            "key": sample_key(shard, number),
-            "source": record.source,
-            "url": record.url,
-            "caption": record.caption,
-            "sha256": hashlib.sha256(image).hexdigest() if image is not None else None,
-            "bytes": len(image) if image is not None else None,
-            "format": header.format,
-            "width": header.width,
-            "height": header.height,
-            "meta": meta,
-        }
-        yield row, image if reason is None else None
+def ingest_row(shard: int, number: int, record: Record) -> tuple[dict[str, Any], bytes | None]:
+    """The row (schema ROWS) of a record, and the image bytes where it is a sample."""
+    image, reason = record.image, record.reason
+    header = read_header(image or b"")
+    if reason is None and header.format is None:
+        reason = NOT_AN_IMAGE
+    elif reason is None and header.format not in FORMATS:
+        reason = UNSUPPORTED_FORMAT
+    try:
+        meta = _meta(record.meta)
+    except RecursionError:  # nested deeper than anything that is meant
+        meta, reason = None, reason or BAD_JSON
+    # A record without content still needs an identity: then it is where it stood.
+    content = image or record.caption or record.url
+    fallback = None if content else record.source.encode()
+    row = {
+        "uid": make_uid(record.url, record.caption, image or fallback, record.uid),
+        "shard": shard,
+        "row": number,
+        "status": "ok" if reason is None else "rejected",
+        "reason": reason,
+        "key": record.key or sample_key(shard, number),
+        "source": record.source,
+        "url": record.url,
+        "caption": record.caption,
+        "sha256": hashlib.sha256(image).hexdigest() if image is not None else None,
+        "bytes": len(image) if image is not None else None,
+        "format": header.format,
+        "width": header.width,
+        "height": header.height,
+        "http_status": record.http_status,
+        "offset": record.offset if reason is None else None,
+        "meta": meta,
+    }
+    return row, image if reason is None else None
 
 
 def _meta(meta: Mapping[str, Any]) -> str | None:

@@ -18,9 +18,10 @@ import pyarrow as pa
 from curation import decode
 from curation.decode import PIXEL_LIMIT, Pixels
 from infra.artifacts import Part, Spec
-from infra.dataset import Sample, part_name, read_samples, read_table, write_table
+from infra.dataset import part_name, read_samples, read_table, write_table
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, join, write_bytes
+from infra.samples import Sample
 from infra.stage import Draft
 
 BATCH = 256  # samples decoded at once
@@ -114,7 +115,7 @@ class ScoreWork:
         return {scorer: self._write(name, scorer, pieces) for scorer, pieces in scored.items()}
 
     def _batches(self, shard: int, rows: pa.Table, images: bool) -> Iterator[Batch]:
-        samples = read_samples(self.dataset_url, shard) if images else iter(())
+        samples = read_samples(self.dataset_url, shard, rows) if images else iter(())
         waiting = next(samples, None)
         # A shard without rows still gives one batch, from which its empty columns are made.
         for start in range(0, max(rows.num_rows, 1), BATCH):

@@ -53,6 +53,9 @@ class SourceSettings(BaseModel):
     subset: str | None = Field(
         None, description="DataComp subset file (.npy): only rows with a uid in it, as often as it"
     )
+    copy_samples: bool = Field(
+        False, description="copy the samples into the store instead of naming the tars they are in"
+    )
     fingerprint: str | None = Field(
         None, description="names the state of these files, where hashing them would take too long"
     )

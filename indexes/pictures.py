@@ -2,7 +2,6 @@
 
 import base64
 import io
-import tarfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +12,8 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from infra import filesystem
-from infra.dataset import part_name, sample_key, shard_and_row
+from infra.dataset import index_id, read_images, shard_and_row
 from infra.errors import SluiceError
-from infra.shards import IMAGE_EXTENSIONS, MEMBER_LIMIT
 
 EDGE = 128  # pixels, the longer side of a thumbnail
 PIXEL_LIMIT = 2**26
@@ -25,39 +23,16 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def originals(dataset_url: str, ids: Sequence[int]) -> dict[int, bytes]:
-    """The original image bytes of index ids; an id whose shard holds no picture is left out.
-
-    Walks the tar headers of the shards concerned and reads only the members asked for.
-    """
-    shards: dict[int, dict[str, int]] = {}
+    """The original image bytes of index ids; an id whose shard holds no picture is left out."""
+    shards: dict[int, list[int]] = {}
     for identifier in ids:
         shard, row = shard_and_row(identifier)
-        shards.setdefault(shard, {})[sample_key(shard, row)] = identifier
-    found: dict[int, bytes] = {}
-    for shard, keys in shards.items():
-        url = filesystem.join(dataset_url, "shards", f"{part_name(shard)}.tar")
-        try:
-            with filesystem.open_read(url) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-                _collect(tar, dict(keys), found)
-        except (FileNotFoundError, tarfile.TarError) as error:
-            raise SluiceError(
-                f"{url} is missing or damaged: {error}",
-                "remove its version's folder and run again; the store rebuilds it",
-            ) from error
-    return found
-
-
-def _collect(tar: tarfile.TarFile, keys: dict[str, int], found: dict[int, bytes]) -> None:
-    for info in tar:
-        key, _, extension = info.name.partition(".")
-        if extension not in IMAGE_EXTENSIONS or key not in keys or not info.isfile():
-            continue
-        stream = tar.extractfile(info) if info.size <= MEMBER_LIMIT else None
-        identifier = keys.pop(key)
-        if stream is not None:
-            found[identifier] = stream.read()
-        if not keys:
-            return
+        shards.setdefault(shard, []).append(row)
+    return {
+        index_id(shard, row): image
+        for shard, rows in shards.items()
+        for row, image in read_images(dataset_url, shard, rows).items()
+    }
 
 
 def decode(data: bytes, name: str) -> Image.Image:

@@ -1,60 +1,61 @@
 """Dataset versions: shards of samples, and a row for every input record, failures included.
 
-<store>/<dataset>/<version>/shards/00000.tar      the samples whose status is "ok"
 <store>/<dataset>/<version>/rows/00000.parquet    one row per input record (ROWS)
+<store>/<dataset>/<version>/shards/00000.tar      the samples whose status is "ok", but for
+<store>/<dataset>/<version>/tars/00000.json       those used where they are: infra.samples
 <store>/<dataset>/<version>/scores/<name>-<fingerprint>/...    artifacts of their own,
 <store>/<dataset>/<version>/verdicts/<digest>/...              added later, row-aligned
 <store>/<dataset>/latest                           the version last made, for people
 """
 
+import contextlib
 import hashlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra import artifacts, filesystem
+from infra import artifacts, filesystem, samples
 from infra.artifacts import Artifact
 from infra.errors import SluiceError
-from infra.filesystem import FilePart, join, write_whole
-from infra.shards import IMAGE_EXTENSIONS, TarWriter, read_tar
+from infra.filesystem import FilePart, HashingFile, join, write_whole
+from infra.samples import Sample, Tar
+from infra.shards import TarWriter
 
 LATEST = "latest"
 ROW_BITS = 20  # an int64 id is shard << 20 | row, so a shard holds at most 2**20 rows
+ROWS_PER_BATCH = 4096  # rows of a shard being written that are Python objects
+TARS_PER_SHARD = 127  # the column `tar` is an int8
 
 ROWS = pa.schema(
     [
         ("uid", pa.string()),  # 32 hex characters, content not position
         ("shard", pa.int32()),
         ("row", pa.int32()),
-        ("status", pa.string()),  # "ok": the sample is in the tar; else it was rejected
+        ("status", pa.string()),  # "ok": the sample is in a tar; else it was rejected
         ("reason", pa.string()),  # why, where it was rejected
-        ("key", pa.string()),  # its key in this shard's tar
+        ("key", pa.string()),  # its key in that tar
         ("source", pa.string()),  # where it came from: file, and member or row
         ("url", pa.string()),
         ("caption", pa.string()),
-        ("sha256", pa.string()),  # of the original image bytes
-        ("bytes", pa.int64()),
+        ("sha256", pa.string()),  # of the original image bytes, before any resize
+        ("bytes", pa.int64()),  # of the image as stored, after any resize
         ("format", pa.string()),  # jpg, png, webp: by content, not by name
-        ("width", pa.int32()),  # pixels, from the header
+        ("width", pa.int32()),  # pixels as stored, from the header
         ("height", pa.int32()),
+        ("original_width", pa.int32()),  # pixels before a resize; null where there was none
+        ("original_height", pa.int32()),
+        ("http_status", pa.int16()),  # of the last answer, where the image was fetched
+        ("tar", pa.int8()),  # which of the shard's tars holds the image; null where none does
+        ("offset", pa.int64()),  # at which byte of that tar the image starts
         ("meta", pa.string()),  # whatever else rode along, as JSON
     ]
 )
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A sample of a shard: its row number, its original image bytes, its row as a dict."""
-
-    row: int
-    image: bytes
-    extension: str
-    caption: str
 
 
 _UID = re.compile(r"[0-9a-fA-F]{32}")
@@ -131,48 +132,146 @@ class Dataset:
         return read_samples(self.url, shard)
 
 
-def read_samples(url: str, shard: int) -> Iterator[Sample]:
-    tar_url = join(url, "shards", f"{part_name(shard)}.tar")
-    with filesystem.open_read(tar_url) as file:
-        for sample in read_tar(file):
-            if sample.error:
-                raise SluiceError(
-                    f"{tar_url} is damaged ({sample.error} at key {sample.key!r})",
-                    "remove its version's folder and run again; the store rebuilds it",
-                )
-            extension = next(name for name in sample.members if name in IMAGE_EXTENSIONS)
-            caption = sample.members.get("txt", b"").decode("utf-8", "replace")
-            yield Sample(
-                int(sample.key) & (1 << ROW_BITS) - 1, sample.members[extension], extension, caption
-            )
+def _places(url: str, shard: int) -> pa.Table:
+    rows_url = join(url, "rows", f"{part_name(shard)}.parquet")
+    try:
+        return read_table(rows_url, samples.COLUMNS)
+    except FileNotFoundError as error:
+        raise SluiceError(
+            f"there is no shard {part_name(shard)} at {url}", "check the version and the shard"
+        ) from error
+    except KeyError as error:
+        raise SluiceError(
+            f"{rows_url} does not say where the images are: it was written by an older Sluice",
+            "run again what made it",
+        ) from error
+
+
+def read_samples(url: str, shard: int, rows: pa.Table | None = None) -> Iterator[Sample]:
+    """The samples of a shard of the version at `url`, in row order.
+
+    rows: only those, where the caller has them (with `samples.COLUMNS`). Raises SluiceError for
+    a tar that is gone, damaged or changed.
+    """
+    rows = _places(url, shard) if rows is None else rows
+    return samples.read_stored(url, part_name(shard), rows)
+
+
+def read_images(url: str, shard: int, rows: Sequence[int]) -> dict[int, bytes]:
+    """The images of a few rows of a shard; rows without one, or beyond the last, are left out."""
+    table = _places(url, shard)
+    wanted = table.take([row for row in sorted(set(rows)) if 0 <= row < table.num_rows])
+    return samples.read_places(url, part_name(shard), wanted)
 
 
 def sample_key(shard: int, row: int) -> str:
-    """The key of a row in its tar: its int64 id in 15 digits, so keys sort like rows."""
+    """The key of a row in a tar of ours: its int64 id in 15 digits, so keys sort like rows."""
     return f"{index_id(shard, row):015d}"
 
 
+class ShardWriter:
+    """Writes one shard of the version in `folder`, row by row.
+
+        with ShardWriter(folder, shard) as writer:
+            writer.add(row, image)
+        writer.files
+
+    Images go to the shard's tar at once, rows to one file at the end. Leaving by an exception
+    writes nothing.
+    """
+
+    def __init__(self, folder: str, shard: int) -> None:
+        self.files: list[FilePart] = []
+        self.tars: list[Tar] = []
+        self._folder = folder
+        self._shard = shard
+        self._name = part_name(shard)
+        self._stack = contextlib.ExitStack()
+        self._referred: dict[str, int] = {}
+        self._own: tuple[int, TarWriter, HashingFile] | None = None
+        self._rows: list[Mapping[str, Any]] = []
+        self._batches: list[pa.RecordBatch] = []
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def refer(self, url: str) -> int:
+        """The number, for the column `tar`, of a tar that is used where it is."""
+        if url not in self._referred:
+            size = filesystem.size(url)
+            self._referred[url] = self._add_tar(Tar(samples.shorten(self._folder, url), size))
+        return self._referred[url]
+
+    def add(self, row: Mapping[str, Any], image: bytes | None = None) -> None:
+        """Add a row (schema ROWS, what it lacks is null), and its image where there is one.
+
+        An image is written to the shard's own tar, and the row then says where. A row whose image
+        lies elsewhere comes without one, with its `key`, `tar`, `offset` and `bytes`.
+        """
+        if image is not None:
+            number, tar, _ = self._own or self._open()
+            key = sample_key(self._shard, row["row"])
+            offset = tar.add(f"{key}.{row['format']}", image)
+            tar.add(f"{key}.txt", (row["caption"] or "").encode())
+            tar.add(f"{key}.json", _sidecar(key, row))
+            place = {"key": key, "tar": number, "offset": offset, "bytes": len(image)}
+            row = {**row, **place}
+        self._rows.append(row)
+        if len(self._rows) == ROWS_PER_BATCH:
+            self._pack()
+
+    def __exit__(self, *raised: Any) -> None:
+        if raised[0] is not None:
+            self._stack.__exit__(*raised)
+            return
+        if self._own is not None:
+            self._own[1].close()
+        self._stack.close()
+        if self._own is not None:
+            self.files.append(self._own[2].part(samples.own_tar(self._name).url))
+        self._pack()
+        samples.write_tars(self._folder, self._name, self.tars)
+        rows = pa.Table.from_batches(self._batches, ROWS).combine_chunks()
+        self.files.append(write_table(self._folder, f"rows/{self._name}.parquet", rows))
+
+    def _pack(self) -> None:
+        """Turn the rows at hand into Arrow columns, which take a tenth of the memory."""
+        columns = [
+            pa.array([row.get(field.name) for row in self._rows], field.type) for field in ROWS
+        ]
+        self._batches.append(pa.RecordBatch.from_arrays(columns, schema=ROWS))
+        self._rows = []
+
+    def _open(self) -> tuple[int, TarWriter, HashingFile]:
+        own = samples.own_tar(self._name)
+        file = self._stack.enter_context(write_whole(self._folder, own.url))
+        self._own = self._add_tar(own), TarWriter(file), file  # type: ignore[arg-type]
+        return self._own
+
+    def _add_tar(self, tar: Tar) -> int:
+        if len(self.tars) == TARS_PER_SHARD:
+            raise SluiceError(
+                f"shard {self._name} of {self._folder} has samples in more than {TARS_PER_SHARD} "
+                "tars",
+                "ingest with fewer samples to a shard",
+            )
+        self.tars.append(tar)
+        return len(self.tars) - 1
+
+
 def write_shard(
-    folder: str, shard: int, rows: pa.Table, images: list[bytes | None]
+    folder: str, shard: int, rows: pa.Table, images: Sequence[bytes | None]
 ) -> list[FilePart]:
-    """Write one shard: `rows` has schema ROWS, `images` the original bytes of the "ok" rows."""
-    name = part_name(shard)
-    with write_whole(folder, f"shards/{name}.tar") as file:
-        tar = TarWriter(file)  # type: ignore[arg-type]
+    """Write one shard: `rows` has schema ROWS, `images` the bytes of the "ok" rows."""
+    with ShardWriter(folder, shard) as writer:
         for row, image in zip(rows.to_pylist(), images, strict=True):
-            if row["status"] == "ok" and image is not None:
-                tar.add(f"{row['key']}.{row['format']}", image)
-                tar.add(f"{row['key']}.txt", row["caption"].encode())
-                tar.add(f"{row['key']}.json", _sidecar(row))
-        tar.close()
-    return [file.part(f"shards/{name}.tar"), write_table(folder, f"rows/{name}.parquet", rows)]
+            writer.add(row, image if row["status"] == "ok" else None)
+    return writer.files
 
 
-def _sidecar(row: dict[str, Any]) -> bytes:
-    from infra.digests import canonical_json
-
-    names = ("uid", "url", "caption", "sha256", "width", "height")
-    return canonical_json({"key": row["key"], **{name: row[name] for name in names}})
+def _sidecar(key: str, row: Mapping[str, Any]) -> bytes:
+    facts = {name: row.get(name) for name in ("uid", "url", "caption", "sha256", "width", "height")}
+    return orjson.dumps({"key": key, **facts}, option=orjson.OPT_SORT_KEYS)
 
 
 def publish(store: str, name: str, artifact: Artifact) -> None:

@@ -21,6 +21,8 @@ from fsspec.implementations.local import LocalFileSystem
 from infra.errors import SluiceError
 
 TEMPORARY = "_tmp"  # folder of unfinished local files, one per artifact
+TAGS = ("ETag", "etag", "md5Hash", "content_md5", "generation")  # of S3, HTTP, GCS, Azure
+TIMES = ("mtime", "ino", "LastModified", "updated", "last_modified", "created")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,12 @@ def info(url: str) -> dict[str, Any]:
     """What the file system knows of a file: size, and, on object stores, its entity tag."""
     fs, path = resolve(url)
     return fs.info(path)
+
+
+def state(url: str) -> tuple[Any, ...]:
+    """What changes when a file does: size, and entity tag, time of change and the like."""
+    known = info(url)
+    return int(known.get("size") or 0), *(known.get(name) for name in (*TAGS, *TIMES))
 
 
 def size(url: str) -> int:

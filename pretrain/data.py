@@ -19,9 +19,10 @@ from PIL import Image
 
 from infra import artifacts
 from infra.artifacts import Artifact
-from infra.dataset import Sample, index_id, read_samples
+from infra.dataset import index_id, read_samples
 from infra.digests import generator
 from infra.errors import SluiceError
+from infra.samples import Sample
 
 NAMED = 5  # undecodable samples that are named, not only counted
 PIXEL_LIMIT = 2**26  # a larger image is refused before it is decoded

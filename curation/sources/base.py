@@ -38,7 +38,8 @@ NO_META = ("uid", "url", "caption", "text", "key")
 class Record:
     """One input record. `source` says where it stood; `reason`, if set, why it is refused.
 
-    A record with a URL, no image and no reason is one that is still to be fetched.
+    A record with a URL, no image and no reason is one that is still to be fetched. An image with
+    a `tar` need not be copied: under `key` it starts at byte `offset` of the tar at that URL.
     """
 
     source: str
@@ -50,6 +51,9 @@ class Record:
     reason: str | None = None
     expected: str | None = None  # MD5 or SHA-256, in hex, of the bytes behind `url`
     http_status: int | None = None  # of the last answer, where the image was fetched
+    key: str | None = None
+    tar: str | None = None
+    offset: int | None = None
 
 
 class Unit(Protocol):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 from curation.settings import SourceSettings
 from curation.sources import base
@@ -18,10 +19,14 @@ _MISSING = (base.MISSING_IMAGE, base.MISSING_CAPTION)
 
 @dataclass(frozen=True)
 class TarUnit:
-    """One tar. A whole sample has an image and a caption; what is not whole is refused."""
+    """One tar. A whole sample has an image and a caption; what is not whole is refused.
+
+    The images of a tar that is not compressed are used where they are, unless `copy` is set.
+    """
 
     url: str
     label: str
+    copy: bool = False
 
     @property
     def name(self) -> str:
@@ -30,11 +35,18 @@ class TarUnit:
     def records(self) -> Iterator[Record]:
         count = 0
         try:
+            before = filesystem.state(self.url)
             with filesystem.open_read(self.url) as file:
+                copy = self.copy or not _seekable(file)
                 for sample in read_tar(file, base.EXTENSIONS):
-                    for record in self._records(sample):
+                    for record in self._records(sample, copy):
                         count += 1
                         yield record
+            if filesystem.state(self.url) != before:
+                raise SluiceError(
+                    f"{self.url} changed while it was read",
+                    "let what writes it finish, then run again",
+                )
         except FileNotFoundError as error:
             raise SluiceError(
                 f"{self.url} is gone since the source was listed",
@@ -48,23 +60,39 @@ class TarUnit:
         if not count:
             yield Record(self.label, reason=EMPTY)
 
-    def _records(self, sample: TarSample) -> Iterator[Record]:
+    def _records(self, sample: TarSample, copy: bool) -> Iterator[Record]:
         """The record of a sample, and one more where the tar broke after a whole sample."""
-        source = f"{self.label}#{base.clean(sample.key)}" if sample.key else self.label
+        source = f"{self.label}#{sample.key}" if sample.key else self.label
         if sample.error is None:
-            yield base.from_members(source, sample.members)
+            yield self._whole(source, sample, copy)
             return
         broken = Record(source, reason=sample.error)
         if sample.members:
-            record = base.from_members(source, sample.members)
+            record = self._whole(source, sample, copy)
             if record.reason is None:
                 yield record
-                broken = replace(broken, source=f"{self.label}, after {base.clean(sample.key)}")
+                broken = replace(broken, source=f"{self.label}, after {sample.key}")
             elif record.reason in _MISSING:
                 broken = replace(record, reason=sample.error)
             else:
                 yield record
         yield broken
+
+    def _whole(self, source: str, sample: TarSample, copy: bool) -> Record:
+        record = base.from_members(source, sample.members)
+        offset = next((at for name, at in sample.offsets.items() if name in base.IMAGES), None)
+        if copy or offset is None:
+            return record
+        return replace(record, key=sample.key, tar=self.url, offset=offset)
+
+
+def _seekable(file: BinaryIO) -> bool:
+    """Whether a file can be read from any byte on; what some web servers send cannot."""
+    try:
+        file.seek(0)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -77,5 +105,5 @@ class TarSource:
         return base.list_source(self.settings.location, SUFFIXES, "tars")
 
     def units(self, rows_per_shard: int) -> Sequence[TarUnit]:
-        files = self.files()
-        return [TarUnit(*pair) for pair in zip(files, base.labels(files), strict=True)]
+        files, copy = self.files(), self.settings.copy_samples
+        return [TarUnit(*pair, copy) for pair in zip(files, base.labels(files), strict=True)]

@@ -6,20 +6,17 @@ takes shards in order sees all classes from the start.
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from curation.synthetic.settings import FractalSettings
 from infra.artifacts import Part, Spec
-from infra.dataset import ROWS, make_uid, part_name, sample_key, write_shard
+from infra.dataset import ShardWriter, make_uid, part_name
 from infra.filesystem import join
 from infra.stage import Draft, Item
 
 DATASET = "fractals"
-CODE = 1  # raise when the same settings give other pixels
+CODE = 2  # raise when the same settings give other pixels
 
 
 def fractals_draft(store: str, settings: FractalSettings) -> Draft:
@@ -44,14 +41,11 @@ class FractalsWork:
     def __call__(self, shard: int, todo: list[str]) -> dict[str, Part]:
         first = shard * self.settings.rows_per_shard
         last = min(first + self.settings.rows_per_shard, self.settings.total)
-        rows: list[Mapping[str, Any]] = []
-        images: list[bytes | None] = []
-        for number in range(first, last):
-            row, image = self.sample(shard, number - first, number)
-            rows.append(row)
-            images.append(image)
-        files = write_shard(self.url, shard, pa.Table.from_pylist(rows, schema=ROWS), images)
-        part = Part(part_name(shard), tuple(files), rows=len(rows), kept=len(rows))
+        with ShardWriter(self.url, shard) as writer:
+            for number in range(first, last):
+                writer.add(*self.sample(shard, number - first, number))
+        count = last - first
+        part = Part(part_name(shard), tuple(writer.files), rows=count, kept=count)
         return dict.fromkeys(todo, part)
 
     def sample(self, shard: int, row: int, number: int) -> tuple[dict[str, Any], bytes]:
@@ -66,11 +60,9 @@ class FractalsWork:
             "shard": shard,
             "row": row,
             "status": "ok",
-            "key": sample_key(shard, row),
             "source": f"{DATASET}/{system}/{instance}",
             "caption": caption,
             "sha256": hashlib.sha256(image).hexdigest(),
-            "bytes": len(image),
             "format": self.settings.format,
             "width": self.settings.size,
             "height": self.settings.size,

@@ -1,13 +1,11 @@
 """Thumbnails of a few rows of a dataset, as data URIs: only the shards needed are touched."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from indexes.pictures import thumbnail
-from infra import filesystem
-from infra.dataset import part_name, sample_key
-from infra.filesystem import join
-from infra.shards import IMAGE_EXTENSIONS, read_tar
+from infra.dataset import read_images
+from infra.errors import SluiceError
 
 EDGE = 96  # pixels, of the longer side
 LIMIT = 640  # pictures in one report
@@ -26,7 +24,7 @@ class Place:
 def thumbnails(places: Iterable[Place]) -> Mapping[Place, str]:
     """Data URIs of the pictures that can be decoded; first come, first served up to the caps.
 
-    Only shards that hold one are read, each up to the last one wanted; only these are decoded.
+    Of the shards that hold one, only these pictures are read.
     """
     wanted = list(dict.fromkeys(places))[:LIMIT]
     shards: dict[tuple[str, int], list[Place]] = {}
@@ -34,10 +32,9 @@ def thumbnails(places: Iterable[Place]) -> Mapping[Place, str]:
         shards.setdefault((place.url, place.shard), []).append(place)
     found: dict[Place, str] = {}
     for (url, shard), group in shards.items():
-        names = {sample_key(shard, place.row): place for place in group}
-        for key, data in read_images(url, shard, set(names)).items():
+        for row, data in _images(url, shard, [place.row for place in group]).items():
             if (uri := thumbnail(data, EDGE)) is not None:
-                found[names[key]] = uri
+                found[Place(url, shard, row)] = uri
     total, chosen = 0, {}
     for place in wanted:
         if place in found and total + len(found[place]) <= BYTES:
@@ -46,17 +43,8 @@ def thumbnails(places: Iterable[Place]) -> Mapping[Place, str]:
     return chosen
 
 
-def read_images(url: str, shard: int, keys: set[str]) -> dict[str, bytes]:
-    """The image bytes of some keys of a shard; keys without an image are left out."""
-    found: dict[str, bytes] = {}
-    last = max(keys, default="")
+def _images(url: str, shard: int, rows: Sequence[int]) -> Mapping[int, bytes]:
     try:
-        with filesystem.open_read(join(url, "shards", f"{part_name(shard)}.tar")) as file:
-            for sample in read_tar(file, IMAGE_EXTENSIONS):
-                if sample.key in keys:
-                    found[sample.key] = next(iter(sample.members.values()), b"")
-                if sample.key >= last:  # keys sort like rows
-                    break
-    except FileNotFoundError:
-        return found  # a report shows what there is; reading the dataset is what complains
-    return found
+        return read_images(url, shard, rows)
+    except SluiceError:
+        return {}  # a report shows what there is; reading the dataset is what complains
