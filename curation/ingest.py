@@ -26,6 +26,7 @@ from infra.filesystem import join
 from infra.stage import Draft, Item
 
 CODE = 2
+RECORDED = {*COLUMNS, "copy_samples"}  # settings of a source that its rows depend on
 ROWS_PER_SHARD = 512
 
 
@@ -76,7 +77,7 @@ def ingest_draft(
     settings = {
         "name": name,
         "sources": [
-            {"kind": source.kind, **source.model_dump(include=set(COLUMNS), exclude_none=True)}
+            {"kind": source.kind, **source.model_dump(include=RECORDED, exclude_defaults=True)}
             for source in sources
         ],
         "fingerprint": fingerprint,
@@ -123,8 +124,8 @@ class IngestWork:
                         "split it into smaller files",
                     )
                 row, image = ingest_row(value.shard, number, record)
-                if row["offset"] is not None:
-                    row["tar"] = writer.refer(record.tar or unit.name)
+                if image is not None and record.tar is not None:
+                    row |= {"tar": writer.refer(record.tar), "offset": record.offset}
                     image = None
                 writer.add(row, image)
                 states[row["reason"] or ""] += 1
@@ -179,7 +180,6 @@ def ingest_row(shard: int, number: int, record: Record) -> tuple[dict[str, Any],
         "width": header.width,
         "height": header.height,
         "http_status": record.http_status,
-        "offset": record.offset if reason is None else None,
         "meta": meta,
     }
     return row, image if reason is None else None

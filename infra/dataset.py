@@ -160,8 +160,8 @@ def read_samples(url: str, shard: int, rows: pa.Table | None = None) -> Iterator
 def read_images(url: str, shard: int, rows: Sequence[int]) -> dict[int, bytes]:
     """The images of a few rows of a shard; rows without one, or beyond the last, are left out."""
     table = _places(url, shard)
-    wanted = table.take([row for row in sorted(set(rows)) if 0 <= row < table.num_rows])
-    return samples.read_places(url, part_name(shard), wanted)
+    wanted = [row for row in sorted(set(rows)) if 0 <= row < table.num_rows]
+    return samples.read_places(url, part_name(shard), table.take(pa.array(wanted, pa.int64())))
 
 
 def sample_key(shard: int, row: int) -> str:

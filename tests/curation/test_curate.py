@@ -60,8 +60,9 @@ def test_kept_samples_keep_their_bytes_and_places(maker, made) -> None:
     assert after.schema.equals(ROWS)
     assert after["status"].to_pylist() == ["ok", "dropped", "rejected", "dropped"]
     assert after["reason"].to_pylist() == [None, "mismatched", "not_an_image", "exact_duplicate"]
-    for name in set(ROWS.names) - {"status", "reason"}:
+    for name in set(ROWS.names) - {"status", "reason", "tar", "offset"}:
         assert after[name].equals(before[name])
+    assert after["tar"].to_pylist() == [0, None, None, None]
 
 
 def test_the_version_names_its_source_and_balances_in_every_shard(maker, made) -> None:
@@ -121,14 +122,18 @@ def test_verdicts_about_other_rows_are_refused(maker, made) -> None:
 
 def test_a_kept_sample_without_its_image_is_refused(maker, made) -> None:
     artifact = curate(maker, made)
-    tar = Path(made.url) / "shards" / "00001.tar"
-    with tarfile.open(tar, "w"):
-        pass
     work = CurateWork(
         artifact.url, made.url, f"{made.url}/verdicts/{artifact.settings['verdicts']}"
     )
+    rows = read_table(f"{made.url}/rows/00001.parquet")
+    state = pa.array(["rejected"], pa.string())
+    write_table(made.url, "rows/00001.parquet", rows.set_column(3, "status", state))
     with pytest.raises(SluiceError, match="shard 00001: row 0 is to be kept and has no image"):
         work(1, [""])
+    with tarfile.open(Path(made.url) / "shards" / "00000.tar", "w"):
+        pass
+    with pytest.raises(SluiceError, match=r"00000\.tar is damaged"):
+        work(0, [""])
 
 
 def test_rows_dropped_before_stay_so() -> None:

@@ -80,7 +80,7 @@ def test_a_row_says_everything_that_is_known_without_decoding(tmp_path: Path) ->
             "row": 0,
             "status": "ok",
             "reason": None,
-            "key": "000000000000000",
+            "key": "07",
             "source": "in/00000.tar#07",
             "url": "https://x/y.jpg",
             "caption": "a square",
@@ -89,6 +89,11 @@ def test_a_row_says_everything_that_is_known_without_decoding(tmp_path: Path) ->
             "format": "webp",
             "width": 9,
             "height": 7,
+            "original_width": None,
+            "original_height": None,
+            "http_status": None,
+            "tar": 0,
+            "offset": 512,
             "meta": '{"concept":"square","n":[1,null]}',
         }
     ]
@@ -160,7 +165,7 @@ def test_meta_nested_beyond_all_meaning_is_refused() -> None:
     for _ in range(100_000):
         nested = [nested]
     record = Record("x", image=picture(), caption="c", meta={"nested": nested})
-    [(row, _)] = list(ingest.ingest_rows(0, iter([record])))
+    row, _ = ingest.ingest_row(0, 0, record)
     assert (row["reason"], row["meta"]) == ("bad_json", None)
 
 
@@ -355,7 +360,7 @@ def test_any_parquet_balances(
     )
 )
 def test_any_record_makes_a_row_that_can_be_written(record: Record) -> None:
-    [(row, image)] = list(ingest.ingest_rows(3, iter([record])))
+    row, image = ingest.ingest_row(3, 0, record)
     assert pa.Table.from_pylist([row], ROWS).num_rows == 1
     assert (image is None) == (row["status"] == "rejected")
     assert len(row["uid"]) == 32

@@ -30,6 +30,9 @@ def test_a_sample_of_a_tar(tmp_path: Path) -> None:
             url="https://x/y.png",
             uid="A" * 32,
             meta={"nsfw": 0.5},
+            key="7",
+            tar=str(tmp_path / "00000.tar"),
+            offset=512,
         )
     ]
 

@@ -3,12 +3,12 @@ import io
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
 from flows.report import ReportContext
 from flows.report import thumbnails as module
 from flows.report.thumbnails import EDGE, Place, thumbnails
-from infra import filesystem
 
 Made = tuple[str, ReportContext]
 
@@ -22,11 +22,13 @@ def test_pictures_are_at_most_96_pixels(made: Made) -> None:
 
 def test_only_the_shards_needed_are_opened(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    original = filesystem.open_read
-    monkeypatch.setattr(filesystem, "open_read", lambda url: opened.append(url) or original(url))
+    original = LocalFileSystem.open
+    monkeypatch.setattr(
+        LocalFileSystem, "open", lambda fs, path, *rest: opened.append(path) or original(fs, path)
+    )
     pool = made[1].pool or ""
     assert len(thumbnails([Place(pool, 1, 3), Place(pool, 1, 4)])) == 2
-    assert [Path(url).name for url in opened] == ["00001.tar"]
+    assert {Path(path).stem for path in opened} == {"00001"}
 
 
 def test_what_cannot_be_shown_is_left_out(made: Made, tmp_path: Path) -> None:
