@@ -12,13 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from curation.fetch.blocklists import blocked_row
+from curation.fetch.observed import Observed, write_observed
 from curation.headers import FORMATS, read_header
-from curation.outcomes import NOT_AN_IMAGE, UNSUPPORTED_FORMAT
-from curation.settings import COLUMNS, SourceSettings
-from curation.sources import Record, Unit, open_source
+from curation.intake import PLAIN, Intake, whole
+from curation.outcomes import BLOCKLISTED, NOT_AN_IMAGE, UNSUPPORTED_FORMAT
+from curation.settings import SourceSettings
+from curation.sources import Record, Unit, describe, is_fetched, open_source, records_of
 from curation.sources.base import BAD_JSON, clean, labels
 from infra import filesystem
-from infra.artifacts import Part, Spec
+from infra.artifacts import Artifact, Part, Spec
 from infra.dataset import ROW_BITS, ShardWriter, make_uid, part_name, sample_key
 from infra.digests import digest
 from infra.errors import SluiceError
@@ -26,7 +29,6 @@ from infra.filesystem import join
 from infra.stage import Draft, Item
 
 CODE = 2
-RECORDED = {*COLUMNS, "copy_samples"}  # settings of a source that its rows depend on
 ROWS_PER_SHARD = 512
 
 
@@ -68,6 +70,7 @@ def ingest_draft(
     sources: Sequence[SourceSettings],
     fingerprint: str,
     rows_per_shard: int = ROWS_PER_SHARD,
+    intake: Intake = PLAIN,
 ) -> Draft:
     """The dataset version `<store>/<name>/<digest>` to be.
 
@@ -76,12 +79,10 @@ def ingest_draft(
     """
     settings = {
         "name": name,
-        "sources": [
-            {"kind": source.kind, **source.model_dump(include=RECORDED, exclude_defaults=True)}
-            for source in sources
-        ],
+        "sources": [describe(source) for source in sources],
         "fingerprint": fingerprint,
         "rows_per_shard": rows_per_shard,
+        **intake.policy(any(source.kind == "urls" for source in sources)),
     }
     spec = Spec("dataset", "curation.ingest", settings, (), CODE)
     return Draft(join(store, name, spec.digest), spec)
@@ -96,13 +97,21 @@ class IngestItem:
 
 
 def ingest_items(
-    sources: Sequence[SourceSettings], rows_per_shard: int = ROWS_PER_SHARD
+    sources: Sequence[SourceSettings],
+    rows_per_shard: int = ROWS_PER_SHARD,
+    tables: Mapping[int, Artifact | None] | None = None,
 ) -> list[Item]:
-    """One item for each shard, in the sources' order: a tar, a run of row groups, a run of files.
+    """One item for each shard, in the sources' order: a tar, a run of rows, a run of files.
 
-    Raises SluiceError for a source that is missing, empty, or lacks a column.
+    tables: what `text_tables` made of the sources that need it, by their positions. Raises
+    SluiceError for a source that is missing, empty, or lacks a column.
     """
-    units = [unit for source in sources for unit in open_source(source).units(rows_per_shard)]
+    tables = tables or {}
+    units = [
+        unit
+        for index, source in enumerate(sources)
+        for unit in open_source(source, tables.get(index)).units(rows_per_shard)
+    ]
     if not units:
         raise SluiceError("there is no source to ingest", "name tars, Parquet files or a folder")
     return [Item(part_name(shard), IngestItem(shard, unit)) for shard, unit in enumerate(units)]
@@ -113,11 +122,14 @@ class IngestWork:
     """Writes one shard of the version at `url`: its rows, and those images that are copied."""
 
     url: str
+    intake: Intake = PLAIN
 
     def __call__(self, value: IngestItem, todo: list[str]) -> dict[str, Part]:
-        unit, states = value.unit, Counter[str]()
+        unit, states, tally = value.unit, Counter[str](), Counter[str]()
+        observed = Observed() if is_fetched(unit) else None
+        records = whole(records_of(unit, tally), self.intake, observed)
         with ShardWriter(self.url, value.shard) as writer:
-            for number, record in enumerate(unit.records()):
+            for number, record in enumerate(records):
                 if number == 1 << ROW_BITS:
                     raise SluiceError(
                         f"{unit.name} holds more than {1 << ROW_BITS} samples, the most of a shard",
@@ -129,9 +141,12 @@ class IngestWork:
                     image = None
                 writer.add(row, image)
                 states[row["reason"] or ""] += 1
+        if observed is not None:
+            write_observed(self.url, part_name(value.shard), observed)
         kept, rows = states.pop("", 0), states.total()
-        name, dropped = part_name(value.shard), dict(states)
-        return dict.fromkeys(todo, Part(name, tuple(writer.files), kept + rows, kept, dropped))
+        name, files = part_name(value.shard), tuple(writer.files)
+        part = Part(name, files, kept + rows, kept, dict(states), dict(tally))
+        return dict.fromkeys(todo, part)
 
 
 def refuse_nothing(
@@ -174,15 +189,25 @@ def ingest_row(shard: int, number: int, record: Record) -> tuple[dict[str, Any],
         "source": record.source,
         "url": record.url,
         "caption": record.caption,
-        "sha256": hashlib.sha256(image).hexdigest() if image is not None else None,
+        "sha256": _sha256(record),
         "bytes": len(image) if image is not None else None,
         "format": header.format,
         "width": header.width,
         "height": header.height,
+        "original_width": record.original.width if record.original else None,
+        "original_height": record.original.height if record.original else None,
         "http_status": record.http_status,
         "meta": meta,
     }
+    if reason == BLOCKLISTED:
+        return blocked_row(row), None
     return row, image if reason is None else None
+
+
+def _sha256(record: Record) -> str | None:
+    if record.original is not None:
+        return record.original.sha256
+    return hashlib.sha256(record.image).hexdigest() if record.image is not None else None
 
 
 def _meta(meta: Mapping[str, Any]) -> str | None:

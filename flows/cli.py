@@ -87,19 +87,25 @@ def _stop(message: str, code: int) -> None:
     raise SystemExit(code)
 
 
-def _run(target: str, choices: RunChoices | None) -> None:
+def _run(
+    target: str,
+    choices: RunChoices | None,
+    sources: tuple[str, ...] = (),
+    retry_failed: str | None = None,
+) -> None:
     chosen = choices or RunChoices()
 
     def action() -> None:
+        options = chosen.options().reading(sources, retry_failed)
         if chosen.plan:
             from flows.plan import plan
 
-            print(plan(chosen.options(), target), flush=True)
+            print(plan(options, target), flush=True)
             return
         from flows.main import run
 
         try:
-            run(chosen.options(), target)
+            run(options, target)
         finally:
             environment.quiet_exit()
         if target == "curate-and-pretrain" and not sys.stdout.isatty():
@@ -132,14 +138,28 @@ def curate_and_pretrain(choices: RunChoices | None = None) -> None:
 
 
 @app.command(group=RUN, sort_key=1)
-def ingest(choices: RunChoices | None = None) -> None:
-    """Make dataset versions of tars, Parquet and folders.
+def ingest(
+    *,
+    source: Annotated[tuple[str, ...], Parameter(name="--source", negative=())] = (),
+    retry_failed: Annotated[str | None, Parameter(name="--retry-failed")] = None,
+    choices: RunChoices | None = None,
+) -> None:
+    """Make dataset versions of URLs, tars and images.
 
-    Example, into a store elsewhere:
+    Examples: a table of URLs; then what failed of it and may come the second time:
 
-        prefect run ingest --recipe your-shards --store s3://bucket/store
+        prefect run ingest --source 's3://bucket/part-*.parquet' --store /data/store
+        prefect run ingest --retry-failed latest --store /data/store
+
+    Parameters
+    ----------
+    source
+        Tables of URLs, tars, Parquet, Arrow or images: a file, a folder or a pattern. Repeatable.
+    retry_failed
+        A version of the pool (or `latest`): a new one is made in which its transient failures
+        are fetched again, and all else is kept where it is.
     """
-    _run("ingest", choices)
+    _run("ingest", choices, source, retry_failed)
 
 
 @app.command(group=RUN, sort_key=2)

@@ -4,6 +4,7 @@ Nothing heavy is imported here: `plan`, `report` and `explain` must answer at on
 """
 
 import contextlib
+import json
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from curation.sources.detect import detect
 from flows.pipeline import Pipeline
 from flows.recipe import Recipe, load_recipe
 from flows.step import LAUNCHERS, Session, Step, closure
@@ -20,6 +22,7 @@ from infra.errors import SluiceError
 from infra.progress import Display, duration
 from infra.runner import make_runner
 
+NAMED = "your-shards"  # the recipe of sources named on the command line
 STORE_VARIABLE = "SLUICE_STORE"
 DEFAULT_STORE = "store"
 TARGETS: Mapping[str, tuple[str, ...]] = {
@@ -42,6 +45,26 @@ class Options:
     recipe: str | None = None
     overrides: tuple[str, ...] = ()
     store: str | None = None
+
+    def reading(self, sources: Sequence[str] = (), retry_failed: str | None = None) -> "Options":
+        """These options with the pool named: locations of whatever kind, or a version to retry.
+
+        The recipe then is `your-shards` unless another one is given, and only the pool is read.
+        """
+        if not (sources or retry_failed):
+            return self
+        if sources and retry_failed:
+            raise SluiceError(
+                "--source and --retry-failed exclude each other",
+                "first ingest the source; then retry what failed of that version",
+            )
+        found = [detect(source).model_dump(exclude_defaults=True) for source in sources]
+        data = {
+            "demo": None, "pool": found, "trusted": [], "evaluation": [], "canaries": None,
+            "retry_failed": retry_failed,
+        }  # fmt: skip
+        named = [f"data.{key}={json.dumps(value)}" for key, value in data.items()]
+        return Options(self.recipe or NAMED, (*named, *self.overrides), self.store)
 
 
 @dataclass(frozen=True)

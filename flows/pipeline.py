@@ -6,19 +6,18 @@ fractals, curated, pool -> training runs -> evaluation
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from curation import contamination, curate, dedup, ingest, rules, score, verdicts
+from curation import contamination, curate, dedup, rules, score, verdicts
 from curation.scores.clip import ClipScorer
 from curation.scores.registry import pixel_scorers
 from curation.synthetic import fractals
 from curation.synthetic.settings import FractalSettings
-from flows.demo import corpus
 from flows.recipe import Recipe
 from flows.report.context import ReportContext
+from flows.sources import ingest_steps
 from flows.step import Session, Step, sharded
 from indexes import build
 from indexes.settings import IndexSettings
@@ -35,7 +34,6 @@ from pretrain.evaluate_settings import EvaluateSettings
 from pretrain.settings import TrainSettings
 
 Seeded = TypeVar("Seeded", IndexSettings, FractalSettings, TrainSettings, EvaluateSettings)
-SPLITS = ("pool", "trusted", "evaluation")
 FILTER = "filter"
 RANDOM, PIXELS = "random", "pixels"
 
@@ -80,35 +78,8 @@ class Pipeline:
     # ---- samples ----
 
     def _ingest(self) -> None:
-        data, settings = self.recipe.data, self.recipe.data.demo
-        demo = None
-        if settings is not None:
-            demo = corpus.corpus_draft(self.store, settings)
-            work = corpus.CorpusWork(demo.url, settings)
-            items = corpus.corpus_items(settings)
-            self._add(sharded("demo corpus", "ingest", {"": demo}, lambda: items, work))
-        for name in SPLITS:
-            sources = getattr(data, name)
-            if demo is not None and settings is not None:
-                sources = corpus.corpus_sources(demo.url, settings, name)
-                fingerprint = demo.spec.digest
-            elif sources:
-                fingerprint = ingest.source_fingerprint(sources)
-            else:
-                continue
-            draft = ingest.ingest_draft(self.store, name, sources, fingerprint, data.rows_per_shard)
-            self._add(
-                sharded(
-                    f"ingest {name}",
-                    "ingest",
-                    {"": draft},
-                    lambda sources=sources: ingest.ingest_items(sources, data.rows_per_shard),
-                    ingest.IngestWork(draft.url),
-                    ["demo corpus"] if demo is not None else [],
-                    publishes=name,
-                    extra=partial(ingest.refuse_nothing, sources),
-                )
-            )
+        for step in ingest_steps(self.recipe.data, self.store):
+            self._add(step)
 
     # ---- scores ----
 

@@ -114,6 +114,8 @@ class Estimate:
         if step.name == "demo corpus":
             return sum(self._split_rows(name) or 0 for name in ("pool", "trusted", "evaluation"))
         split = step.name.partition(" ")[2]
+        if split.endswith(" table"):
+            return None
         known = split if split in ("trusted", "evaluation") else "pool"
         return self._split_rows(known)
 
@@ -129,7 +131,15 @@ class Estimate:
                        if file.startswith(f"{name}/"))  # fmt: skip
         if name != "pool":
             return None
+        if self.fetches:  # every shard but the last is full
+            return len(self.units(step)) * self.recipe.data.rows_per_shard or None
         return round(self.sample.rows * len(self.units(step)))
+
+    @property
+    def fetches(self) -> bool:
+        """Whether the pool comes from the web, which a plan does not ask."""
+        data = self.recipe.data
+        return bool(data.retry_failed) or any(source.kind == "urls" for source in data.pool)
 
     def rate(self, name: str, draft: Draft) -> Rate | None:
         """What a row of one artifact costs: measured, else remembered, else reckoned."""
@@ -161,7 +171,7 @@ class Estimate:
     @cached_property
     def sample(self) -> "Sample":
         """One shard of the pool, ingested and scored aside; empty where all that is there."""
-        if all(self.steps[name].stored for name in ("ingest pool", "score pool")):
+        if self.fetches or all(self.steps[name].stored for name in ("ingest pool", "score pool")):
             return Sample(0, {})
         with tempfile.TemporaryDirectory(prefix="sluice-plan-") as folder:
             return self._take_sample(folder)

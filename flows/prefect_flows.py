@@ -61,7 +61,7 @@ def curate_and_pretrain(
 def ingest(
     recipe: str | None = None, overrides: list[str] | None = None, store: str | None = None
 ) -> None:
-    """Tars, Parquet and image folders to dataset versions."""
+    """Tables of URLs, tars, Parquet and image folders to dataset versions."""
     run_target("ingest", recipe, overrides, store)
 
 

@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from curation.fetch.blocklist_settings import BlocklistSettings
+from curation.fetch.settings import FetchSettings
+from curation.resize_settings import ResizeSettings
 from curation.rules_settings import ContaminationSettings, DedupSettings, RuleSettings
 from curation.settings import SourceSettings
 from curation.synthetic.settings import FractalSettings
@@ -39,11 +42,25 @@ class DataSettings(_Settings):
         None, description="Parquet of planted defects (uid, defect, twin_uid), for the report alone"
     )
     rows_per_shard: int = Field(512, gt=0, le=2**20, description="rows of a shard, where we cut")
+    fetch: FetchSettings = Field(
+        FetchSettings.model_validate({}), description="how the images of URL tables are fetched"
+    )
+    blocklists: BlocklistSettings = Field(
+        BlocklistSettings.model_validate({}), description="what is never written"
+    )
+    resize: ResizeSettings | None = Field(
+        None, description="what becomes of images on the way in; without it their bytes are kept"
+    )
+    retry_failed: str | None = Field(
+        None,
+        description="version of the pool (NAME@VERSION, or latest) in place of `pool`: its "
+        "transient failures are fetched again, all else is kept where it is",
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> "DataSettings":
-        if (self.demo is None) == (not self.pool):
-            raise ValueError("give either `demo` or `pool`")
+        if sum(map(bool, (self.demo, self.pool, self.retry_failed))) != 1:
+            raise ValueError("give one of `demo`, `pool` and `retry_failed`")
         return self
 
 

@@ -55,6 +55,12 @@ class Blocklists:
         exact = {name: known.get(name) for name in ("domains", "urls", "md5", "sha256")}
         return cls(digest(content), **exact, phash=near)
 
+    @property
+    def empty(self) -> bool:
+        """Whether no list was given."""
+        lists = (self.domains, self.urls, self.md5, self.sha256, self.phash)
+        return all(members is None for members in lists)
+
     def lists_url(self, url: str | Target) -> bool:
         """Whether the URL is listed, under http or https, or its host lies in a listed domain."""
         if self.urls is None and self.domains is None:

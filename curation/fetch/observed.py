@@ -5,6 +5,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from infra import filesystem
+from infra.digests import canonical_json
+
 OK = "ok"
 HOSTS = 10_000  # of one shard, told apart; the rest are summed under OTHERS
 OTHERS = "(others)"
@@ -63,3 +66,8 @@ class Observed:
             "outcomes": dict(sorted(outcomes.items())),
             "hosts": {name: host.to_json() for name, host in sorted(self.hosts.items())},
         }
+
+
+def write_observed(url: str, name: str, observed: Observed) -> None:
+    """Leave what was seen of a shard beside the version at `url`; it is no part of it."""
+    filesystem.write_bytes(url, f"statistics/{name}.json", canonical_json(observed.to_json()))

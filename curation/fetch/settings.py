@@ -1,12 +1,17 @@
 """Settings of fetching; light to import."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 AGENT_TOKEN = "sluice"
+POLICY = {
+    "agent", "snapshot", "robots_txt", "disallow", "max_bytes", "max_redirects", "allow_networks",
+}  # fmt: skip
 
 
 class FetchSettings(BaseModel):
-    """How images are asked for. Whatever changes the outcomes is part of a version's digest."""
+    """How images are asked for. What is POLICY, not tuning, is part of a version's digest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,6 +60,10 @@ class FetchSettings(BaseModel):
     @classmethod
     def _lower(cls, words: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(word.strip().lower() for word in words)
+
+    def policy(self) -> dict[str, Any]:
+        """What may decide about a sample, whatever the network does; the rest is only tuning."""
+        return self.model_dump(mode="json", include=POLICY, exclude_none=True)
 
     @property
     def user_agent(self) -> str:

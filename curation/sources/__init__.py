@@ -11,9 +11,9 @@ from curation.sources.base import Record, Source, Unit
 from curation.sources.detect import detect
 from curation.sources.folder import FolderSource
 from curation.sources.parquet import ParquetSource
-from curation.sources.subset import SubsetSource, records_of, subset_digest
+from curation.sources.subset import SubsetSource, SubsetUnit, records_of, subset_digest
 from curation.sources.tars import TarSource
-from curation.sources.urls import UrlSource, needs_tables
+from curation.sources.urls import UrlSource, UrlUnit, needs_tables
 from infra.artifacts import Artifact
 
 SOURCES: Mapping[str, Callable[[SourceSettings], Source]] = {
@@ -30,10 +30,16 @@ __all__ = [
     "Unit",
     "describe",
     "detect",
+    "is_fetched",
     "needs_tables",
     "open_source",
     "records_of",
 ]
+
+
+def is_fetched(unit: Unit) -> bool:
+    """Whether the records of a unit are still to be fetched."""
+    return isinstance(unit.unit if isinstance(unit, SubsetUnit) else unit, UrlUnit)
 
 
 def open_source(settings: SourceSettings, tables: Artifact | None = None) -> Source:
@@ -51,8 +57,9 @@ def open_source(settings: SourceSettings, tables: Artifact | None = None) -> Sou
 def describe(settings: SourceSettings) -> dict[str, str]:
     """What of a source's settings a version is made from, beside the bytes of its files.
 
-    Its kind, its columns, and the SHA-256 of its subset file; not where the files lie.
+    Its kind, its columns, whether tars are copied, the SHA-256 of its subset file; not where the
+    files lie.
     """
-    columns = settings.model_dump(include=set(COLUMNS), exclude_none=True)
+    columns = settings.model_dump(include={*COLUMNS, "copy_samples"}, exclude_defaults=True)
     subset = {"subset": subset_digest(settings.subset)} if settings.subset else {}
     return {"kind": settings.kind, **columns, **subset}

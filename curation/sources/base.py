@@ -35,6 +35,15 @@ NO_META = ("uid", "url", "caption", "text", "key")
 
 
 @dataclass(frozen=True)
+class Original:
+    """What an image was before a resize: SHA-256 of its bytes, pixels of its upright picture."""
+
+    sha256: str | None
+    width: int | None
+    height: int | None
+
+
+@dataclass(frozen=True)
 class Record:
     """One input record. `source` says where it stood; `reason`, if set, why it is refused.
 
@@ -54,6 +63,7 @@ class Record:
     key: str | None = None
     tar: str | None = None
     offset: int | None = None
+    original: Original | None = None  # where `image` is no longer what the source had
 
 
 class Unit(Protocol):

@@ -1,0 +1,118 @@
+"""The steps that bring samples in: the demo's corpus, tables made of text, splits, retries."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from curation import ingest, retry
+from curation.intake import Intake
+from curation.settings import SourceSettings
+from curation.sources import text_tables
+from curation.sources.urls import needs_tables
+from flows.demo import corpus
+from flows.recipe import DataSettings
+from flows.step import Step, sharded
+from infra.artifacts import load
+from infra.stage import Draft, Item
+
+SPLITS = ("pool", "trusted", "evaluation")
+
+
+def ingest_steps(data: DataSettings, store: str) -> Iterator[Step]:
+    """One step for each split, after those that make what it reads."""
+    demo = _demo(data, store)
+    if demo is not None:
+        yield demo
+    for name in SPLITS:
+        sources: Sequence[SourceSettings] = getattr(data, name)
+        if name == "pool" and data.retry_failed:
+            yield _retry(data, store)
+        elif demo is not None and data.demo is not None:
+            sources = corpus.corpus_sources(demo.draft.url, data.demo, name)
+            fingerprint = demo.draft.spec.digest
+            items = partial(ingest.ingest_items, sources, data.rows_per_shard)
+            yield _split(name, data, store, sources, fingerprint, items, [demo.name])
+        elif sources:
+            yield from _given(name, data, store, sources)
+
+
+def _demo(data: DataSettings, store: str) -> Step | None:
+    settings = data.demo
+    if settings is None:
+        return None
+    draft = corpus.corpus_draft(store, settings)
+    items = corpus.corpus_items(settings)
+    work = corpus.CorpusWork(draft.url, settings)
+    return sharded("demo corpus", "ingest", {"": draft}, lambda: items, work)
+
+
+def _given(
+    name: str, data: DataSettings, store: str, sources: Sequence[SourceSettings]
+) -> Iterator[Step]:
+    """The step of a split, after those of its tables that are text."""
+    tables: dict[int, Draft] = {}
+    needs: list[str] = []
+    for index, source in enumerate(sources):
+        if not needs_tables(source):
+            continue
+        fingerprint = ingest.source_fingerprint([source])
+        draft = text_tables.text_tables_draft(store, name, source, fingerprint)
+        step = sharded(
+            f"read {name} table {index}" if len(sources) > 1 else f"read {name} table",
+            "ingest",
+            {"": draft},
+            partial(text_tables.text_tables_items, source),
+            text_tables.TextTablesWork(draft.url),
+        )
+        tables[index] = draft
+        needs.append(step.name)
+        yield step
+
+    def items() -> Sequence[Item]:
+        made = {index: load(draft.url) for index, draft in tables.items()}
+        return ingest.ingest_items(sources, data.rows_per_shard, made)
+
+    fingerprint = ingest.source_fingerprint(sources)
+    yield _split(name, data, store, sources, fingerprint, items, needs)
+
+
+def _split(
+    name: str,
+    data: DataSettings,
+    store: str,
+    sources: Sequence[SourceSettings],
+    fingerprint: str,
+    items: Callable[[], Sequence[Item]],
+    needs: Sequence[str],
+) -> Step:
+    intake = intake_of(data)
+    draft = ingest.ingest_draft(store, name, sources, fingerprint, data.rows_per_shard, intake)
+    return sharded(
+        f"ingest {name}",
+        "ingest",
+        {"": draft},
+        items,
+        ingest.IngestWork(draft.url, intake),
+        needs,
+        publishes=name,
+        extra=partial(ingest.refuse_nothing, sources),
+    )
+
+
+def _retry(data: DataSettings, store: str) -> Step:
+    """A version of the pool in which the transient failures of another are tried again."""
+    intake = intake_of(data)
+    old = retry.failed_version(store, data.retry_failed or "")
+    draft = retry.retry_draft(store, old, intake)
+    expected = tuple(retry.expected_columns(old.settings))
+    return sharded(
+        "ingest pool",
+        "ingest",
+        {"": draft},
+        partial(retry.retry_items, old),
+        retry.RetryWork(draft.url, old.url, intake, expected),
+        publishes="pool",
+    )
+
+
+def intake_of(data: DataSettings) -> Intake:
+    return Intake(data.fetch, data.blocklists, data.resize)
