@@ -166,7 +166,8 @@ def braces(location: str) -> list[str]:
 
 
 def _count(first: str, last: str) -> list[str]:
-    width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
+    padded = any(len(number) > 1 and number[0] == "0" for number in (first, last))
+    width = max(len(first), len(last)) if padded else 0
     low, high = sorted((int(first), int(last)))
     return [f"{number:0{width}d}" for number in range(low, high + 1)]
 

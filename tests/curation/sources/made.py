@@ -9,8 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from curation.ingest import source_fingerprint
 from curation.settings import SourceSettings
-from curation.sources import Record, open_source
+from curation.sources import Record, Unit, needs_tables, open_source
+from curation.sources.text_tables import TextTablesWork, text_tables_draft, text_tables_items
+from infra.progress import SilentDisplay
+from infra.runner import InlineRunner
+from infra.stage import run_stage
 
 
 def picture(colour: int = 0) -> bytes:
@@ -56,3 +61,20 @@ def reasons(found: list[Record]) -> list[str | None]:
 def write_parquet(path: Path, columns: dict[str, Any], group: int = 1000) -> SourceSettings:
     pq.write_table(pa.table(columns), path, row_group_size=group)
     return SourceSettings(parquet=str(path))
+
+
+def url_units(settings: SourceSettings, store: Path, rows_per_shard: int = 100) -> list[Unit]:
+    """The units of tables of URLs; text goes through its stage first."""
+    tables = None
+    if needs_tables(settings):
+        draft = text_tables_draft(str(store), "pool", settings, source_fingerprint([settings]))
+        items, work = text_tables_items(settings), TextTablesWork(draft.url)
+        made = run_stage("tables", {"": draft}, items, work, InlineRunner(), SilentDisplay())
+        tables = made[""]
+    return list(open_source(settings, tables).units(rows_per_shard))
+
+
+def url_records(settings: SourceSettings, store: Path, rows_per_shard: int = 100) -> list[Record]:
+    return [
+        record for unit in url_units(settings, store, rows_per_shard) for record in unit.records()
+    ]

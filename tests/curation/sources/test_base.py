@@ -51,6 +51,7 @@ def test_labels_do_not_depend_on_where_the_files_lie() -> None:
 
 def test_braces() -> None:
     assert braces("s/{08..11}.tar") == ["s/08.tar", "s/09.tar", "s/10.tar", "s/11.tar"]
+    assert braces("{0..10}")[::10] == ["0", "10"]
     assert braces("{a,b}/{1..2}") == ["a/1", "a/2", "b/1", "b/2"]
     assert braces("plain-{x}.tar") == ["plain-{x}.tar"]
 
