@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from curation.sources.columnar import BATCH, not_whole
+from curation.sources.columnar import BATCH, check_names, not_whole
 
 MAGIC = b"ARROW1\0\0"
 FEATHER_1 = b"FEA1"
@@ -32,7 +32,8 @@ class ArrowGroups:
             self._shared = [message for message in messages if message.kind != RECORDS]
             self._records = [message for message in messages if message.kind == RECORDS]
             self.schema = pa.ipc.open_stream(_Ranges(raw, self._shared)).schema
-        except (pa.ArrowException, OSError, ValueError, struct.error) as error:
+            check_names(self.schema)
+        except (pa.ArrowException, OSError, ValueError, IndexError, struct.error) as error:
             raise not_whole(url, "Arrow", error) from error
         self.sizes = tuple(message.rows for message in self._records)
 
@@ -66,8 +67,10 @@ class _Message:
             header += struct.unpack_from("<I", head, header)[0]
             rows = _field(head, header, 0)
             self.rows = struct.unpack_from("<q", head, rows)[0] if rows else 0
-        if self.rows < 0 or self.length < prefix + len(head):
-            raise ValueError("a message of negative length")
+        held = self.length - prefix - len(head)
+        # An image, or the offset of none, is more than a byte.
+        if held < 0 or not 0 <= self.rows <= held:
+            raise ValueError("a message that cannot hold the rows it claims")
 
 
 def _field(data: bytes, table: int, number: int) -> int:

@@ -11,6 +11,7 @@ from infra.errors import SluiceError
 
 BATCH = 256  # rows in memory at once while images are read
 BUFFER = 2**20  # bytes of a column in memory at once, not its whole chunk
+ROWS_PER_BYTE = 2**16  # of a Parquet file, at most: pages of one repeated value hold no more
 DAMAGED = "damaged_row_group"
 
 
@@ -37,13 +38,23 @@ class ParquetGroups:
             self.sizes = tuple(
                 metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)
             )
-        except (pa.ArrowException, OSError) as error:
+            check_names(self.schema)
+            if sum(self.sizes) != metadata.num_rows or min(self.sizes, default=0) < 0:
+                raise ValueError("its footer contradicts itself")
+            if metadata.num_rows > raw.seek(0, 2) * ROWS_PER_BYTE:
+                raise ValueError("its footer claims more rows than it can hold")
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise not_whole(url, "Parquet", error) from error
 
     def batches(self, names: list[str], group: int) -> Iterator[pa.RecordBatch]:
         return self._file.iter_batches(
             self._batch, row_groups=[group], columns=names, use_threads=False
         )
+
+
+def check_names(schema: pa.Schema) -> None:
+    """Raises UnicodeDecodeError where a column's name is no UTF-8: nobody could ask for it."""
+    tuple(schema.names)
 
 
 def not_whole(url: str, kind: str, error: Exception) -> SluiceError:

@@ -263,6 +263,24 @@ def test_a_file_that_is_no_parquet_is_named(data: bytes, tmp_path: Path) -> None
     assert "take it out of the source" in error.value.way_out
 
 
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=4))
+def test_damaged_bytes_are_refused_or_cost_their_rows(
+    tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]]
+) -> None:
+    folder = tmp_path_factory.mktemp("flips")
+    source = write(folder / "p.parquet", urls(12), 5)
+    content = bytearray((folder / "p.parquet").read_bytes())
+    for place, value in flips:
+        content[place % len(content)] = value
+    (folder / "p.parquet").write_bytes(content)
+    try:
+        found = records(source, 5)
+    except SluiceError:
+        return
+    assert len(found) == pq.read_metadata(folder / "p.parquet").num_rows
+
+
 @pytest.mark.parametrize("count", [29, 31, 30])
 def test_a_file_that_changed_after_it_was_listed(count: int, tmp_path: Path) -> None:
     units = open_source(write(tmp_path / "p.parquet", urls(30), 10)).units(10)
