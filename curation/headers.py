@@ -88,9 +88,19 @@ def _segments(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    for marker, at in _segments(data):
-        if marker in _START_OF_FRAME and at + 9 <= len(data):
-            return _big(data[at + 7 : at + 9]), _big(data[at + 5 : at + 7])
+    at, last = 2, len(data) - 9
+    while at <= last and data[at] == 0xFF:  # as `_segments`, which takes twice the time
+        marker = data[at + 1]
+        if marker in _START_OF_FRAME:
+            return data[at + 7] << 8 | data[at + 8], data[at + 5] << 8 | data[at + 6]
+        if marker == 0xFF:
+            at += 1
+        elif marker in _NO_LENGTH:
+            at += 2
+        elif marker in (_END, _SCAN):
+            break
+        else:
+            at += 2 + max(data[at + 2] << 8 | data[at + 3], 2)
     return 0, 0
 
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import orjson
+
 from curation.fetch.blocklists import blocked_row
 from curation.fetch.observed import Observed, write_observed
 from curation.headers import FORMATS, read_header
@@ -30,6 +32,7 @@ from infra.stage import Draft, Item
 
 CODE = 2
 ROWS_PER_SHARD = 512
+META_JSON = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
 def source_fingerprint(sources: Sequence[SourceSettings]) -> str:
@@ -137,7 +140,7 @@ class IngestWork:
                     )
                 row, image = ingest_row(value.shard, number, record)
                 if image is not None and record.tar is not None:
-                    row |= {"tar": writer.refer(record.tar), "offset": record.offset}
+                    row["tar"], row["offset"] = writer.refer(record.tar), record.offset
                     image = None
                 writer.add(row, image)
                 states[row["reason"] or ""] += 1
@@ -197,6 +200,8 @@ def ingest_row(shard: int, number: int, record: Record) -> tuple[dict[str, Any],
         "original_width": record.original.width if record.original else None,
         "original_height": record.original.height if record.original else None,
         "http_status": record.http_status,
+        "tar": None,
+        "offset": None,
         "meta": meta,
     }
     if reason == BLOCKLISTED:
@@ -214,6 +219,10 @@ def _meta(meta: Mapping[str, Any]) -> str | None:
     """What rode along, as JSON that every reader takes."""
     if not meta:
         return None
+    try:
+        return orjson.dumps(meta, option=META_JSON).decode()
+    except TypeError:  # not JSON's own types, or lone surrogates, or beyond 64 bits
+        pass
     text = json.dumps(_plain(meta), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return clean(text)
 

@@ -18,7 +18,8 @@ from infra import filesystem
 from infra.digests import canonical_json
 from infra.errors import SluiceError
 from infra.filesystem import join
-from infra.shards import BLOCK, is_member
+from infra.shards import is_member
+from infra.tar import BLOCK
 
 COLUMNS = ["row", "status", "key", "caption", "bytes", "format", "tar", "offset"]
 

@@ -80,10 +80,12 @@ class TarUnit:
 
     def _whole(self, source: str, sample: TarSample, copy: bool) -> Record:
         record = base.from_members(source, sample.members)
-        offset = next((at for name, at in sample.offsets.items() if name in base.IMAGES), None)
-        if copy or offset is None:
-            return record
-        return replace(record, key=sample.key, tar=self.url, offset=offset)
+        if sample.offsets and not copy:
+            record.key = sample.key
+            for name, offset in sample.offsets.items():
+                if name in base.IMAGES:
+                    record.tar, record.offset = self.url, offset
+        return record
 
 
 def _seekable(file: BinaryIO) -> bool:

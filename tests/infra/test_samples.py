@@ -76,9 +76,7 @@ def test_names_of_any_length_are_found_again(names: str, tmp_path: Path) -> None
 
 
 @settings(deadline=None, max_examples=30)
-@given(
-    st.lists(st.tuples(st.sampled_from(PLACES), st.binary(max_size=3000)))
-)
+@given(st.lists(st.tuples(st.sampled_from(PLACES), st.binary(max_size=3000))))
 def test_any_mix_of_places_is_read_in_row_order(
     tmp_path_factory: pytest.TempPathFactory, plan: list[tuple[str, bytes]]
 ) -> None:

@@ -204,7 +204,7 @@ def test_extensions_not_asked_for_are_passed_over() -> None:
 
 def test_a_disk_that_fails_is_no_damaged_tar() -> None:
     class Failing(io.BytesIO):
-        def read(self, size: int | None = -1, /) -> bytes:
+        def readinto(self, buffer: object, /) -> int:
             raise OSError(5, "Input/output error")
 
     with pytest.raises(OSError, match="Input/output"):
