@@ -26,7 +26,7 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def kind(location: Path | str) -> dict[str, Any]:
-    return detect(str(location)).model_dump(exclude_none=True)
+    return detect(str(location)).model_dump(exclude_defaults=True)
 
 
 @pytest.mark.parametrize(
