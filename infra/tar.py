@@ -16,6 +16,7 @@ from typing import NamedTuple
 BLOCK = 512  # the unit of a tar: one header, or a piece of a member
 CHUNK = 2**18  # bytes read at once: what is larger leaves the cache before it is used
 NAME_LIMIT = 2**20  # bytes of a long name or a pax header; more is no name
+NUMBER_LIMIT = 20  # digits of a number in a pax header; int() itself refuses thousands
 ZEROS = bytes(BLOCK)
 REGULAR, LINKS, PAX, EXTENDED = b"07\0", b"12", b"x", b"LKxg"
 
@@ -164,7 +165,7 @@ def pax_records(data: bytes) -> dict[str, str]:
     records: dict[str, str] = {}
     at, end = 0, len(data.rstrip(b"\0"))
     while at < end:
-        digits = data[at : data.find(b" ", at)]
+        digits = data[at : at + NUMBER_LIMIT].partition(b" ")[0]
         if not digits.isdigit() or not len(digits) < int(digits) <= len(data) - at:
             raise DamagedError
         key, _, value = data[at + len(digits) + 1 : at + int(digits) - 1].partition(b"=")
@@ -247,5 +248,6 @@ def _extended(
     if kind == PAX:
         records = pax_records(data)
         text = records.get("size", "")
-        return records.get("path", name), int(text) if text.isdecimal() else size
+        known = text.isdecimal() and len(text) <= NUMBER_LIMIT
+        return records.get("path", name), int(text) if known else size
     return name, size

@@ -6,6 +6,7 @@ import hashlib
 import io
 import lzma
 import tarfile
+import time
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from infra import shards
 from infra.shards import TarSample, TarWriter, read_tar, split_name
+from infra.tar import BLOCK, NAME_LIMIT
 
 ERRORS = {None, "truncated_tar", "damaged_tar", "not_a_tar"}
 
@@ -150,6 +152,26 @@ def test_after_a_damaged_header_reading_goes_on() -> None:
     kept = whole(found)
     assert kept["00002"] == PLAIN["00002"]
     assert kept["00003"] == PLAIN["00003"]
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        b"5011 size=" + b"9" * 5000 + b"\n",  # int() refuses as many digits
+        b"9" * 5000 + b" a=b\n",
+        b"2 " * (NAME_LIMIT // 2),  # half a million of them, once read in quadratic time
+    ],
+)
+def test_a_hostile_pax_header_costs_neither_a_crash_nor_time(records: bytes) -> None:
+    header = bytearray(BLOCK)
+    header[:1], header[124:136], header[156:157] = b"x", b"%011o\0" % len(records), b"x"
+    header[257:265], header[148:156] = b"ustar\x0000", b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    hostile = bytes(header) + records + bytes(-len(records) % BLOCK)
+    started = time.process_time()
+    found = read(write(PLAIN)[: -2 * BLOCK] + hostile + write({"last": {"jpg": b"1"}}))
+    assert time.process_time() - started < 5  # some 0.4 seconds; it was 20
+    assert whole(found).keys() >= {*list(PLAIN)[:-1], "last"}
 
 
 def test_bytes_that_are_no_tar_are_called_so() -> None:
