@@ -17,6 +17,7 @@ from curation.resize import Transformed, transform
 from curation.resize_settings import ResizeSettings
 from curation.sandbox import CrashedError, Sandbox
 from infra.errors import SluiceError
+from infra.runner import make_runner, results_in_order
 from tests.curation.hostile import work
 
 MIB = 2**20
@@ -192,6 +193,18 @@ def test_it_works_in_a_spawned_process(daemon: bool) -> None:
     assert answers.get(timeout=60) is True
     process.join(60)
     assert process.exitcode == 0
+
+
+def sandboxed(item: bytes) -> bytes:
+    with Sandbox(work) as box:
+        return box.submit(item).result(60)
+
+
+@pytest.mark.parametrize("kind", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_it_works_in_the_workers_of_every_runner(kind: str) -> None:
+    items = [bytes([number]) * MIB for number in range(4)]
+    with make_runner(kind, 2) as runner:
+        assert results_in_order(runner.map(sandboxed, items), 4) == items
 
 
 def test_the_child_is_light_and_soon_there() -> None:
