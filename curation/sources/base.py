@@ -245,7 +245,7 @@ def _facts(data: bytes | None) -> tuple[dict[str, Any], str | None]:
     for fact in facts.values():
         kind = type(fact)  # orjson makes floats of integers beyond 64 bits
         if kind is list or kind is dict or (kind is float and abs(fact) >= 2**63):
-            return json.loads(data), None
+            return _strange_facts(data)
     return facts, None
 
 
