@@ -1,6 +1,7 @@
 """The page: one template, one style sheet, everything inside one file."""
 
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -31,7 +32,13 @@ def write_report(store: str, context: ReportContext) -> str:
 
 
 def render(report: Report) -> str:
-    """The page as HTML; every text from outside is escaped by the template."""
+    """The page of a run as HTML."""
+    pictures = thumbnails(report.places())
+    return fill("template.html.jinja", report=report, pictures=pictures)
+
+
+def fill(template: str, **values: Any) -> str:
+    """A page as HTML; every text from outside is escaped by the template."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -48,8 +55,7 @@ def render(report: Report) -> str:
         "words": lambda name: name.replace("_", " "),
     }
     style = Markup((HERE / "style.css").read_text(encoding="utf-8"))  # ours, not a caption
-    template = environment.get_template("template.html.jinja")
-    return template.render(report=report, style=style, pictures=thumbnails(report.places()))
+    return environment.get_template(template).render(style=style, **values)
 
 
 def percent(share: float, digits: int = 1) -> str:
