@@ -6,6 +6,7 @@ each socket is checked once more when it is opened.
 """
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -137,8 +138,9 @@ class _Exchange:
 
 
 def _status(line: bytes) -> int | None:
+    """The three digits of a status line; what has others is no answer (RFC 9112, section 4)."""
     words = line.split(None, 2)
-    return int(words[1]) if len(words) > 1 and words[1].isdigit() else None
+    return int(words[1]) if len(words) > 1 and re.fullmatch(rb"[0-9]{3}", words[1]) else None
 
 
 def _outcome(error: int | None, answered: bool) -> str:

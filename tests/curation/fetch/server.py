@@ -54,7 +54,8 @@ class Request:
         self.query = {name: values[0] for name, values in parse_qs(parts.query).items()}
 
     def number(self) -> int:
-        digits = "".join(sign for sign in self.path if sign.isdigit())
+        last = self.path.rpartition("/")[2]
+        digits = "".join(sign for sign in last if sign.isdigit())
         return int(digits or 0)
 
     async def send(
@@ -112,7 +113,7 @@ async def _wrong_length(request: Request) -> None:
 async def _status(request: Request) -> None:
     after = request.query.get("after")
     headers = f"Retry-After: {after}\r\n" if after else ""
-    await request.send(b"no such thing", request.number(), headers)
+    await request.send(b"no such thing", int(request.path.split("/")[2]), headers)
 
 
 async def _redirect(request: Request) -> None:
@@ -228,7 +229,7 @@ class FaultServer:
                 lines = (line.partition(":") for line in head[1:] if ":" in line)
                 headers = {name.lower(): value.strip() for name, _, value in lines}
                 await self._answer(Request(head[0].split()[1], headers, writer))
-        except (asyncio.IncompleteReadError, OSError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, OSError):
             pass
         finally:
             self._open -= 1

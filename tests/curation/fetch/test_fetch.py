@@ -65,6 +65,8 @@ FAULTS = [
     ("/status/500", outcomes.SERVER_ERROR),
     ("/status/503", outcomes.SERVER_ERROR),
     ("/status/204", outcomes.BAD_RESPONSE),
+    ("/status/50310", outcomes.BAD_RESPONSE),
+    ("/status/0", outcomes.BAD_RESPONSE),
     ("/slow-header/1", outcomes.TIMEOUT),
     ("/slow-body/1", outcomes.TIMEOUT),
     ("/truncated/1", outcomes.TRUNCATED),

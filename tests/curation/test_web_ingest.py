@@ -1,0 +1,192 @@
+"""A table of URLs becomes a version in which every row has one outcome, whatever the web does."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation import outcomes, retry
+from curation.fetch.blocklist_settings import BlocklistSettings
+from curation.intake import Intake
+from curation.resize_settings import ResizeSettings
+from infra.artifacts import Artifact, load, verify
+from infra.dataset import Dataset
+from infra.errors import SluiceError
+from infra.progress import SilentDisplay
+from infra.runner import InlineRunner
+from infra.stage import run_stage
+from tests.curation.fetch.server import FaultServer, jpeg
+from tests.curation.web import FETCH, ROWS, ingest, mixed, write_table
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultServer]:
+    with FaultServer() as made:
+        yield made
+
+
+def rows_of(artifact: Artifact) -> list[dict[str, Any]]:
+    dataset = Dataset(artifact)
+    return [row for shard in dataset.shards for row in dataset.rows(shard).to_pylist()]
+
+
+def test_as_many_samples_as_good_urls_exactly(server: FaultServer, tmp_path: Path) -> None:
+    urls, ends = mixed(server, 200)
+    made = ingest(str(tmp_path / "store"), write_table(tmp_path / "t.parquet", urls))
+    rows = rows_of(made)
+    assert [row["reason"] for row in rows] == ends
+    assert [row["url"] for row in rows] == urls
+    assert made.totals["kept"] == ends.count(None)
+    assert made.totals["dropped"] == {
+        reason: count for reason, count in sorted(Counter(filter(None, ends)).items())
+    }
+    found = {
+        sample.row + shard * ROWS: sample.image
+        for shard in Dataset(made).shards
+        for sample in Dataset(made).samples(shard)
+    }
+    assert found == {number: jpeg(number) for number, end in enumerate(ends) if end is None}
+    assert verify(made) == []
+    for shard in Dataset(made).shards:
+        seen = json.loads(Path(made.url, "statistics", f"{shard:05d}.json").read_text())
+        assert sum(seen["outcomes"].values()) == ROWS
+
+
+def test_the_number_of_workers_does_not_matter(server: FaultServer, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "t.parquet", mixed(server, 160)[0])
+    made = [ingest(str(tmp_path / str(count)), table, count) for count in (0, 1, 2)]
+    assert len({artifact.content for artifact in made}) == 1
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
+def test_killed_at_random_it_ends_with_the_same_bytes(
+    server: FaultServer, tmp_path: Path, kills: int
+) -> None:
+    urls = [*mixed(server, 200)[0], server.url("/slow-body/7?pause=0.01")]
+    table = write_table(tmp_path / "t.parquet", urls)
+    expected = ingest(str(tmp_path / "undisturbed"), table)
+    rng, done = random.Random(kills), 0
+    command = [sys.executable, "-m", "tests.curation.web", table]
+    while done < kills:
+        store = tmp_path / f"store-{done}"
+        while True:
+            process = subprocess.Popen([*command, str(store), "2"], start_new_session=True)
+            try:
+                process.wait(rng.uniform(1.0, 4.0))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                done += 1
+                if done < kills and rng.random() < 0.7:
+                    continue
+            break
+        made = ingest(str(store), table)
+        assert made.content == expected.content
+        assert verify(made) == []
+
+
+def test_a_table_that_is_no_table_and_rows_that_are_none(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    good = server.url("/ok/1.jpg")
+    urls = [good, None, "", "no url", "ftp://x.example/1.jpg", good]
+    made = ingest(str(tmp_path / "store"), write_table(tmp_path / "t.parquet", urls))
+    assert [row["reason"] for row in rows_of(made)] == [
+        None, outcomes.MISSING_URL, outcomes.MISSING_URL, outcomes.BAD_URL, outcomes.BAD_URL, None,
+    ]  # fmt: skip
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 this is none PAR1")
+    with pytest.raises(SluiceError, match=r"broken\.parquet"):
+        ingest(str(tmp_path / "store"), str(tmp_path / "*.parquet"))
+
+
+def retried(store: str, name: str, fetch: Any = FETCH) -> Artifact:
+    intake = Intake(fetch)
+    old = retry.failed_version(store, name)
+    draft = retry.retry_draft(store, old, intake)
+    expected = tuple(retry.expected_columns(old.settings))
+    work = retry.RetryWork(draft.url, old.url, intake, expected)
+    items = retry.retry_items(old)
+    return run_stage("retry", {"": draft}, items, work, InlineRunner(), SilentDisplay())[""]
+
+
+def test_only_what_may_come_is_fetched_again(tmp_path: Path) -> None:
+    once = FETCH.model_copy(update={"retries": 0})
+    with FaultServer() as server:
+        urls = [server.url(f"/ok/{n}.jpg") for n in range(60)]
+        urls[10:20] = [server.url(f"/status/503/{n}.jpg?times=1") for n in range(10, 20)]
+        urls[50:55] = [server.url(f"/truncated/{n}.jpg?times=2") for n in range(50, 55)]
+        urls[30] = server.url("/status/404/30")
+        store, table = str(tmp_path / "store"), write_table(tmp_path / "t.parquet", urls)
+        first = ingest(store, table, fetch=once)
+        assert first.totals["dropped"] == {
+            outcomes.SERVER_ERROR: 10, outcomes.TRUNCATED: 5, outcomes.NOT_FOUND: 1,
+        }  # fmt: skip
+        before = Counter(server.asked)
+        second = retried(store, f"pool@{first.digest}", once)
+        assert second.totals["dropped"] == {outcomes.TRUNCATED: 5, outcomes.NOT_FOUND: 1}
+        asked = server.asked - before
+        assert sum(asked.values()) == 15 and all("?times" in path for path in asked)
+        third = retried(store, second.digest, once)
+        assert third.totals["dropped"] == {outcomes.NOT_FOUND: 1}
+        with pytest.raises(SluiceError, match="no transient failure"):
+            retry.failed_version(store, third.digest)
+    uids = [[row["uid"] for row in rows_of(made)] for made in (first, second, third)]
+    assert uids[0] == uids[1] == uids[2]
+    for shard in Dataset(third).shards:
+        for sample in Dataset(third).samples(shard):
+            assert sample.image == jpeg(sample.row + shard * ROWS)
+    copied = sum(path.stat().st_size for path in Path(third.url).rglob("*.tar"))
+    assert copied < sum(path.stat().st_size for path in Path(first.url).rglob("*.tar")) / 2
+    assert load(first.url) == first
+
+
+def test_listed_samples_leave_no_trace(server: FaultServer, tmp_path: Path) -> None:
+    from curation.ingest import IngestWork, ingest_draft, ingest_items
+    from curation.settings import SourceSettings
+
+    (tmp_path / "list").write_text(hashlib.md5(jpeg(2)).hexdigest())
+    intake = Intake(FETCH, BlocklistSettings.model_validate({"md5": str(tmp_path / "list")}))
+    urls = [server.url(f"/ok/{n}.jpg") for n in range(4)]
+    table = write_table(tmp_path / "t.parquet", urls)
+    sources = [SourceSettings.model_validate({"urls": table})]
+    draft = ingest_draft(str(tmp_path / "store"), "pool", sources, "x", 10, intake)
+    assert draft.spec.digest != ingest_draft("s", "pool", sources, "x", 10).spec.digest
+    work = IngestWork(draft.url, intake)
+    made = run_stage(
+        "i", {"": draft}, ingest_items(sources, 10), work, InlineRunner(), SilentDisplay()
+    )[""]
+    row = rows_of(made)[2]
+    told = {name for name, value in row.items() if value is not None}
+    assert told == {"uid", "shard", "row", "status", "reason", "source"}
+    assert row["reason"] == outcomes.BLOCKLISTED
+    for file in Path(made.url).rglob("*"):
+        assert not file.is_file() or jpeg(2) not in file.read_bytes()
+
+
+def test_images_are_resized_on_the_way_in(server: FaultServer, tmp_path: Path) -> None:
+    urls = [server.url(path) for path in ("/ok/1.jpg", "/png-bomb", "/html", "/ok/2.jpg")]
+    resize = ResizeSettings.model_validate({"mode": "keep_ratio", "size": 24})
+    made = ingest(str(tmp_path / "store"), write_table(tmp_path / "t.parquet", urls), resize=resize)
+    rows = rows_of(made)
+    assert [row["reason"] for row in rows] == [
+        None, outcomes.TOO_MANY_PIXELS, outcomes.NOT_AN_IMAGE, None,
+    ]  # fmt: skip
+    first = rows[0]
+    assert (first["width"], first["height"]) == (24, 24)
+    assert (first["original_width"], first["original_height"]) == (48, 48)
+    assert first["sha256"] == hashlib.sha256(jpeg(1)).hexdigest()
+    [sample, _] = Dataset(made).samples(0)
+    assert len(sample.image) == first["bytes"] < len(jpeg(1))
+    start = time.monotonic()
+    assert ingest(str(tmp_path / "store"), str(tmp_path / "t.parquet"), resize=resize) == made
+    assert time.monotonic() - start < 5
