@@ -47,9 +47,7 @@ def test_as_many_samples_as_good_urls_exactly(server: FaultServer, tmp_path: Pat
     assert [row["reason"] for row in rows] == ends
     assert [row["url"] for row in rows] == urls
     assert made.totals["kept"] == ends.count(None)
-    assert made.totals["dropped"] == {
-        reason: count for reason, count in sorted(Counter(filter(None, ends)).items())
-    }
+    assert made.totals["dropped"] == dict(Counter(filter(None, ends)))
     found = {
         sample.row + shard * ROWS: sample.image
         for shard in Dataset(made).shards
