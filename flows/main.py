@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from curation.fetch.observed import STATISTICS
 from curation.sources.detect import detect
 from flows.pipeline import Pipeline
 from flows.recipe import Recipe, load_recipe
@@ -160,10 +161,19 @@ def execute(
             if step.publishes:
                 (artifact,) = made[step.name].values()
                 dataset.publish(store, step.publishes, artifact)
+                if not stored and filesystem.is_folder(artifact.path(STATISTICS)):
+                    display.say(f"crawl report: {write_crawl_report(artifact.url)}")
     report = None
     if target == "curate-and-pretrain":
         report = write_report(prepared, timings)
     return Result(store, target, made, timings, time.monotonic() - start, report)
+
+
+def write_crawl_report(url: str) -> str:
+    """Write what came of the URLs of the version at `url`; the path of the page."""
+    from flows.report.crawl import write_crawl_report as write
+
+    return write(url)
 
 
 def close_training() -> None:

@@ -116,8 +116,13 @@ def run_stage(
         committed = {name: artifact for name, artifact in rival.items() if artifact}
         if len(committed) < len(missing):
             raise
-    line.finish(f"{rows} rows")
+    rejected = max(map(_rejected, committed.values()))
+    line.finish(f"{rows} rows" + (f", {rejected} of them rejected" if rejected else ""))
     return made | committed
+
+
+def _rejected(artifact: Artifact) -> int:
+    return sum(artifact.totals["dropped"].values())
 
 
 def _finished(

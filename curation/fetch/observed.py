@@ -9,6 +9,7 @@ from infra import filesystem
 from infra.digests import canonical_json
 
 OK = "ok"
+STATISTICS = "statistics"  # folder of a version
 HOSTS = 10_000  # of one shard, told apart; the rest are summed under OTHERS
 OTHERS = "(others)"
 
@@ -70,4 +71,4 @@ class Observed:
 
 def write_observed(url: str, name: str, observed: Observed) -> None:
     """Leave what was seen of a shard beside the version at `url`; it is no part of it."""
-    filesystem.write_bytes(url, f"statistics/{name}.json", canonical_json(observed.to_json()))
+    filesystem.write_bytes(url, f"{STATISTICS}/{name}.json", canonical_json(observed.to_json()))

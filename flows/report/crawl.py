@@ -19,7 +19,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.fetch.observed import OK, OTHERS
+from curation.fetch.observed import OK, OTHERS, STATISTICS
 from curation.outcomes import TRANSIENT
 from flows.report.hosts import LIMIT, Hosts
 from flows.report.outcome_words import Words, in_words
@@ -32,7 +32,7 @@ from infra.dataset import ROWS, read_table, write_table
 from infra.errors import SluiceError
 from infra.filesystem import join
 
-STATISTICS = "statistics"
+
 PAGE, TABLE = "report/crawl.html", "report/hosts.parquet"
 BY_RECORDS, BY_FAILURES, BY_DOMAIN, BY_SHARD = 50, 20, 20, 20  # rows of the tables
 READERS, WINDOW = 16, 32  # threads, and files read ahead: each is at most about a megabyte
