@@ -116,13 +116,17 @@ def run_stage(
         committed = {name: artifact for name, artifact in rival.items() if artifact}
         if len(committed) < len(missing):
             raise
-    rejected = max(map(_rejected, committed.values()))
-    line.finish(f"{rows} rows" + (f", {rejected} of them rejected" if rejected else ""))
+    line.finish(_summary(max((each.totals for each in committed.values()), key=_rows)))
     return made | committed
 
 
-def _rejected(artifact: Artifact) -> int:
-    return sum(artifact.totals["dropped"].values())
+def _rows(totals: Mapping[str, Any]) -> int:
+    return totals["rows"]
+
+
+def _summary(totals: Mapping[str, Any]) -> str:
+    dropped = sum(totals["dropped"].values())
+    return f"{totals['rows']} rows" + (f", {dropped} of them rejected" if dropped else "")
 
 
 def _finished(

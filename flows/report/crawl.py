@@ -32,7 +32,6 @@ from infra.dataset import ROWS, read_table, write_table
 from infra.errors import SluiceError
 from infra.filesystem import join
 
-
 PAGE, TABLE = "report/crawl.html", "report/hosts.parquet"
 BY_RECORDS, BY_FAILURES, BY_DOMAIN, BY_SHARD = 50, 20, 20, 20  # rows of the tables
 READERS, WINDOW = 16, 32  # threads, and files read ahead: each is at most about a megabyte

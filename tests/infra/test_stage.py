@@ -222,7 +222,7 @@ def test_progress_tells_what_was_resumed(tmp_path: Path) -> None:
     )
     assert lines[0] == "counting: 8 shards to do"
     assert lines[-1].startswith("counting: 8 shards in ")
-    assert lines[-1].endswith(", 6 rows")
+    assert lines[-1].endswith(", 24 rows, 17 of them rejected")
 
 
 class Stormy(Count):
