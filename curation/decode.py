@@ -61,7 +61,7 @@ def decode(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> tuple[Pixels | None, 
 def read_orientation(data: bytes) -> int:
     """The EXIF orientation that `decode` applies, 1 to 8; 1 (upright) where there is none.
 
-    Decodes nothing but, in a PNG that carries metadata, what stands before it.
+    Only a PNG with metadata is decoded for it: they may stand behind its pixels.
     """
     if not has_metadata(data):
         return 1

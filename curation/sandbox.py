@@ -36,8 +36,8 @@ MEMORY = 2 * 2**30  # bytes of address space beyond what the child has after its
 
 # Each waking of a thread costs as much as the copying of an image. So while the child has more
 # than this many items before it, what is new waits for the next answers, and answers gather.
-ENOUGH = 16
-GATHER = 0.002  # seconds
+ENOUGH = 24
+GATHER = 0.005  # seconds
 QUEUE = 2**20  # bytes on the way to the child, and back, where the system allows as many
 
 _ENVIRONMENT = {

@@ -151,7 +151,7 @@ def test_a_future_can_be_awaited_and_cancelled() -> None:
 PARENT = """
 import sys, time
 from curation.sandbox import Sandbox
-box = Sandbox(time.sleep, deadline=3)
+box = Sandbox(time.sleep, deadline=1.5)
 box.submit(0).result()
 box.submit({seconds})
 print(box.pid, flush=True)
@@ -159,7 +159,7 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize(("seconds", "within"), [(0, 2), (60, 6)])
+@pytest.mark.parametrize(("seconds", "within"), [(0, 5), (60, 9)])
 def test_the_child_dies_with_its_parent(seconds: int, within: float) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT.format(seconds=seconds)], stdout=subprocess.PIPE, text=True
