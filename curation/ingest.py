@@ -21,11 +21,9 @@ from curation.intake import PLAIN, Intake, whole
 from curation.outcomes import BLOCKLISTED, NOT_AN_IMAGE, UNSUPPORTED_FORMAT
 from curation.settings import SourceSettings
 from curation.sources import Record, Unit, describe, is_fetched, open_source, records_of
-from curation.sources.base import BAD_JSON, clean, labels
-from infra import filesystem
+from curation.sources.base import BAD_JSON, clean
 from infra.artifacts import Artifact, Part, Spec
 from infra.dataset import ROW_BITS, ShardWriter, make_uid, part_name, sample_key
-from infra.digests import digest
 from infra.errors import SluiceError
 from infra.filesystem import join
 from infra.stage import Draft, Item
@@ -33,38 +31,6 @@ from infra.stage import Draft, Item
 CODE = 2
 ROWS_PER_SHARD = 512
 META_JSON = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATETIME
-
-
-def source_fingerprint(sources: Sequence[SourceSettings]) -> str:
-    """16 hex characters over what the sources' files hold, wherever they lie.
-
-    Name, size and SHA-256 of each file; on an object store its entity tag in place of the hash.
-    A source with `fingerprint` set is taken at its word. Raises SluiceError for a missing source.
-    """
-    states: list[Any] = []
-    for source in sources:
-        if source.fingerprint is not None:
-            states.append(source.fingerprint)
-            continue
-        files = open_source(source).files()
-        states.append(
-            [[label, *_state(file)] for file, label in zip(files, labels(files), strict=True)]
-        )
-    return digest(states)
-
-
-def _state(url: str) -> tuple[int, str]:
-    info = filesystem.info(url)
-    tag = next((str(info[name]) for name in filesystem.TAGS if info.get(name)), None)
-    if tag is None:
-        try:
-            with filesystem.open_read(url) as file:
-                tag = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-        except OSError as error:
-            raise SluiceError(
-                f"cannot read {url}: {error.strerror or error}", "check its permissions"
-            ) from error
-    return int(info.get("size") or 0), tag
 
 
 def ingest_draft(
@@ -77,7 +43,7 @@ def ingest_draft(
 ) -> Draft:
     """The dataset version `<store>/<name>/<digest>` to be.
 
-    fingerprint: of the sources' bytes, by `source_fingerprint` or from whoever made them. Where
+    fingerprint: of the sources' bytes, by `curation.fingerprint` or from whoever made them. Where
     the files lie is no part of the digest: moved data is the same data.
     """
     settings = {

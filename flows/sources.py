@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from curation import ingest, retry
+from curation.fingerprint import source_fingerprint
 from curation.intake import Intake
 from curation.settings import SourceSettings
 from curation.sources import text_tables
@@ -54,7 +55,7 @@ def _given(
     for index, source in enumerate(sources):
         if not needs_tables(source):
             continue
-        fingerprint = ingest.source_fingerprint([source])
+        fingerprint = source_fingerprint([source], store)
         draft = text_tables.text_tables_draft(store, name, source, fingerprint)
         step = sharded(
             f"read {name} table {index}" if len(sources) > 1 else f"read {name} table",
@@ -71,7 +72,7 @@ def _given(
         made = {index: load(draft.url) for index, draft in tables.items()}
         return ingest.ingest_items(sources, data.rows_per_shard, made)
 
-    fingerprint = ingest.source_fingerprint(sources)
+    fingerprint = source_fingerprint(sources, store)
     yield _split(name, data, store, sources, fingerprint, items, needs)
 
 

@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -73,6 +74,17 @@ def info(url: str) -> dict[str, Any]:
     """What the file system knows of a file: size, and, on object stores, its entity tag."""
     fs, path = resolve(url)
     return fs.info(path)
+
+
+def infos(urls: Sequence[str]) -> list[dict[str, Any]]:
+    """What `info` says of many files: an object store is asked once for each of their folders."""
+    folders = Counter(url.rpartition("/")[0] for url in urls)
+    held: dict[str, dict[str, Any]] = {}
+    for folder in (folder for folder, count in folders.items() if count > 1):
+        fs, path = resolve(folder)
+        with contextlib.suppress(OSError, NotImplementedError):  # no web server has to list files
+            held |= {known["name"]: known for known in fs.ls(path, detail=True)}
+    return [held.get(resolve(url)[1]) or info(url) for url in urls]
 
 
 def state(url: str) -> tuple[Any, ...]:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from curation import ingest
-from curation.ingest import IngestWork, ingest_draft, ingest_items, source_fingerprint
+from curation.fingerprint import source_fingerprint
+from curation.ingest import IngestWork, ingest_draft, ingest_items
 from curation.settings import SourceSettings
 from curation.sources import Record
 from infra.artifacts import Artifact, verify

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from curation.ingest import source_fingerprint
+from curation.fingerprint import source_fingerprint
 from curation.settings import SourceSettings
 from curation.sources import Record, Unit, needs_tables, open_source
 from curation.sources.text_tables import TextTablesWork, text_tables_draft, text_tables_items
