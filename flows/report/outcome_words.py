@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from curation import outcomes
-from curation.sources import base
+from curation.sources import base, columnar, folder, tars
 
 
 class Words(NamedTuple):
@@ -53,6 +53,9 @@ WORDS = {
     outcomes.EXTREME_ASPECT: Words(
         "extreme shape", "wider or higher, for its other side, than the settings allow"
     ),
+    outcomes.BAD_BOXES: Words(
+        "unreadable face boxes", "the boxes of faces to blur were no boxes, so that one might stay"
+    ),
     outcomes.HASH_MISMATCH: Words("changed image", "not the bytes that the table promised"),
     outcomes.DISALLOWED_BY_ROBOTS: Words(
         "disallowed by robots.txt", "the host's robots.txt asks not to fetch it"
@@ -69,6 +72,10 @@ WORDS = {
     base.LINKED_MEMBER: Words("a link", "a file of the tar is a link, which is not followed"),
     base.CAPTION_NOT_UTF8: Words("unreadable caption", "the caption is not UTF-8"),
     base.BAD_JSON: Words("unreadable JSON", "what rides along could not be read"),
+    columnar.DAMAGED: Words("damaged row group", "a part of the table could not be read"),
+    folder.UNREADABLE: Words("unreadable file", "the file could not be read"),
+    tars.EMPTY: Words("empty tar", "the tar holds no sample"),
+    tars.CUT: Words("cut tar", "the tar ended before its end"),
 }
 
 

@@ -11,13 +11,17 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from curation import outcomes
 from curation.fetch.observed import OTHERS, Observed
+from curation.fetch.settings import FetchSettings
 from curation.ingest import IngestWork, ingest_draft, ingest_items, source_fingerprint
+from curation.intake import Intake
+from curation.retry import DATASET, RetryWork, failed_version, retry_draft, retry_items
 from curation.settings import SourceSettings
 from flows.report.crawl import collect, outliers, read_statistics, write_crawl_report
 from flows.report.hosts import Hosts, registrable
@@ -30,7 +34,8 @@ from infra.errors import SluiceError
 from infra.filesystem import join, write_bytes
 from infra.progress import SilentDisplay
 from infra.runner import InlineRunner
-from infra.stage import run_stage
+from infra.stage import Draft, Item, Work, run_stage
+from tests.curation.fetch.server import FaultServer
 from tests.curation.sources.made import picture, samples, tar_bytes
 from tests.flows.report.test_render import Page
 
@@ -199,7 +204,9 @@ def test_sizes_of_images(made: Artifact) -> None:
     assert pictures.images == 705
     sizes = {name: (low, half, high) for name, _, low, half, high in pictures.sizes}
     assert sizes["height"] == (50, 50, 50)
-    assert sizes["bytes"] == (1000, 1000, 1000)
+    widths = [*range(100, 175)] * 9 + [*range(100, 130)]
+    assert sizes["width"] == pytest.approx(np.quantile(widths, [0.05, 0.5, 0.95]))
+    assert sizes["bytes"][1] == len(picture(1))
     assert pictures.formats == [("jpg", 1.0)]
 
 
@@ -238,11 +245,39 @@ def test_a_version_of_tars_gets_a_page(tmp_path: Path) -> None:
         (tmp_path / f"{number}.tar").write_bytes(tar_bytes(samples(3)))
     sources = [SourceSettings(tars=f"{tmp_path}/*.tar")]
     draft = ingest_draft(str(tmp_path / "store"), "pool", sources, source_fingerprint(sources))
-    items, work = ingest_items(sources), IngestWork(draft.url)
-    made = run_stage("ingest", {"": draft}, items, work, InlineRunner(), SilentDisplay())
-    text = fill_page(made[""])
+    text = fill_page(_run(draft, ingest_items(sources), IngestWork(draft.url)))
     assert "100.0 % of 6 URLs became images." in said(text)
     assert "No shard of this version left statistics" in said(text)
+
+
+def test_a_real_crawl_and_its_retry(tmp_path: Path) -> None:
+    fetch = FetchSettings.model_validate(
+        {"allow_networks": ["127.0.0.0/8"], "retries": 0, "robots_txt": False, "breaker": False}
+    )
+    intake, store = Intake(fetch), str(tmp_path / "store")
+    with FaultServer() as server:
+        paths = [f"/ok/{n}.jpg" for n in range(8)]
+        paths += ["/status/503?times=1", "/status/500?times=9", "/status/404", "/html"]
+        columns = {"url": [*map(server.url, paths), "no url"], "caption": ["a"] * 13}
+        pq.write_table(pa.table(columns), tmp_path / "urls.parquet")
+        sources = [SourceSettings(urls=str(tmp_path / "urls.parquet"))]
+        draft = ingest_draft(store, DATASET, sources, source_fingerprint(sources), 5, intake)
+        first = collect(_run(draft, ingest_items(sources, 5), IngestWork(draft.url, intake)))
+        old = failed_version(store, first.version)
+        draft = retry_draft(store, old, intake)
+        again = collect(_run(draft, retry_items(old), RetryWork(draft.url, old.url, intake)))
+    assert (first.rows, first.kept, first.again, first.lost, first.unasked) == (13, 8, 2, 3, 1)
+    assert first.asked.outcomes == {"ok": 8, "http_5xx": 2, "http_404": 1, "not_an_image": 1}
+    assert (again.rows, again.kept, again.again, again.lost) == (13, 9, 1, 3)
+    assert again.asked.outcomes == {"ok": 1, "http_5xx": 1}
+    for crawl in (first, again):
+        assert (crawl.fits, crawl.shards, crawl.silent_shards) == (True, 3, 0)
+        assert crawl.asked.records + crawl.unasked == 13
+    said(fill_page(artifacts.load(draft.url)))
+
+
+def _run(draft: Draft, items: list[Item], work: Work) -> Artifact:
+    return run_stage("ingest", {"": draft}, items, work, InlineRunner(), SilentDisplay())[""]
 
 
 def test_without_a_version_there_is_no_page(tmp_path: Path) -> None:
