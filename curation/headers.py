@@ -111,6 +111,8 @@ def has_end(data: bytes) -> bool:
     """
     if data.startswith(b"\xff\xd8"):
         scan = next((at for marker, at in _segments(data) if marker == _SCAN), len(data))
+        if data.endswith(b"\xff\xd9") and scan + 2 < len(data):
+            return True  # as nearly all do
         return data.find(b"\xff\xd9", scan) >= 0  # pixels never hold these two bytes
     if data.startswith(_PNG):
         return 0 <= data.rfind(b"IEND") <= len(data) - 8  # its checksum follows

@@ -44,32 +44,34 @@ _CONNECT = frozenset(
 class Response:
     """What came: an HTTP status and a body, or the outcome that stands for their absence.
 
-    headers: the raw lines of the last answer, "Name: value". body: of status 200 alone.
+    headers: the lines of the last answer as they came. body: of status 200 alone.
     """
 
     status: int | None = None
     outcome: str | None = None
-    headers: list[str] = field(default_factory=list[str])
+    headers: list[bytes] = field(default_factory=list[bytes])
     body: bytes = b""
 
+    def values(self, name: str) -> list[str]:
+        """The values of all headers of that name (in lower case), in their order."""
+        start = name.encode() + b":"
+        size = len(start)
+        return [_text(line[size:]) for line in self.headers if line[:size].lower() == start]
+
     def header(self, name: str) -> str | None:
-        """The value of the first header of that name, in lower case."""
-        start = name + ":"
-        for line in self.headers:
-            if line[: len(start)].lower() == start:
-                return _text(line[len(start) :].strip())
-        return None
+        """The value of the first header of that name (in lower case)."""
+        return next(iter(self.values(name)), None)
 
 
-def _text(value: str) -> str:
-    """What a header's bytes, read as Latin-1, say where they are UTF-8, as they mostly are."""
+def _text(value: bytes) -> str:
+    """Header values are UTF-8, if they are not ASCII; Latin-1 says something of all others."""
     try:
-        return value.encode("latin-1").decode()
-    except UnicodeError:
-        return value
+        return value.decode().strip()
+    except UnicodeDecodeError:
+        return value.decode("latin-1").strip()
 
 
-Refuse = Callable[[Sequence[str]], str | None]
+Refuse = Callable[[Response], str | None]
 
 
 class _Exchange:
@@ -83,27 +85,26 @@ class _Exchange:
         self._bytes = self._header_bytes = 0
 
     def header(self, line: bytes) -> int | None:
-        response = self.response
-        if self.begun is not None:
-            self.begun.cancel()
-            self.begun = None
         self._header_bytes += len(line)
         if self._header_bytes > HEADER_LIMIT:
-            response.outcome = outcomes.BAD_RESPONSE
+            self.response.outcome = outcomes.BAD_RESPONSE
             return -1
-        if line.startswith(b"HTTP/"):  # also after a 1xx
-            response.headers.clear()
-            response.status = _status(line)
-        elif line not in (b"\r\n", b"\n"):
-            response.headers.append(line.decode("latin-1").rstrip("\r\n"))
-        elif response.status == 200:
+        if line[:5] == b"HTTP/":  # also after a 1xx
+            self.response.headers.clear()
+            self.response.status = _status(line)
+            if self.begun is not None:
+                self.begun.cancel()
+                self.begun = None
+        elif len(line) > 2:
+            self.response.headers.append(line)
+        elif self.response.status == 200:
             return self._judge()
         return None
 
     def _judge(self) -> int | None:
         """At the end of the header: is the body wanted?"""
         response = self.response
-        if self._refuse and (outcome := self._refuse(response.headers)):
+        if self._refuse and (outcome := self._refuse(response)):
             response.outcome = outcome
             return -1
         length = response.header("content-length")
@@ -190,7 +191,7 @@ class Client:
         """Ask for `target` at one of `addresses`; never raises what a server can bring about.
 
         limit: bytes of the body, unpacked; more is TOO_LARGE or, where it may be `cut`, left.
-        refuse: of the header lines, the outcome to stop with.
+        refuse: of what the header says, the outcome to stop with.
         """
         exchange, curl = _Exchange(limit, refuse, cut), self._handle()
         refused: list[str] = []

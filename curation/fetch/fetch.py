@@ -34,7 +34,6 @@ from infra.errors import PauseError
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 SILENT = 50_000  # origins whose failure is remembered
 ROBOTS_REDIRECTS = 5  # RFC 9309, section 2.3.1.2
-TAG = "x-robots-tag:"
 WAITING = 4  # records under way for each connection: one that waits for its host holds up none
 
 
@@ -176,8 +175,8 @@ class Fetcher:
             seen.add(target.url)
         return Response(response.status, outcomes.REDIRECT_REFUSED)
 
-    def _refused(self, headers: Sequence[str]) -> str | None:
-        tags = [line[len(TAG) :] for line in headers if line[: len(TAG)].lower() == TAG]
+    def _refused(self, response: Response) -> str | None:
+        tags = response.values("x-robots-tag")
         if tags and consent.refused(tags, self._settings.agent, self._settings.disallow):
             return outcomes.DISALLOWED_BY_HEADER
         return None

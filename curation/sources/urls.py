@@ -23,6 +23,8 @@ from infra.artifacts import Artifact
 from infra.errors import SluiceError
 
 BATCH = 1024  # rows in memory at once: rows without images are small
+# What nearly all are: told in a tenth of the time.
+_PLAIN = re.compile(r"https?://[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+(:[1-9][0-9]{0,3})?(/[!-~]*)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HASH = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
 
@@ -117,6 +119,8 @@ def _text(value: Any) -> str | None:
 
 def is_web_url(url: str) -> bool:
     """Whether `url` is an http(s) URL with a host."""
+    if _PLAIN.fullmatch(url):
+        return True
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port  # both raise ValueError for what is none

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from curation import outcomes
 from curation.fetch.settings import FetchSettings
-from curation.ingest import IngestWork, ingest_draft, ingest_items, source_fingerprint
+from curation.fingerprint import source_fingerprint
+from curation.ingest import IngestWork, ingest_draft, ingest_items
 from curation.intake import Intake
 from curation.resize_settings import ResizeSettings
 from curation.settings import SourceSettings
@@ -71,7 +72,7 @@ def ingest(
     rows: int = ROWS,
 ) -> Artifact:
     sources, intake = [SourceSettings.model_validate({"urls": table})], Intake(fetch, resize=resize)
-    fingerprint = source_fingerprint(sources)
+    fingerprint = source_fingerprint(sources, store)
     draft = ingest_draft(store, "pool", sources, fingerprint, rows, intake)
     items, work = ingest_items(sources, rows), IngestWork(draft.url, intake)
     with make_runner("local" if workers else "inline", workers) as runner:
