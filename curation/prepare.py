@@ -15,6 +15,13 @@ Boxes: TypeAlias = Sequence[Sequence[float]]
 Made: TypeAlias = tuple[tuple[Any, ...] | None, int | None]  # only what the sandbox lets out
 
 
+def prepare_all(
+    items: Sequence[tuple[bytes, Boxes | None]], settings: ResizeSettings | None, hashed: bool
+) -> list[Made]:
+    """`prepare` for several images with their face boxes."""
+    return [prepare(data, boxes, settings, hashed) for data, boxes in items]
+
+
 def prepare(
     data: bytes, boxes: Boxes | None, settings: ResizeSettings | None, hashed: bool
 ) -> Made:

@@ -30,6 +30,7 @@ from curation.fetch.urls import Target
 from curation.headers import FORMATS, has_end, read_header
 from curation.sources.base import Record
 from infra.errors import PauseError
+from infra.memory import keep_freed_memory
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 SILENT = 50_000  # origins whose failure is remembered
@@ -50,6 +51,7 @@ class Fetcher:
         self._connections = asyncio.Semaphore(settings.connections)
         self._client = Client(settings)
         self._breaker = Breaker()
+        keep_freed_memory()
 
     def fetched(self, records: Iterator[Record], observed: Observed) -> Iterator[Record]:
         """Each record that is still to be fetched with its image, or its reason; in order.

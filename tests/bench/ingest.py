@@ -11,13 +11,11 @@ import argparse
 import contextlib
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -31,8 +29,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 from record import keep
-from skimage import data
-from sklearn.datasets import load_sample_images
 
 from curation.fetch.settings import FetchSettings
 from curation.ingest import IngestWork, ingest_draft, ingest_items
@@ -44,6 +40,7 @@ from infra.runner import LocalRunner
 from infra.stage import Item, run_stage
 
 PORT, CONNECTIONS, WORKERS = 8123, 32, 2
+INTERVAL = 0.1  # seconds between two looks at the processes
 MANY, FEW, RUNS = 10_000, 2_000, 3
 SIDE, ROWS_PER_SHARD = 256, 1_000
 HUGE, HUGE_SHARDS = 50_000_000, 4  # rows of the table whose first shards are fetched
@@ -63,6 +60,9 @@ if __name__ == "__main__":
 
 def make_images(folder: Path) -> None:
     """Random crops of the photographs that come with scikit-learn and scikit-image."""
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
     rng = np.random.default_rng(0)
     photos = [*load_sample_images().images, data.astronaut(), data.coffee(), data.chelsea()]
     for index in range(MANY):
@@ -112,28 +112,35 @@ def nginx(root: Path, folder: Path) -> Iterator[None]:
 
 
 def timed(command: list[str]) -> dict[str, float]:
-    """Wall-clock and CPU seconds of a command with all its processes, and its highest memory."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    noise: list[bytes] = []
-    reader = threading.Thread(target=lambda: noise.append(process.stderr.read()))  # type: ignore
-    reader.start()
-    peak = 0
-    while process.poll() is None:
-        time.sleep(0.25)
-        peak = max(peak, largest(process.pid))
-    reader.join()
-    assert process.returncode == 0, noise[0].decode()[-2000:]
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seconds": time.monotonic() - start, "cpu": cpu, "peak": peak}
+    """Wall-clock and CPU seconds of a command with all its processes, and its highest memory.
+
+    CPU time is read while the processes live: some are killed, and nobody inherits theirs.
+    """
+    start, cpu, peak = time.monotonic(), dict[int, float](), 0
+    with tempfile.TemporaryFile() as noise:
+        process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=noise)
+        while process.poll() is None:
+            family = [process]
+            with contextlib.suppress(psutil.Error):
+                family += process.children(recursive=True)
+            for member in family:
+                with contextlib.suppress(psutil.Error):
+                    used = member.cpu_times()
+                    cpu[member.pid] = used.user + used.system
+            if int((time.monotonic() - start) / INTERVAL) % 5 == 0:
+                peak = max(peak, largest(process))
+            time.sleep(INTERVAL)
+        seconds = time.monotonic() - start
+        noise.seek(0)
+        assert process.returncode == 0, noise.read().decode()[-2000:]
+    return {"seconds": seconds, "cpu": sum(cpu.values()), "peak": peak}
 
 
-def largest(pid: int) -> int:
+def largest(process: psutil.Process) -> int:
     """Proportional set size of the largest child, bytes, with what that child started."""
     sizes = [0]
     with contextlib.suppress(psutil.Error):
-        for child in psutil.Process(pid).children():
+        for child in process.children():
             with contextlib.suppress(psutil.Error):
                 members = [child, *child.children(recursive=True)]
                 sizes.append(sum(member.memory_full_info().pss for member in members))
