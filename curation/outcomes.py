@@ -8,6 +8,7 @@ they are tried again within a run, and again by `--retry-failed`.
 BAD_URL = "bad_url"
 BAD_LINE = "bad_line"
 MISSING_URL = "missing_url"
+FAILED_BEFORE = "failed_before"  # at another tool, which does not say why
 
 # The way to the server
 DNS = "dns"
@@ -44,7 +45,16 @@ DISALLOWED_BY_HEADER = "disallowed_by_header"  # X-Robots-Tag
 BLOCKLISTED = "blocklisted"
 
 TRANSIENT = frozenset(
-    {DNS, CONNECT, TIMEOUT, TOO_MANY_REQUESTS, SERVER_ERROR, BAD_RESPONSE, TRUNCATED}
+    {
+        DNS,
+        CONNECT,
+        TIMEOUT,
+        TOO_MANY_REQUESTS,
+        SERVER_ERROR,
+        BAD_RESPONSE,
+        TRUNCATED,
+        FAILED_BEFORE,
+    }
 )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from curation.settings import SourceSettings
-from curation.sources import base
+from curation.sources import base, img2dataset
 from curation.sources.base import Record
 from infra import filesystem
 from infra.errors import SluiceError
@@ -22,11 +22,14 @@ class TarUnit:
     """One tar. A whole sample has an image and a caption; what is not whole is refused.
 
     The images of a tar that is not compressed are used where they are, unless `copy` is set.
+    beside: the Parquet file of the same name, if there is one: img2dataset says there what it
+    could not fetch.
     """
 
     url: str
     label: str
     copy: bool = False
+    beside: str | None = None
 
     @property
     def name(self) -> str:
@@ -47,6 +50,10 @@ class TarUnit:
                     f"{self.url} changed while it was read",
                     "let what writes it finish, then run again",
                 )
+            if self.beside is not None:
+                for record in img2dataset.failed(self.beside, _beside(self.label)):
+                    count += 1
+                    yield record
         except FileNotFoundError as error:
             raise SluiceError(
                 f"{self.url} is gone since the source was listed",
@@ -104,8 +111,32 @@ class TarSource:
     settings: SourceSettings
 
     def files(self) -> list[str]:
+        """The tars, and the Parquet files beside them."""
+        tars = self._tars()
+        return sorted([*tars, *_those_beside(tars).values()])
+
+    def _tars(self) -> list[str]:
         return base.list_source(self.settings.location, SUFFIXES, "tars")
 
     def units(self, rows_per_shard: int) -> Sequence[TarUnit]:
-        files, copy = self.files(), self.settings.copy_samples
-        return [TarUnit(*pair, copy) for pair in zip(files, base.labels(files), strict=True)]
+        files, copy = self._tars(), self.settings.copy_samples
+        beside = _those_beside(files)
+        named = zip(files, base.labels(files), strict=True)
+        return [TarUnit(file, label, copy, beside.get(file)) for file, label in named]
+
+
+def _beside(name: str) -> str:
+    """a/00000.tar.gz -> a/00000.parquet"""
+    suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)] + ".parquet"
+
+
+def _those_beside(files: Sequence[str]) -> dict[str, str]:
+    """The Parquet file beside each tar that has one: one listing for each of their folders."""
+    folders = {file.rpartition("/")[0] for file in files}
+    found = {
+        parquet
+        for folder in sorted(folders)
+        for parquet in filesystem.list_files(filesystem.join(folder, "*.parquet"))
+    }
+    return {file: _beside(file) for file in files if _beside(file) in found}
