@@ -140,7 +140,9 @@ def curate_and_pretrain(choices: RunChoices | None = None) -> None:
 @app.command(group=RUN, sort_key=1)
 def ingest(
     *,
-    source: Annotated[tuple[str, ...], Parameter(name="--source", negative=())] = (),
+    source: Annotated[
+        tuple[str, ...], Parameter(name="--source", negative=(), show_default=False)
+    ] = (),
     retry_failed: Annotated[str | None, Parameter(name="--retry-failed")] = None,
     choices: RunChoices | None = None,
 ) -> None:
@@ -260,5 +262,47 @@ def explain(
         from flows.main import explain
 
         print(explain((choices or Choices()).options(), uid, dataset), flush=True)
+
+    guarded(action)
+
+
+@app.command(group=LOOK, sort_key=9)
+def export(
+    dataset: str,
+    /,
+    *,
+    to: Annotated[str, Parameter(name="--to")],
+    samples_per_shard: Annotated[int, Parameter(name="--samples-per-shard")] = 10_000,
+    bytes_per_shard: Annotated[int | None, Parameter(name="--bytes-per-shard")] = None,
+    column: Annotated[tuple[str, ...], Parameter(name="--column", negative=())] = ("uid",),
+    choices: Choices | None = None,
+) -> None:
+    """Write a version in img2dataset's own layout.
+
+    Example, with LAION's similarity beside img2dataset's columns:
+
+        prefect run export pool --to /data/laion --column uid --column similarity:float64
+
+    Parameters
+    ----------
+    dataset
+        The version: NAME, its latest one, or NAME@VERSION.
+    to
+        An empty or new folder, or a URL.
+    samples_per_shard
+        Images in each tar.
+    bytes_per_shard
+        Bytes of images in each tar, instead of a number of them.
+    column
+        More columns: of rows/, or of what rode along as NAME:string|int64|float64|bool.
+    """
+
+    def action() -> None:
+        from flows.export import export
+        from infra.progress import display
+
+        options = (choices or Choices()).options()
+        cut = {"samples_per_shard": samples_per_shard, "bytes_per_shard": bytes_per_shard}
+        print(export(options, dataset, to, display(), columns=column, **cut), flush=True)
 
     guarded(action)

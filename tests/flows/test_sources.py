@@ -12,7 +12,7 @@ from flows.step import Session, Step
 from infra.artifacts import Artifact
 from infra.dataset import Dataset, open_dataset
 from infra.errors import SluiceError
-from infra.progress import PlainDisplay
+from infra.progress import PlainDisplay, SilentDisplay
 from tests.curation.fetch.server import FaultServer, jpeg
 
 INLINE = (
@@ -104,3 +104,22 @@ def test_a_plan_does_not_ask_the_web(server: FaultServer, tmp_path: Path) -> Non
     assert "read pool table" in shown and "ingest pool" in shown
     assert sum(server.asked.values()) == before
     assert not (tmp_path / "store").exists()
+
+
+def test_a_version_is_exported_for_other_tools(server: FaultServer, tmp_path: Path) -> None:
+    import webdataset
+
+    from flows.export import export
+
+    store, target = str(tmp_path / "store"), tmp_path / "out"
+    table = csv_table(tmp_path, server, 20)
+    options = Options(None, INLINE, store)
+    kept = run(options.reading([table]), []).made["ingest pool"][""].totals["kept"]
+    told = export(
+        Options("your-shards", INLINE, store), "pool", str(target), SilentDisplay(),
+        samples_per_shard=6, columns=("uid", "similarity:float64"),
+    )  # fmt: skip
+    assert told.startswith(f"{kept} samples in {-(-kept // 6)} shards")
+    tars = sorted(str(path) for path in target.glob("*.tar"))
+    found = [sample["jpg"] for sample in webdataset.WebDataset(tars, shardshuffle=False)]
+    assert len(found) == kept and set(found) <= {jpeg(number) for number in range(20)}

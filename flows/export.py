@@ -1,0 +1,28 @@
+"""`export`: a dataset version in another tool's layout, in a folder of one's own."""
+
+from curation.export import ExportSettings, ExportWork, export_draft, export_items
+from flows.main import Options, store_url
+from flows.recipe import load_recipe
+from flows.settings import validate
+from infra.dataset import open_dataset
+from infra.progress import Display
+from infra.runner import make_runner
+from infra.stage import run_stage
+
+
+def export(options: Options, name: str, target: str, display: Display, **settings: object) -> str:
+    """Write the version NAME or NAME@VERSION of the store to the folder `target`, and say so.
+
+    settings: of ExportSettings. A killed export goes on where it was; the recipe's `run` says
+    where the work is done.
+    """
+    chosen = validate(ExportSettings, settings, "the export")
+    run = load_recipe(options.recipe, options.overrides).run
+    version = open_dataset(store_url(options.store), name).artifact
+    target = store_url(target)
+    draft = export_draft(target, version, chosen)
+    work = ExportWork(draft.url, version.url, chosen)
+    with display, make_runner(run.executor, run.workers, run.address) as runner:
+        items = export_items(version, chosen)
+        made = run_stage(f"export {name}", {"": draft}, items, work, runner, display)[""]
+    return f"{made.totals['kept']} samples in {made.totals['parts']} shards: {target}"
