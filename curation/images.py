@@ -23,8 +23,8 @@ from curation.sandbox import CrashedError, Sandbox
 from curation.sources.base import Original, Record
 from infra.errors import PauseError
 
-GROUP, GROUP_BYTES = 16, 2**20  # images that go together, fewer where they are large
-AHEAD = 6  # groups on their way at once
+GROUP, GROUP_BYTES = 32, 2**21  # images that go together, fewer where they are large
+AHEAD = 4  # groups on their way at once
 # A grey JPEG of 8 x 8 pixels: where not even this can be decoded, it is not the images' fault.
 SOUND = base64.b64decode(
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQgHBwcJCQgKDBQNDAsLDBkSEw8UHRofHh0aHBwgJC4n"

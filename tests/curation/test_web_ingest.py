@@ -17,14 +17,18 @@ import pytest
 
 from curation import outcomes, retry
 from curation.fetch.blocklist_settings import BlocklistSettings
+from curation.ingest import IngestWork, ingest_draft, ingest_items
 from curation.intake import Intake
 from curation.resize_settings import ResizeSettings
+from curation.settings import SourceSettings
+from infra import stage
 from infra.artifacts import Artifact, load, verify
 from infra.dataset import Dataset
 from infra.errors import SluiceError
-from infra.progress import SilentDisplay
+from infra.progress import PlainDisplay, SilentDisplay
 from infra.runner import InlineRunner
 from infra.stage import run_stage
+from tests.curation.fetch.names import NameServer
 from tests.curation.fetch.server import FaultServer, jpeg
 from tests.curation.web import FETCH, ROWS, ingest, mixed, write_table
 
@@ -149,9 +153,6 @@ def test_only_what_may_come_is_fetched_again(tmp_path: Path) -> None:
 
 
 def test_listed_samples_leave_no_trace(server: FaultServer, tmp_path: Path) -> None:
-    from curation.ingest import IngestWork, ingest_draft, ingest_items
-    from curation.settings import SourceSettings
-
     (tmp_path / "list").write_text(hashlib.md5(jpeg(2)).hexdigest())
     intake = Intake(FETCH, BlocklistSettings.model_validate({"md5": str(tmp_path / "list")}))
     urls = [server.url(f"/ok/{n}.jpg") for n in range(4)]
@@ -188,3 +189,29 @@ def test_images_are_resized_on_the_way_in(server: FaultServer, tmp_path: Path) -
     start = time.monotonic()
     assert ingest(str(tmp_path / "store"), str(tmp_path / "t.parquet"), resize=resize) == made
     assert time.monotonic() - start < 5
+
+
+def test_a_resolver_that_comes_back_leaves_no_false_failure(
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names of 200 hosts cannot be resolved, until the run has said that it waits."""
+    hosts = {f"host{n}.example": "127.0.0.1" for n in range(200)}
+    monkeypatch.setattr(stage, "PAUSES", (0.1, 0.1, 0.1))
+    urls = [server.url(f"/ok/{n}.jpg", host=host) for n, host in enumerate(hosts)]
+    sources = [SourceSettings.model_validate({"urls": write_table(tmp_path / "t.parquet", urls)})]
+    said: list[str] = []
+    with NameServer({}) as names:
+
+        def say(line: str) -> None:
+            said.append(line)
+            if "paused" in line:
+                names.names.update(hosts)
+
+        fetch = FETCH.model_copy(update={"resolvers": (names.address,), "retries": 0})
+        intake = Intake(fetch)
+        draft = ingest_draft(str(tmp_path / "store"), "pool", sources, "x", 100, intake)
+        items, work = ingest_items(sources, 100), IngestWork(draft.url, intake)
+        made = run_stage("i", {"": draft}, items, work, InlineRunner(), PlainDisplay(say))[""]
+    assert made.totals["kept"] == 200
+    [paused] = [line for line in said if "paused" in line]
+    assert "dns" in paused and "data.fetch.resolvers" in paused
