@@ -163,28 +163,43 @@ def record_part(url: str, part: Part, seconds: float, cpu_seconds: float) -> Non
     filesystem.write_bytes(url, f"{PARTS}/{part.name}.json", data)
 
 
-def recorded_parts(url: str) -> dict[str, tuple[Part, dict[str, float]]]:
+Recorded = Mapping[str, tuple[Part, Mapping[str, float]]]  # by name, with seconds and CPU-seconds
+
+
+def recorded_parts(url: str) -> Recorded:
     """The parts a run, perhaps a killed one, has finished so far, by name."""
-    found = {}
-    for file in filesystem.list_files(join(url, PARTS)):
-        try:
-            record = filesystem.read_json(file)
-        except FileNotFoundError:  # another writer has committed, and swept up
+    found: dict[str, tuple[Part, Mapping[str, float]]] = {}
+    for data in filesystem.read_many(filesystem.list_files(join(url, PARTS))):
+        if data is None:  # another writer has committed, and swept up
             continue
+        record = json.loads(data)
         part = Part.from_json(record["part"])
         found[part.name] = (part, record["timing"])
     return found
 
 
+def recorded_names(url: str) -> set[str]:
+    """The names of those parts, for which nothing is read."""
+    files = filesystem.list_files(join(url, PARTS))
+    return {file.rpartition("/")[2].removesuffix(".json") for file in files}
+
+
 def commit(
-    url: str, spec: Spec, extra: Mapping[str, Any] | None = None, *, sweep: bool = True
+    url: str,
+    spec: Spec,
+    extra: Mapping[str, Any] | None = None,
+    recorded: Recorded | None = None,
+    *,
+    sweep: bool = True,
 ) -> Artifact:
     """Put the manifest over the recorded parts; of two writers at once, one wins.
 
     `extra` goes into the manifest: figures of the whole, pure functions of the inputs.
-    `sweep=False` leaves `clean` to the caller.
+    `recorded` spares who has read the parts from reading them again. `sweep=False` leaves
+    `clean` to the caller.
     """
-    recorded = recorded_parts(url)
+    if recorded is None:
+        recorded = recorded_parts(url)
     if not recorded and spec.kind == "dataset" and load(url) is None:
         raise SluiceError(f"nothing to commit at {url}", "give at least one shard")
     parts = [recorded[name][0] for name in sorted(recorded)]

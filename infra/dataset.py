@@ -117,9 +117,7 @@ def write_table(
     if repeating is not None:
         known = {"use_dictionary": list(repeating), "write_statistics": False}
     pq.write_table(table, buffer, compression="zstd", **known)
-    with write_whole(folder, path) as file:
-        file.write(buffer.getbuffer())
-    return file.part(path)
+    return filesystem.write_bytes(folder, path, buffer.getvalue())
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,14 @@
 
 A local path is a URL without a scheme. Local writes go to a temporary name beside the
 target and are renamed; object stores publish an object only when its upload completes.
+
+What a remote store fails at is a SluiceError that names the URL, whatever its library calls it:
+else an expired token would look like a damaged file. Only a file that is not there is not told so.
 """
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -14,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -24,6 +28,11 @@ from infra.errors import SluiceError
 TEMPORARY = "_tmp"  # folder of unfinished local files, one per artifact
 TAGS = ("ETag", "etag", "md5Hash", "content_md5", "generation")  # of S3, HTTP, GCS, Azure
 TIMES = ("mtime", "ino", "LastModified", "updated", "last_modified", "created")
+REMOTE = (
+    "check the name, what your credentials allow, and the connection (for S3: AWS_PROFILE or "
+    "AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL), then run the same command again: finished shards are "
+    "kept"
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,8 @@ def resolve(url: str) -> tuple[Any, str]:
     An unknown scheme says which package to add.
     """
     try:
-        return fsspec.core.url_to_fs(url)
+        # Without a cache of listings: other processes write too, and delete.
+        return fsspec.core.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         raise SluiceError(
             f"cannot open {url}: {error}",
@@ -60,20 +70,45 @@ def join(url: str, *names: str) -> str:
     return "/".join([url.rstrip("/"), *names])
 
 
+def _faults(url: str) -> type[Exception]:
+    """What says that a file system failed; every library of remote ones has errors of its own."""
+    return OSError if is_local(url) else Exception
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+@contextlib.contextmanager
+def reading(url: str) -> Iterator[None]:
+    """What a remote store fails at, but for a file that is not there, becomes a SluiceError."""
+    try:
+        yield
+    except (SluiceError, FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise
+    except Exception as error:
+        if is_local(url):
+            raise
+        raise SluiceError(f"cannot read {url}: {_why(error)}", REMOTE) from error
+
+
 def exists(url: str) -> bool:
     fs, path = resolve(url)
-    return bool(fs.exists(path))
+    with reading(url):
+        return bool(fs.exists(path))
 
 
 def is_folder(url: str) -> bool:
     fs, path = resolve(url)
-    return bool(fs.isdir(path))
+    with reading(url):
+        return bool(fs.isdir(path))
 
 
 def info(url: str) -> dict[str, Any]:
     """What the file system knows of a file: size, and, on object stores, its entity tag."""
     fs, path = resolve(url)
-    return fs.info(path)
+    with reading(url):
+        return fs.info(path)
 
 
 def infos(urls: Sequence[str]) -> list[dict[str, Any]]:
@@ -82,7 +117,8 @@ def infos(urls: Sequence[str]) -> list[dict[str, Any]]:
     held: dict[str, dict[str, Any]] = {}
     for folder in (folder for folder, count in folders.items() if count > 1):
         fs, path = resolve(folder)
-        with contextlib.suppress(OSError, NotImplementedError):  # no web server has to list files
+        # No web server has to list files, nor does every key allow it.
+        with contextlib.suppress(OSError, SluiceError), reading(folder):
             held |= {known["name"]: known for known in fs.ls(path, detail=True)}
     return [held.get(resolve(url)[1]) or info(url) for url in urls]
 
@@ -94,30 +130,88 @@ def state(url: str) -> tuple[Any, ...]:
 
 
 def size(url: str) -> int:
-    fs, path = resolve(url)
-    return int(fs.size(path) or 0)
+    return int(info(url).get("size") or 0)
 
 
 def read_bytes(url: str) -> bytes:
     fs, path = resolve(url)
-    return fs.cat_file(path)
+    with reading(url):
+        return fs.cat_file(path)
+
+
+def read_many(urls: Sequence[str]) -> list[bytes | None]:
+    """Files of one store, none of them empty, asked for at once; None for one that is gone."""
+    if not urls:
+        return []
+    fs, _ = resolve(urls[0])
+    paths = [resolve(url)[1] for url in urls]
+    # From byte 0 on, which spares S3 the question of how long each is.
+    found = fs.cat_ranges(paths, [0] * len(paths), [None] * len(paths), on_error="return")
+    return [_read(url, data) for url, data in zip(urls, found, strict=True)]
+
+
+def _read(url: str, data: bytes | Exception) -> bytes | None:
+    with reading(url):
+        if isinstance(data, FileNotFoundError):
+            return None
+        if isinstance(data, Exception):
+            raise data
+        return data
 
 
 def read_json(url: str) -> Any:
     return json.loads(read_bytes(url))
 
 
-def open_read(url: str) -> BinaryIO:
+def open_read(url: str, ahead: bool = True) -> BinaryIO:
+    """A file to read; ahead: a remote one is read on beyond what is asked for."""
     fs, path = resolve(url)
-    return fs.open(path, "rb")
+    if is_local(url):
+        return fs.open(path, "rb")
+    with reading(url):
+        raw = fs.open(path, "rb") if ahead else fs.open(path, "rb", cache_type="none")
+    return cast(BinaryIO, _Remote(raw, url))
 
 
-def _refused(url: str, error: OSError) -> SluiceError:
-    return SluiceError(
-        f"cannot write {url}: {error.strerror or error}",
+class _Remote(io.RawIOBase):
+    """A remote file whose failures name it."""
+
+    def __init__(self, raw: Any, url: str) -> None:
+        self._raw = raw
+        self._url = url
+
+    def read(self, size: int = -1) -> bytes:
+        with reading(self._url):
+            return self._raw.read(size)
+
+    def readinto(self, buffer: Any) -> int:
+        with reading(self._url):
+            return self._raw.readinto(buffer)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._raw.seekable()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+
+def _refused(url: str, error: Exception) -> SluiceError:
+    ways_out = (
         "free space or fix the permissions, or name another store with --store, then run the "
-        "same command again: finished shards are kept",
+        "same command again: finished shards are kept"
     )
+    return SluiceError(f"cannot write {url}: {_why(error)}", ways_out if is_local(url) else REMOTE)
 
 
 class HashingFile:
@@ -132,7 +226,7 @@ class HashingFile:
     def write(self, data: bytes | memoryview) -> int:
         try:
             self._raw.write(data)
-        except OSError as error:
+        except _faults(self._url) as error:
             raise _refused(self._url, error) from error
         self._sha256.update(data)
         length = len(memoryview(data).cast("B")) if len(data) else 0
@@ -165,7 +259,7 @@ def write_whole(folder: str, path: str) -> Iterator[HashingFile]:
             except BaseException as error:
                 raised = error
                 raise
-    except OSError as error:
+    except _faults(url) as error:
         if error is raised:
             raise
         raise _refused(url, error) from error
@@ -191,6 +285,14 @@ def _open_whole(folder: str, path: str) -> Iterator[BinaryIO]:
 
 
 def write_bytes(folder: str, path: str, data: bytes) -> FilePart:
+    url = join(folder, path)
+    if not is_local(url):
+        fs, remote = resolve(url)
+        try:
+            fs.pipe_file(remote, data)  # one request, where an open file would make three
+        except Exception as error:
+            raise _refused(url, error) from error
+        return FilePart(path, len(data), hashlib.sha256(data).hexdigest())
     with write_whole(folder, path) as file:
         file.write(data)
     return file.part(path)
@@ -205,6 +307,10 @@ def put_if_absent(folder: str, path: str, data: bytes) -> bool:
             fs.pipe_file(remote, data, mode="create")
         except FileExistsError:
             return False
+        except Exception as error:
+            if exists(url):
+                return False  # two at once, of whom S3 turned us away; or our answer was lost
+            raise _refused(url, error) from error
         return True
     target = Path(resolve(url)[1])
     staged = f"{TEMPORARY}/{uuid.uuid4().hex}"  # where a killed writer's litter is swept up
@@ -228,8 +334,13 @@ def remove_tree(url: str) -> None:
     fs, path = resolve(url)
     if isinstance(fs, LocalFileSystem):
         shutil.rmtree(path, ignore_errors=True)
-    elif fs.exists(path):
-        fs.rm(path, recursive=True)
+    elif exists(url):
+        try:
+            fs.rm(path, recursive=True)
+        except FileNotFoundError:
+            pass  # another writer was faster
+        except Exception as error:
+            raise _refused(url, error) from error
 
 
 def remove_empty(url: str) -> None:
@@ -242,20 +353,21 @@ def remove_empty(url: str) -> None:
 def list_files(url: str) -> list[str]:
     """The URLs of the files a path, a folder or a glob pattern stands for, sorted."""
     fs, path = resolve(url)
-    fs.invalidate_cache(path)  # object stores keep listings, but other processes write too
+    with reading(url):
+        found = _list(fs, path)
+    return found if is_local(url) else [str(fs.unstrip_protocol(name)) for name in found]
+
+
+def _list(fs: Any, path: str) -> list[str]:
     if any(sign in path for sign in "*?["):
         listed = {name: facts["type"] for name, facts in fs.glob(path, detail=True).items()}
         # Only links are asked about one by one: on an object store each question is a call.
-        found = [
+        return sorted(
             name
             for name, kind in listed.items()
             if kind == "file" or (kind != "directory" and fs.isfile(name))
-        ]
-    elif fs.isdir(path):
-        found = fs.find(path)
-    else:
-        found = [path] if fs.exists(path) else []
-    return sorted(str(fs.unstrip_protocol(name)) if not is_local(url) else name for name in found)
+        )
+    return sorted(fs.find(path))  # of a file that file, of nothing nothing
 
 
 def free_bytes(url: str) -> int | None:

@@ -118,10 +118,11 @@ def read_places(folder: str, name: str, rows: pa.Table) -> dict[int, bytes]:
     for entry in _entries(rows):
         by_tar.setdefault(entry["tar"], []).append(entry)
     for number, entries in by_tar.items():
-        fs, path = filesystem.resolve(tars.url(number))
+        url = tars.url(number)
+        fs, path = filesystem.resolve(url)
         starts = [entry["offset"] - BLOCK for entry in entries]
         ends = [entry["offset"] + entry["bytes"] for entry in entries]
-        with tars.named(number):
+        with tars.named(number), filesystem.reading(url):
             pieces = fs.cat_ranges([path] * len(entries), starts, ends, on_error="raise")
         for entry, piece in zip(entries, pieces, strict=True):
             tars.check(entry, piece[:BLOCK], piece[BLOCK:])

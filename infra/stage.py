@@ -92,7 +92,7 @@ def run_stage(
         if artifact is not None:
             made[name] = artifact
         else:
-            missing[name] = set(artifacts.recorded_parts(draft.url))
+            missing[name] = artifacts.recorded_names(draft.url)
     if not missing:
         return made
     entries = []
@@ -160,19 +160,21 @@ def _commit(
     drafts: Mapping[str, Draft], missing: Iterable[str], items: set[str], extra: Extra | None
 ) -> dict[str, Artifact]:
     """Commit each missing draft, provided that its parts are those of the items."""
-    parts = {}
-    for name in missing:
+    recorded = {name: artifacts.recorded_parts(drafts[name].url) for name in missing}
+    for name, found in recorded.items():
         url = drafts[name].url
-        parts[name] = [part for part, _ in artifacts.recorded_parts(url).values()]
-        if {part.name for part in parts[name]} != items and artifacts.load(url) is None:
+        if found.keys() != items and artifacts.load(url) is None:
             raise SluiceError(
                 f"the parts recorded at {url} are not those of this run's {len(items)} items",
                 "remove that folder and run the same command again",
             )
+    parts = {name: [part for part, _ in found.values()] for name, found in recorded.items()}
     figures = extra(parts) if extra else {}
     committed = {
-        name: artifacts.commit(drafts[name].url, drafts[name].spec, figures.get(name), sweep=False)
-        for name in parts
+        name: artifacts.commit(
+            drafts[name].url, drafts[name].spec, figures.get(name), found, sweep=False
+        )
+        for name, found in recorded.items()
     }
     # Only now: a rival that trips over our sweeping shall find all manifests in place.
     for name in parts:

@@ -57,10 +57,14 @@ def check_names(schema: pa.Schema) -> None:
     tuple(schema.names)
 
 
+class NotWholeError(SluiceError):
+    """A file that can be read, but is not what its name says."""
+
+
 def not_whole(url: str, kind: str, error: Exception) -> SluiceError:
     if isinstance(error, OSError) and error.errno is not None:
         return unreadable(url, error)
-    return SluiceError(
+    return NotWholeError(
         f"{url} is no whole {kind} file: {error}",
         "fetch or write it again, or take it out of the source: move it away, or name the "
         "others with a pattern",
@@ -82,11 +86,8 @@ def changed(url: str) -> SluiceError:
 def open_raw(url: str, in_order: bool = False) -> BinaryIO:
     """A file to be read from here and there, or in order; SluiceError where that cannot be."""
     try:
-        if in_order or filesystem.is_local(url):
-            return filesystem.open_read(url)
-        fs, path = filesystem.resolve(url)
         # Arrow asks for what it needs, a column at a time: reading ahead would fetch it in vain.
-        return fs.open(path, "rb", cache_type="none")
+        return filesystem.open_read(url, ahead=in_order)
     except OSError as error:
         raise unreadable(url, error) from error
 

@@ -10,7 +10,7 @@ from curation.settings import SourceSettings
 from curation.sources import base, columnar
 from curation.sources.arrow import ArrowGroups
 from curation.sources.base import Record
-from curation.sources.columnar import DAMAGED, Groups, ParquetGroups, Replaced
+from curation.sources.columnar import DAMAGED, Groups, NotWholeError, ParquetGroups, Replaced
 from infra.errors import SluiceError
 from infra.shards import MEMBER_LIMIT
 
@@ -63,7 +63,7 @@ class ParquetUnit:
         try:
             file = OPEN[self.kind](raw, self.url)
             held = sum(file.sizes[group] for group in self.groups)
-        except (SluiceError, IndexError) as error:
+        except (NotWholeError, IndexError) as error:
             raise columnar.changed(self.url) from error
         gone = {column for _, column in self.columns} - set(file.schema.names)
         if gone or held < self.skip + self.count:

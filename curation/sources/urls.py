@@ -17,7 +17,7 @@ from curation.outcomes import BAD_URL, HASH_MISMATCH, MISSING_URL
 from curation.settings import SourceSettings
 from curation.sources import base, columnar
 from curation.sources.base import Record
-from curation.sources.columnar import DAMAGED, ParquetGroups, Replaced
+from curation.sources.columnar import DAMAGED, NotWholeError, ParquetGroups, Replaced
 from curation.sources.tables import TableFile, format_of, list_tables, read_footers
 from infra.artifacts import Artifact
 from infra.errors import SluiceError
@@ -64,7 +64,7 @@ def _opened(raw: BinaryIO, file: TableFile) -> ParquetGroups:
         raise columnar.changed(file.url)
     try:
         groups = ParquetGroups(raw, file.url, BATCH)
-    except SluiceError as error:
+    except NotWholeError as error:
         raise columnar.changed(file.url) from error
     gone = {column for _, column in file.roles} - set(groups.schema.names)
     if gone or sum(groups.sizes) != file.rows:

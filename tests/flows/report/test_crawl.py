@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from curation import outcomes
 from curation.fetch.observed import OTHERS, Observed
 from curation.fetch.settings import FetchSettings
-from curation.ingest import IngestWork, ingest_draft, ingest_items, source_fingerprint
+from curation.fingerprint import source_fingerprint
+from curation.ingest import IngestWork, ingest_draft, ingest_items
 from curation.intake import Intake
 from curation.retry import DATASET, RetryWork, failed_version, retry_draft, retry_items
 from curation.settings import SourceSettings
