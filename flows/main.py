@@ -111,6 +111,8 @@ class Prepared:
 def store_url(store: str | None) -> str:
     """The store to use: the option, else $SLUICE_STORE, else `store/` here; absolute if local."""
     url = store or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE
+    if url.rstrip("/").endswith(":"):
+        raise SluiceError(f"the store {url} names no bucket", "say SCHEME://BUCKET/FOLDER")
     return str(Path(url).absolute()) if "://" not in url else url.rstrip("/")
 
 

@@ -80,14 +80,16 @@ def _why(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def reading(url: str) -> Iterator[None]:
-    """What a remote store fails at, but for a file that is not there, becomes a SluiceError."""
+def reading(url: str, opened: bool = False) -> Iterator[None]:
+    """What a remote store fails at becomes a SluiceError, but not that there is no such file.
+
+    opened: there was, and that it has gone since is a failure like any other.
+    """
     try:
         yield
-    except (SluiceError, FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise
     except Exception as error:
-        if is_local(url):
+        absent = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+        if is_local(url) or isinstance(error, SluiceError) or (absent and not opened):
             raise
         raise SluiceError(f"cannot read {url}: {_why(error)}", REMOTE) from error
 
@@ -181,11 +183,11 @@ class _Remote(io.RawIOBase):
         self._url = url
 
     def read(self, size: int = -1) -> bytes:
-        with reading(self._url):
+        with reading(self._url, opened=True):
             return self._raw.read(size)
 
     def readinto(self, buffer: Any) -> int:
-        with reading(self._url):
+        with reading(self._url, opened=True):
             return self._raw.readinto(buffer)
 
     def seek(self, offset: int, whence: int = 0) -> int:

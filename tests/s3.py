@@ -5,6 +5,7 @@
 The endpoint and the credentials stand in the environment, so that workers and commands find them.
 """
 
+import json
 import os
 import re
 import signal
@@ -103,6 +104,18 @@ class S3:
         """The keys of uploads that were begun and neither completed nor given up."""
         found = self.files().call_s3("list_multipart_uploads", Bucket=BUCKET)
         return [upload["Key"] for upload in found.get("Uploads", [])]
+
+    @contextmanager
+    def refusing(self, folder: str) -> Iterator[None]:
+        """Meanwhile what lies in a folder can neither be read nor written."""
+        policy = {"Effect": "Deny", "Principal": "*", "Action": "s3:*"}
+        policy["Resource"] = f"arn:aws:s3:::{BUCKET}/{folder}/*"
+        statement = json.dumps({"Version": "2012-10-17", "Statement": [policy]})
+        self.files().call_s3("put_bucket_policy", Bucket=BUCKET, Policy=statement)
+        try:
+            yield
+        finally:
+            self.files().call_s3("delete_bucket_policy", Bucket=BUCKET)
 
     def forget(self) -> None:
         self._seen = len(_LINE.findall(self._log.read_text()))

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, on a disk and on an object store (memory://)."""
+"""Files appear whole or not at all, on a disk and on object stores (memory://, an S3 server)."""
 
 import hashlib
 import os
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,13 +18,22 @@ from infra import filesystem
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, join, list_files, put_if_absent, write_bytes, write_whole
 from tests.infra.contenders import put
+from tests.s3 import BUCKET, S3, environment, free_port
 
 
-@pytest.fixture(params=["disk", "memory"])
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    with S3() as made:
+        yield made
+
+
+@pytest.fixture(params=["disk", "memory", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "disk":
+        return str(tmp_path / "store")
     if request.param == "memory":
         return f"memory://{uuid.uuid4().hex}/store"
-    return str(tmp_path / "store")
+    return request.getfixturevalue("s3").url(uuid.uuid4().hex, "store")
 
 
 def test_a_written_file_is_described_by_its_part(folder: str) -> None:
@@ -69,17 +79,31 @@ KILLED_WRITER = """
 import os, signal, sys
 from infra.filesystem import write_whole
 with write_whole(sys.argv[1], "shards/00000.tar") as file:
-    file.write(bytes(10**6))
+    file.write(bytes(int(sys.argv[2])))
     file.flush()
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path: Path) -> None:
-    run = subprocess.run([sys.executable, "-c", KILLED_WRITER, str(tmp_path)], check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED_WRITER, str(tmp_path), "1000000"], check=False
+    )
     assert run.returncode == -signal.SIGKILL
     assert list((tmp_path / "shards").iterdir()) == []
     assert [path.parent.name for path in tmp_path.rglob("*-00000.tar")] == [filesystem.TEMPORARY]
+
+
+def test_an_upload_cut_short_is_not_to_be_seen(s3: S3) -> None:
+    size = 60 * 2**20  # more than one part of an upload
+    command = [sys.executable, "-c", KILLED_WRITER, s3.url("killed"), str(size)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert s3.unfinished() == ["killed/shards/00000.tar"]
+    assert list_files(s3.url("killed")) == []
+    assert not filesystem.exists(s3.url("killed", "shards", "00000.tar"))
+    with write_whole(s3.url("killed"), "shards/00000.tar") as file:
+        file.write(bytes(size))
+    assert filesystem.size(s3.url("killed", "shards", "00000.tar")) == size
 
 
 def test_the_first_put_wins(folder: str) -> None:
@@ -100,6 +124,29 @@ def test_of_many_writers_at_once_exactly_one_wins(tmp_path: Path) -> None:
             assert [path.name for path in Path(folder).rglob("*") if path.is_file()] == [
                 "manifest.json"
             ]
+
+
+def test_of_many_writers_to_s3_exactly_one_wins(s3: S3) -> None:
+    with ProcessPoolExecutor(4, get_context("spawn")) as pool:
+        for round_ in range(10):
+            folder = s3.url("raced", str(round_))
+            won = list(pool.map(put, [(folder, writer) for writer in range(8)]))
+            assert sum(won) == 1
+            expected = str(won.index(True)).encode() * 1000
+            assert filesystem.read_bytes(join(folder, "manifest.json")) == expected
+
+
+def test_what_another_process_wrote_or_removed_is_seen(s3: S3) -> None:
+    folder, other = s3.url("seen"), s3.files()
+    write_bytes(folder, "a", b"x")
+    assert list_files(folder) == [join(folder, "a")]
+    other.pipe_file(join(folder, "b"), b"longer")
+    other.rm_file(join(folder, "a"))
+    assert filesystem.exists(join(folder, "b")) and not filesystem.exists(join(folder, "a"))
+    assert list_files(folder) == [join(folder, "b")]
+    before = filesystem.state(join(folder, "b"))
+    other.pipe_file(join(folder, "b"), b"as long")
+    assert filesystem.state(join(folder, "b")) != before
 
 
 def test_lists_are_sorted_urls_of_files_alone(folder: str) -> None:
@@ -145,6 +192,65 @@ def test_a_disk_that_takes_no_more_is_told_in_words(tmp_path: Path, size: int) -
     assert f"cannot write {tmp_path}/part.bin: File too large" in caught.value.what
     assert "free space" in caught.value.way_out
     assert list_files(str(tmp_path)) == []
+
+
+def _everything(url: str) -> Iterator[str]:
+    """What each way of asking a store says, on a file of a store where nothing can be done."""
+    folder, _, name = url.rpartition("/")
+    ways = {
+        "exists": lambda: filesystem.exists(url),
+        "info": lambda: filesystem.info(url),
+        "list": lambda: list_files(folder),
+        "pattern": lambda: list_files(join(folder, "*")),
+        "bytes": lambda: filesystem.read_bytes(url),
+        "many": lambda: filesystem.read_many([url, url]),
+        "open": lambda: filesystem.open_read(url).read(),
+        "write": lambda: write_bytes(folder, name, b"x"),
+        "put": lambda: put_if_absent(folder, name, b"x"),
+    }
+    for way, ask in ways.items():
+        with pytest.raises(SluiceError) as caught:
+            ask()
+        assert folder in caught.value.what, way
+        assert "credentials" in caught.value.way_out and "AWS_ENDPOINT_URL" in caught.value.way_out
+        yield caught.value.what
+
+
+def test_an_endpoint_that_is_not_there_is_told_in_words(s3: S3) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    # One try, as one may set it: the default's take seconds.
+    with environment(AWS_ENDPOINT_URL=nowhere, AWS_MAX_ATTEMPTS="1"):
+        for told in _everything(s3.url("store", "manifest.json")):
+            assert nowhere in told
+
+
+def test_missing_credentials_are_told_in_words(s3: S3) -> None:
+    with environment():
+        del os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+        for told in _everything(s3.url("store", "manifest.json")):
+            assert "Unable to locate credentials" in told
+
+
+def test_what_is_not_allowed_is_told_in_words(s3: S3) -> None:
+    write_bytes(s3.url("denied"), "manifest.json", b"x")
+    with s3.refusing("denied"):
+        for ask in (
+            lambda: filesystem.read_bytes(s3.url("denied", "manifest.json")),
+            lambda: filesystem.open_read(s3.url("denied", "manifest.json")).read(),
+            lambda: write_bytes(s3.url("denied"), "manifest.json", b"x"),
+            lambda: put_if_absent(s3.url("denied"), "other.json", b"x"),
+        ):
+            with pytest.raises(SluiceError, match=rf"s3://{BUCKET}/denied/.*(Denied|Forbidden)"):
+                ask()
+
+
+def test_a_bucket_that_is_not_there_holds_nothing_and_takes_nothing(s3: S3) -> None:
+    assert not filesystem.exists("s3://no-such-bucket/store/manifest.json")
+    with pytest.raises(FileNotFoundError):
+        filesystem.read_bytes("s3://no-such-bucket/store/manifest.json")
+    for put_file in (write_bytes, put_if_absent):
+        with pytest.raises(SluiceError, match=r"s3://no-such-bucket/store/a: .*bucket does not"):
+            put_file("s3://no-such-bucket/store", "a", b"x")
 
 
 def test_an_unknown_scheme_names_the_packages_to_add() -> None:
