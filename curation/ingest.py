@@ -30,6 +30,7 @@ from infra.stage import Draft, Item
 
 CODE = 2
 ROWS_PER_SHARD = 512
+EXPECTED = "expected_hash"  # in `meta`: what the bytes were promised to be, for another try
 META_JSON = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
@@ -141,8 +142,11 @@ def ingest_row(shard: int, number: int, record: Record) -> tuple[dict[str, Any],
         reason = NOT_AN_IMAGE
     elif reason is None and header.format not in FORMATS:
         reason = UNSUPPORTED_FORMAT
+    known = record.meta
+    if record.expected is not None:
+        known = {**known, EXPECTED: record.expected}
     try:
-        meta = _meta(record.meta)
+        meta = _meta(known)
     except RecursionError:  # nested deeper than anything that is meant
         meta, reason = None, reason or BAD_JSON
     # A record without content still needs an identity: then it is where it stood.

@@ -6,12 +6,12 @@ come again from the web; all others are taken over, and their images stay in the
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from curation.fetch.observed import Observed, write_observed
-from curation.ingest import ingest_row
+from curation.ingest import EXPECTED, ingest_row
 from curation.intake import Intake, whole
 from curation.outcomes import TRANSIENT
 from curation.sources.base import Record
@@ -47,18 +47,16 @@ def failed_version(store: str, name: str) -> Artifact:
 def retry_draft(store: str, old: Artifact, intake: Intake) -> Draft:
     """The version to be: a child of `old`."""
     settings = {"name": DATASET, **intake.policy(fetches=True)}
-    expected = expected_columns(old.settings)
-    if expected:
-        settings["expected"] = expected
+    if promises(old.settings):
+        settings["expected"] = True
     spec = Spec("dataset", "curation.retry", settings, (old.digest,), CODE)
     return Draft(join(store, DATASET, spec.digest), spec)
 
 
-def expected_columns(settings: Mapping[str, Any]) -> list[str]:
-    """Columns of promised hashes that the version with these settings was checked against."""
+def promises(settings: Mapping[str, Any]) -> bool:
+    """Whether the version with these settings was checked against promised hashes."""
     sources: Sequence[Mapping[str, Any]] = settings.get("sources", ())
-    named = {source["expected"] for source in sources if source.get("expected")}
-    return sorted(named | set(settings.get("expected", ())))
+    return bool(settings.get("expected")) or any(source.get("expected") for source in sources)
 
 
 def retry_items(old: Artifact) -> list[Item]:
@@ -73,7 +71,7 @@ class RetryWork:
     url: str
     old: str
     intake: Intake
-    expected: tuple[str, ...] = ()
+    expected: bool = False  # whether hashes were promised
 
     def __call__(self, value: int, todo: list[str]) -> dict[str, Part]:
         name, states, observed = part_name(value), Counter[str](), Observed()
@@ -98,14 +96,14 @@ class RetryWork:
     def _record(self, row: Mapping[str, Any]) -> Record:
         """The record a row was made of, as far as it is to be fetched again."""
         meta = json.loads(row["meta"] or "{}")
-        promised: Iterator[str] = (meta[name] for name in self.expected if meta.get(name))
+        promised = meta.pop(EXPECTED, None) if self.expected else None
         return Record(
             row["source"],
             caption=row["caption"],
             url=row["url"],
             uid=row["uid"],
             meta=meta,
-            expected=next(promised, None),
+            expected=promised,
         )
 
 

@@ -104,7 +104,7 @@ def _retry(data: DataSettings, store: str) -> Step:
     intake = intake_of(data)
     old = retry.failed_version(store, data.retry_failed or "")
     draft = retry.retry_draft(store, old, intake)
-    expected = tuple(retry.expected_columns(old.settings))
+    expected = retry.promises(old.settings)
     return sharded(
         "ingest pool",
         "ingest",

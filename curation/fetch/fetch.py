@@ -67,9 +67,20 @@ class Fetcher:
                 if whole.done():
                     whole.result()
                 yield from ordered.take()
+        except PauseError:
+            self._loop.run_until_complete(_cancel_all())
+            self._forget()  # only now: what was under way has failed as well
+            raise
         finally:
             self._loop.run_until_complete(_cancel_all())
             ordered.close()
+
+    def _forget(self) -> None:
+        """Forget all failures: when the network is back, each is asked for again."""
+        self._breaker.forget()
+        self._resolver.forget_failures()
+        self._robots = RobotsCache(self._settings.agent)
+        self._silent.clear()
 
     def close(self) -> None:
         self._loop.run_until_complete(self._client.close())
@@ -237,8 +248,6 @@ class Fetcher:
         broken = self._breaker.note(host, outcome)
         if broken is not None:
             what, way_out = self._breaker.describe(broken)
-            self._breaker.forget()
-            self._resolver.forget_failures()
             raise PauseError(f"{what} hosts", way_out)
 
 

@@ -115,7 +115,7 @@ def retried(store: str, name: str, fetch: Any = FETCH) -> Artifact:
     intake = Intake(fetch)
     old = retry.failed_version(store, name)
     draft = retry.retry_draft(store, old, intake)
-    expected = tuple(retry.expected_columns(old.settings))
+    expected = retry.promises(old.settings)
     work = retry.RetryWork(draft.url, old.url, intake, expected)
     items = retry.retry_items(old)
     return run_stage("retry", {"": draft}, items, work, InlineRunner(), SilentDisplay())[""]
@@ -215,3 +215,32 @@ def test_a_resolver_that_comes_back_leaves_no_false_failure(
     assert made.totals["kept"] == 200
     [paused] = [line for line in said if "paused" in line]
     assert "dns" in paused and "data.fetch.resolvers" in paused
+
+
+def test_faces_are_blurred_by_the_boxes_of_the_table(server: FaultServer, tmp_path: Path) -> None:
+    boxes: list[list[list[float]] | None] = [[[0.2, 0.2, 0.8, 0.8]], [], None]
+    urls = [server.url(f"/ok/{n}.jpg") for n in range(3)]
+    table = write_table(tmp_path / "t.parquet", urls, face_bboxes=boxes)
+    resize = ResizeSettings.model_validate({"blur": "face_bboxes"})
+    made = ingest(str(tmp_path / "store"), table, resize=resize)
+    images = [sample.image for sample in Dataset(made).samples(0)]
+    assert images[0] != jpeg(0) and images[1:] == [jpeg(1), jpeg(2)]
+    first = rows_of(made)[0]
+    assert first["sha256"] == hashlib.sha256(jpeg(0)).hexdigest()
+    assert (first["width"], first["original_width"]) == (48, 48)
+
+
+def test_promised_hashes_hold_also_when_tried_again(tmp_path: Path) -> None:
+    with FaultServer() as server:
+        urls = [server.url(f"/status/503/{n}.jpg?times=1") for n in range(2)]
+        good = hashlib.sha256(jpeg(0)).hexdigest()
+        table = write_table(tmp_path / "t.parquet", urls, sha256=[good, good])
+        sources = [SourceSettings.model_validate({"urls": table, "expected": "sha256"})]
+        intake = Intake(FETCH.model_copy(update={"retries": 0}))
+        store = str(tmp_path / "store")
+        draft = ingest_draft(store, "pool", sources, "x", 10, intake)
+        items, work = ingest_items(sources, 10), IngestWork(draft.url, intake)
+        first = run_stage("i", {"": draft}, items, work, InlineRunner(), SilentDisplay())[""]
+        assert first.totals["dropped"] == {outcomes.SERVER_ERROR: 2}
+        second = retried(store, first.digest)
+        assert second.totals["dropped"] == {outcomes.HASH_MISMATCH: 1}
