@@ -4,7 +4,7 @@ Layouts: JPEG by ITU-T T.81 annex B, PNG by RFC 2083, WebP by RFC 9649.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 FORMATS = ("jpg", "png", "webp")  # what a dataset version may hold
 LARGEST = 2**31 - 1  # pixels of a side; PNG allows no more, and a column holds no more
@@ -26,8 +26,7 @@ _METADATA = (b"eXIf", b"exif", b"EXIF", b"XML:com.adobe.xmp", b"XMP ")  # PNG's 
 _NO_LENGTH = frozenset((0x01, *range(0xD0, 0xD8)))
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """format: "jpg", "png", "webp", another image format's name, or None: no image.
 
     width, height: pixels as stored, before any EXIF orientation; None where they cannot be read.

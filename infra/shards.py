@@ -5,6 +5,7 @@ never unpacks to disk, follows no link, and takes only members whose extension i
 """
 
 import lzma
+import re
 import tarfile
 import zlib
 from collections.abc import Collection, Generator, Iterator, Mapping
@@ -175,25 +176,24 @@ def _read_ordinary(
     Most are. What happens to them here is what `members` and `_take` would do, at a third of the
     time. Returns the sample that is still open.
     """
-    buffer, before = stream.buffer, stream.before
-    at = stream.at + -(before + stream.at) % BLOCK
-    while at + BLOCK <= stream.end and not state.seeking:
+    buffer, before, limit = stream.buffer, stream.before, stream.end
+    begin = at = stream.at + -(before + stream.at) % BLOCK
+    while at + BLOCK <= limit and not state.seeking:
         try:
             name, size, kind = parse(buffer[at : at + BLOCK])
         except DamagedError:
             break
         start, end = at + BLOCK, at + BLOCK + size
         after = end + -size % BLOCK
-        if after > stream.end or size > MEMBER_LIMIT or kind not in _ORDINARY:
+        if after > limit or size > MEMBER_LIMIT or kind not in _ORDINARY:
             break
         if kind == PAX and not _says_nothing(bytes(buffer[start:end])):
             break
-        stream.at = at = after
-        state.first = state.closed = False
+        at = after
         if kind == PAX:
             continue
         key, extension = split_name(name)
-        if _hidden(name, key):
+        if (not key or key[-1] == "/") and _hidden(name, key):
             continue
         if key != group.key:
             if group.key is not None:
@@ -201,14 +201,24 @@ def _read_ordinary(
             group = _Group(key, {}, {})
         if wanted is None or extension in wanted:
             group.add(extension, bytes(buffer[start:end]), before + start if plain else None)
+    if at > begin:
+        stream.at = at
+        state.first = state.closed = False
     return group
 
 
 _ORDINARY = REGULAR + PAX
 
 
+# What Python writes for a time that is no whole second, before every member.
+_ONLY_TIME = re.compile(rb"(\d+) mtime=[\d.]+\n")
+
+
 def _says_nothing(data: bytes) -> bool:
     """Whether a pax header is whole and changes neither the name nor the size of its member."""
+    only = _ONLY_TIME.fullmatch(data)
+    if only is not None and int(only[1]) == len(data):
+        return True
     try:
         records = pax_records(data)
     except DamagedError:

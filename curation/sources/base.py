@@ -202,6 +202,8 @@ def from_members(source: str, members: Mapping[str, bytes]) -> Record:
 def _wrong_members(members: Mapping[str, bytes], images: int) -> str | None:
     """Why these members are no sample, whatever they hold: too few or too many, or unread."""
     marks = [name.partition("#") for name in members if "#" in name]
+    if images == 1 and not marks:
+        return None
     if any(mark == "too_large" for _, _, mark in marks):
         return MEMBER_TOO_LARGE
     if any(mark == "link" for _, _, mark in marks):

@@ -42,9 +42,12 @@ class TarUnit:
             with filesystem.open_read(self.url) as file:
                 copy = self.copy or not _seekable(file)
                 for sample in read_tar(file, base.EXTENSIONS):
-                    for record in self._records(sample, copy):
-                        count += 1
-                        yield record
+                    if sample.error is None:
+                        records = [self._whole(sample, copy)]
+                    else:
+                        records = self._broken(sample, copy)
+                    count += len(records)
+                    yield from records
             if filesystem.state(self.url) != before:
                 raise SluiceError(
                     f"{self.url} changed while it was read",
@@ -67,26 +70,23 @@ class TarUnit:
         if not count:
             yield Record(self.label, reason=EMPTY)
 
-    def _records(self, sample: TarSample, copy: bool) -> Iterator[Record]:
-        """The record of a sample, and one more where the tar broke after a whole sample."""
-        source = f"{self.label}#{sample.key}" if sample.key else self.label
-        if sample.error is None:
-            yield self._whole(source, sample, copy)
-            return
-        broken = Record(source, reason=sample.error)
-        if sample.members:
-            record = self._whole(source, sample, copy)
-            if record.reason is None:
-                yield record
-                broken = replace(broken, source=f"{self.label}, after {sample.key}")
-            elif record.reason in _MISSING:
-                broken = replace(record, reason=sample.error)
-            else:
-                yield record
-        yield broken
+    def _source(self, sample: TarSample) -> str:
+        return f"{self.label}#{sample.key}" if sample.key else self.label
 
-    def _whole(self, source: str, sample: TarSample, copy: bool) -> Record:
-        record = base.from_members(source, sample.members)
+    def _broken(self, sample: TarSample, copy: bool) -> list[Record]:
+        """The record of where the tar broke, after that of a sample which was whole before."""
+        broken = Record(self._source(sample), reason=sample.error)
+        if not sample.members:
+            return [broken]
+        record = self._whole(sample, copy)
+        if record.reason in _MISSING:
+            return [replace(record, reason=sample.error)]
+        if record.reason is None:
+            broken = replace(broken, source=f"{self.label}, after {sample.key}")
+        return [record, broken]
+
+    def _whole(self, sample: TarSample, copy: bool) -> Record:
+        record = base.from_members(self._source(sample), sample.members)
         if sample.offsets and not copy:
             record.key = sample.key
             for name, offset in sample.offsets.items():
