@@ -120,6 +120,7 @@ def timed(command: list[str], watched: bool = False) -> dict[str, float]:
     Processes whose parent is gone become ours, so that none is left out of the CPU time.
     """
     ctypes.CDLL(None).prctl(SUBREAPER, 1)
+    others = {child.pid for child in psutil.Process().children()}
     before, start, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), 0
     with tempfile.TemporaryFile() as noise:
         process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=noise)
@@ -127,9 +128,9 @@ def timed(command: list[str], watched: bool = False) -> dict[str, float]:
             peak = max(peak, largest(process))
             time.sleep(INTERVAL)
         code, seconds = process.wait(), time.monotonic() - start
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                os.wait()
+        for orphan in psutil.Process().children():
+            if orphan.pid not in others:
+                orphan.wait()
         noise.seek(0)
         assert code == 0, noise.read().decode()[-2000:]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
