@@ -152,8 +152,10 @@ def ingest_row(shard: int, number: int, record: Record) -> tuple[dict[str, Any],
     # A record without content still needs an identity: then it is where it stood.
     content = image or record.caption or record.url
     fallback = None if content else record.source.encode()
+    sha256 = _sha256(record)
+    known_hash = sha256 if image else None
     row = {
-        "uid": make_uid(record.url, record.caption, image or fallback, record.uid),
+        "uid": make_uid(record.url, record.caption, image or fallback, record.uid, known_hash),
         "shard": shard,
         "row": number,
         "status": "ok" if reason is None else "rejected",
@@ -162,7 +164,7 @@ def ingest_row(shard: int, number: int, record: Record) -> tuple[dict[str, Any],
         "source": record.source,
         "url": record.url,
         "caption": record.caption,
-        "sha256": _sha256(record),
+        "sha256": sha256,
         "bytes": len(image) if image is not None else None,
         "format": header.format,
         "width": header.width,

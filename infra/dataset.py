@@ -65,19 +65,25 @@ _UID = re.compile(r"[0-9a-fA-F]{32}")
 
 
 def make_uid(
-    url: str | None, caption: str | None, image: bytes | None, given: str | None = None
+    url: str | None,
+    caption: str | None,
+    image: bytes | None,
+    given: str | None = None,
+    sha256: str | None = None,
 ) -> str:
     """The identity of a sample, 32 hex characters, from its content and not its position.
 
     `given` where the source has a uid of this form (DataComp's); else the first 128 bits of
     SHA-256 over URL, NUL and caption; without a URL over the image bytes, or over the caption
-    where there is no image either.
+    where there is no image either. sha256: of the original image bytes, where it is known.
     """
     if given and _UID.fullmatch(given):
         return given.lower()
     content = (caption or "").encode("utf-8", "surrogatepass")
     if url:
         content = url.encode("utf-8", "surrogatepass") + b"\0" + content
+    elif image and sha256:
+        return sha256[:32]
     elif image:
         content = image
     return hashlib.sha256(content).hexdigest()[:32]
