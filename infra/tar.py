@@ -223,10 +223,11 @@ def members(stream: Stream, state: State) -> Iterator[Header | None]:
         except DamagedError:
             if state.first:
                 raise
-            if not state.seeking:
-                yield None
+            known = state.seeking
             state.seeking, state.closed = True, False
             name, size = "", -1
+            if not known:
+                yield None
             continue
         state.whole()
         yield Header(name or stated[0], size if size >= 0 else stated[1], stated[2], stated)

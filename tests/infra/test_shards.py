@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import random
 import tarfile
 import time
 
@@ -231,3 +232,59 @@ def test_a_disk_that_fails_is_no_damaged_tar() -> None:
 
     with pytest.raises(OSError, match="Input/output"):
         list(read_tar(Failing(write(PLAIN))))
+
+
+# ---- the quick way through ordinary members, and the careful one ----
+
+
+def mutated(rng: random.Random) -> bytes:
+    """A tar of one of the usual writers, with bytes changed, cut out or put in."""
+    buffer = io.BytesIO()
+    form = rng.choice((tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for number in range(rng.randrange(1, 6)):
+            key = rng.choice(
+                ("{:03d}", "a/b.c/{:03d}", "x" * 60 + "/" + "y" * 60 + "{:03d}", ".{:03d}")
+            )
+            for extension in rng.sample(("jpg", "txt", "json", "JPG", "seg.png"), 3):
+                data = rng.randbytes(rng.choice((0, 5, 511, 512, 513, 3000)))
+                info = tarfile.TarInfo(f"{key.format(number)}.{extension}")
+                info.size = len(data)
+                info.mtime = rng.choice((0, 1.5))
+                info.type = rng.choice((tarfile.REGTYPE,) * 9 + (tarfile.SYMTYPE,))
+                tar.addfile(info, io.BytesIO(data))
+    data = bytearray(buffer.getvalue())
+    for _ in range(rng.choice((0, 0, 1, 1, 2, 5))):
+        at = rng.choice((rng.randrange(len(data)), 512 * rng.randrange(len(data) // 512)))
+        piece = rng.choice((rng.randbytes(1), rng.randbytes(600), bytes(512), b"7"))
+        how = rng.choice("+-~~~")
+        data[at : at + (0 if how == "+" else len(piece))] = b"" if how == "-" else piece
+    return bytes(data)
+
+
+def agree(count: int, seed: int) -> None:
+    """Both ways, and any size of buffer, give the same samples at the same places."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        data = mutated(rng)
+        found = [(read, read.offsets) for read in read_tar(io.BytesIO(data))]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shards, "_ORDINARY", b"")
+            assert [(read, read.offsets) for read in read_tar(io.BytesIO(data))] == found
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("infra.tar.CHUNK", 1024)
+            assert [(read, read.offsets) for read in read_tar(io.BytesIO(data))] == found
+        for read, offsets in found:
+            for name, offset in offsets.items():
+                content = read.members[name]
+                assert data[offset : offset + len(content)] == content
+                assert shards.is_member(data[offset - 512 : offset], read.key, len(content))
+
+
+def test_the_quick_way_is_the_careful_way() -> None:
+    agree(150, 0)
+
+
+@pytest.mark.slow
+def test_the_quick_way_is_the_careful_way_for_2000_mutated_tars() -> None:
+    agree(2000, 1)
