@@ -227,9 +227,13 @@ class ShardWriter:
         if image is not None:
             number, tar, _ = self._own or self._open()
             key = sample_key(self._shard, row["row"])
-            offset = tar.add(f"{key}.{row['format']}", image)
-            tar.add(f"{key}.txt", (row["caption"] or "").encode())
-            tar.add(f"{key}.json", _sidecar(key, row))
+            offset = tar.add_all(
+                [
+                    (f"{key}.{row['format']}", image),
+                    (f"{key}.txt", (row["caption"] or "").encode()),
+                    (f"{key}.json", _sidecar(key, row)),
+                ]
+            )
             place = {"key": key, "tar": number, "offset": offset, "bytes": len(image)}
             row = {**row, **place}
         whole = len(row) == len(ROWS)

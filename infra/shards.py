@@ -8,7 +8,7 @@ import lzma
 import re
 import tarfile
 import zlib
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -17,6 +17,7 @@ from infra.tar import (
     LINKS,
     PAX,
     REGULAR,
+    ZEROS,
     CutShortError,
     DamagedError,
     Header,
@@ -235,9 +236,15 @@ class TarWriter:
 
     def add(self, name: str, data: bytes) -> int:
         """Write a member; where its data starts."""
-        header, padding = _header_bytes(name, len(data)), -len(data) % BLOCK
-        start = self._written + len(header)
-        self._write(b"".join((header, data, bytes(padding))))
+        return self.add_all([(name, data)])
+
+    def add_all(self, members: Iterable[tuple[str, bytes]]) -> int:
+        """Write several members in one go; where the data of the first starts."""
+        pieces: list[bytes] = []
+        for name, data in members:
+            pieces += (_header_bytes(name, len(data)), data, ZEROS[: -len(data) % BLOCK])
+        start = self._written + len(pieces[0])
+        self._write(b"".join(pieces))
         return start
 
     def close(self) -> None:
@@ -256,8 +263,14 @@ def _header_bytes(name: str, size: int) -> bytes:
         info = tarfile.TarInfo(name)
         info.size, info.mode = size, MODE
         return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-    start = name.encode().ljust(100, b"\0") + b"%07o\0%07o\0%07o\0" % (MODE, 0, 0)
-    start += b"%011o\0%011o\0" % (size, 0)
-    rest = b"0".ljust(101, b"\0") + b"ustar\x0000"
-    checksum = sum(start) + sum(rest) + 8 * ord(" ")
-    return (start + b"%06o\0 " % checksum + rest).ljust(BLOCK, b"\0")
+    path, octal = name.encode(), b"%011o" % size
+    checksum = sum(path) + sum(octal) + _FIXED_SUM
+    filled = path + ZEROS[: 100 - len(path)]
+    return b"%b%b%b%b%06o\0 %b" % (filled, _OWNER, octal, _TIME, checksum, _REST)
+
+
+# What is the same in every header: mode, owner and group; time; type, magic and what follows.
+_OWNER = b"%07o\0%07o\0%07o\0" % (MODE, 0, 0)
+_TIME = b"\0%011o\0" % 0
+_REST = (b"0".ljust(101, b"\0") + b"ustar\x0000").ljust(BLOCK - 156, b"\0")
+_FIXED_SUM = sum(_OWNER) + sum(_TIME) + sum(_REST) + 8 * ord(" ")

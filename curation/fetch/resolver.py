@@ -44,12 +44,14 @@ class Resolver:
 
     async def resolve(self, host: str) -> Answer:
         """The addresses of a host; never raises."""
-        literal = host_address(host)
-        if literal is not None:
-            return self._permitted([literal])
         known = self._known.get(host)
         if known is not None and known[0] > time.monotonic():
             return known[1]
+        literal = host_address(host)
+        if literal is not None:
+            answer = self._permitted([literal])
+            self._keep(host, answer, TTL)
+            return answer
         asked = self._asked.get(host)
         if asked is None:
             asked = self._asked[host] = asyncio.ensure_future(self._ask(host))
@@ -63,11 +65,14 @@ class Resolver:
         finally:
             del self._asked[host]
         answer = self._permitted(addresses)
-        self._known[host] = time.monotonic() + kept, answer
+        self._keep(host, answer, kept)
+        return answer
+
+    def _keep(self, host: str, answer: Answer, seconds: float) -> None:
+        self._known[host] = time.monotonic() + seconds, answer
         self._known.move_to_end(host)
         if len(self._known) > CACHED:
             self._known.popitem(last=False)
-        return answer
 
     def forget_failures(self) -> None:
         """Ask again for what could not be resolved: the resolver may be back."""
