@@ -1,4 +1,4 @@
-"""Write the README's tables of figures from results/*.json, between their markers.
+"""Write the READMEs' tables of figures from results/*.json, between their markers.
 
 Run: python tests/bench/tables.py
 """
@@ -95,6 +95,51 @@ def startup() -> str:
     )
 
 
+def ingest() -> str:
+    found = load("ingest")
+    sizes, memory = found["sizes"], found["memory"]
+    lines = [
+        f"Against {found['peer']}, {sizes['workers']} processes each on "
+        f"{found['machine']['cores']} cores, JPEGs of {sizes['side']} pixels from nginx on "
+        f"loopback, beyond start-up; medians of {sizes['runs']} runs (`tests/bench/ingest.py`, "
+        f"commit {found['commit']}).",
+        "",
+        "| work | CPU-seconds for 1,000 | of the peer's | images a second | times the peer's |",
+        "|---|---|---|---|---|",
+    ]
+    names = {"store": "bytes as they are", "crop": f"center crop {sizes['side']}, quality 95"}
+    for mode, figures in found["modes"].items():
+        ours, ratio = figures["ours"], figures["ratio"]
+        lines.append(
+            f"| {names[mode]} | {ours['cpu_seconds_per_1000']:.2f} | "
+            f"{ratio['cpu_seconds_per_1000']:.2f} | {ours['images_per_second']:,.0f} | "
+            f"{ratio['images_per_second']:.2f} |"
+        )
+    crop = found["modes"]["crop"]
+    lines += [
+        "",
+        f"Start-up: {crop['ours']['start_up_seconds']:.1f} s and "
+        f"{crop['ours']['start_up_cpu_seconds']:.1f} CPU-seconds, without Prefect; the peer's "
+        f"{crop['img2dataset']['start_up_seconds']:.1f} s and "
+        f"{crop['img2dataset']['start_up_cpu_seconds']:.1f}. A worker takes "
+        f"{memory['peak_mb_of_a_worker']} MB, its child process included, on the first "
+        f"{memory['shards_fetched']} shards of a table of {memory['rows']:,} rows.",
+    ]
+    return "\n".join(lines)
+
+
+def tars() -> str:
+    found = load("tars")
+    shares = ", ".join(
+        f"{each['ingest']:.2f} at {found['sizes'][name]} pixels"
+        for name, each in found["of_the_limit"].items()
+    )
+    return (
+        "Existing tars give rows, statistics and hashes at this share of the speed of reading and "
+        f"hashing them with nothing else: {shares} (`tests/bench/tars.py`)."
+    )
+
+
 def place(text: str, name: str, table: str) -> str:
     """`text` with `table` between <!-- name --> and <!-- /name -->."""
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
@@ -104,4 +149,6 @@ def place(text: str, name: str, table: str) -> str:
 
 
 if __name__ == "__main__":
+    FETCH = README.parent / "curation" / "fetch" / "README.md"
     README.write_text(place(README.read_text(), "demo", demo()))
+    FETCH.write_text(place(FETCH.read_text(), "ingest", f"{ingest()}\n\n{tars()}"))

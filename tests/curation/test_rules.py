@@ -204,3 +204,12 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) ->
 def test_a_threshold_below_the_stored_pairs_is_refused() -> None:
     with pytest.raises(ValidationError, match="lower the floor"):
         DedupSettings(near=0.8, floor=0.9)
+
+
+def test_a_rule_may_look_into_what_rode_along() -> None:
+    """LAION's columns are in `meta`, as JSON."""
+    metas = ['{"NSFW":"UNLIKELY","punsafe":0.1}', '{"punsafe":0.9}', '{"WIDTH":3}', None]
+    rules = [rule("unsafe", score="CAST(meta->>'punsafe' AS DOUBLE)", max=0.5)]
+    found = apply_rules(rules, pa.table({"rows.meta": metas})).to_pydict()
+    assert found["reason"] == [None, "unsafe", "unsafe", "unsafe"]
+    assert found["score"] == [None, 0.9, None, None]
