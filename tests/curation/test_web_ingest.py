@@ -1,6 +1,7 @@
 """A table of URLs becomes a version in which every row has one outcome, whatever the web does."""
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -77,19 +78,19 @@ def test_killed_at_random_it_ends_with_the_same_bytes(
     urls = [*mixed(server, 200)[0], server.url("/slow-body/7?pause=0.01")]
     table = write_table(tmp_path / "t.parquet", urls)
     expected = ingest(str(tmp_path / "undisturbed"), table)
-    rng, done = random.Random(kills), 0
+    rng, done, stores = random.Random(kills), 0, itertools.count()
     command = [sys.executable, "-m", "tests.curation.web", table]
     while done < kills:
-        store = tmp_path / f"store-{done}"
+        store = tmp_path / f"store-{next(stores)}"
         while True:
             process = subprocess.Popen([*command, str(store), "2"], start_new_session=True)
             try:
-                process.wait(rng.uniform(1.0, 4.0))
+                process.wait(rng.uniform(0.8, 2.5))
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 done += 1
-                if done < kills and rng.random() < 0.7:
+                if done < kills and rng.random() < 0.85:
                     continue
             break
         made = ingest(str(store), table)
