@@ -165,7 +165,7 @@ class Client:
         self._multi = AsyncCurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, max(settings.connections, IDLE))
         self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_NOTHING)
-        self._free: list[pycurl.Curl] = []
+        self._free: list[_Handle] = []
         self._options: list[tuple[int, Any]] = [
             (pycurl.NOSIGNAL, 1),
             (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
@@ -193,23 +193,22 @@ class Client:
         limit: bytes of the body, unpacked; more is TOO_LARGE or, where it may be `cut`, left.
         refuse: of what the header says, the outcome to stop with.
         """
-        exchange, curl = _Exchange(limit, refuse, cut), self._handle()
-        refused: list[str] = []
+        exchange, handle = _Exchange(limit, refuse, cut), self._handle()
+        curl = handle.curl
         curl.setopt(pycurl.URL, target.url)
         curl.setopt(pycurl.HEADERFUNCTION, exchange.header)
         curl.setopt(pycurl.WRITEFUNCTION, exchange.write)
-        if self._settings.proxy is None:
+        if self._settings.proxy is None and target.host not in addresses:
             curl.setopt(pycurl.RESOLVE, [_resolved(target, addresses)])
-            curl.setopt(pycurl.OPENSOCKETFUNCTION, _opener(self._allowed, refused))
-        error = await self._perform(curl, exchange)
+        error = await self._perform(handle, exchange)
         response = exchange.finish(error)
-        if refused and error == pycurl.E_COULDNT_CONNECT:
+        if handle.refused and error == pycurl.E_COULDNT_CONNECT:
             response.outcome = outcomes.ADDRESS_REFUSED
         return response
 
-    async def _perform(self, curl: pycurl.Curl, exchange: _Exchange) -> int | None:
+    async def _perform(self, handle: "_Handle", exchange: _Exchange) -> int | None:
         """libcurl's error code, None for none; a handle that was broken off is not used again."""
-        future = self._multi.add_handle(curl)
+        future = self._multi.add_handle(handle.curl)
         patience = self._settings.connect_timeout + self._settings.first_byte_timeout
         timer = asyncio.get_running_loop().call_later(patience, future.cancel)
         exchange.begun = timer
@@ -224,16 +223,13 @@ class Client:
             return pycurl.E_OPERATION_TIMEDOUT
         finally:
             timer.cancel()
-        self._free.append(curl)
+        self._free.append(handle)
         return error
 
-    def _handle(self) -> pycurl.Curl:
-        if self._free:
-            return self._free.pop()
-        curl = pycurl.Curl()
-        for option, value in self._options:
-            curl.setopt(option, value)
-        return curl
+    def _handle(self) -> "_Handle":
+        handle = self._free.pop() if self._free else _Handle(self._allowed, self._options)
+        handle.refused = False
+        return handle
 
     async def close(self) -> None:
         await self._multi.aclose()
@@ -249,14 +245,22 @@ def _resolved(target: Target, addresses: Sequence[str]) -> str:
     return f"+{target.host.strip('[]')}:{target.port}:{','.join(written)}"
 
 
-def _opener(allowed: Allowed, refused: list[str]) -> Callable[[int, Any], Any]:
-    """libcurl asks this for the socket to an address: the last look before a connection."""
+class _Handle:
+    """One of libcurl's handles: what a request needs that the next one may use again."""
 
-    def open_socket(purpose: int, address: Any) -> Any:
+    def __init__(self, allowed: Allowed, options: Sequence[tuple[int, Any]]) -> None:
+        self.refused = False  # whether an address was, of the request under way
+        self._allowed = allowed
+        self.curl = pycurl.Curl()
+        for option, value in options:
+            self.curl.setopt(option, value)
+        if (pycurl.PROXY, "") in options:
+            self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+
+    def _open_socket(self, purpose: int, address: Any) -> Any:
+        """libcurl asks this for the socket to an address: the last look before a connection."""
         family, kind, protocol, place = address
-        if not allowed.permits(str(place[0])):
-            refused.append(str(place[0]))
-            return pycurl.SOCKET_BAD
-        return socket.socket(family, kind, protocol)
-
-    return open_socket
+        if self._allowed.permits(str(place[0])):
+            return socket.socket(family, kind, protocol)
+        self.refused = True
+        return pycurl.SOCKET_BAD

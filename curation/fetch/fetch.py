@@ -12,7 +12,6 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from curation import outcomes
@@ -113,10 +112,11 @@ class Fetcher:
     # ---- one record ----
 
     async def _record(self, record: Record, observed: Observed) -> Record:
-        """The record with its image or its reason; transient failures are tried again."""
+        """The same record, with its image or its reason; transient failures are tried again."""
         target = urls.parse(record.url or "")
         if target is None:
-            return replace(record, reason=outcomes.BAD_URL)
+            record.reason = outcomes.BAD_URL
+            return record
         start, attempt = time.monotonic(), 0
         while True:
             response = await self._image(target, record, observed)
@@ -128,12 +128,9 @@ class Fetcher:
             await asyncio.sleep(wait)
         observed.note(target.host, response.outcome, len(response.body), time.monotonic() - start)
         self._watch(target.host, response.outcome)
-        return replace(
-            record,
-            image=response.body if response.outcome is None else None,
-            reason=response.outcome,
-            http_status=response.status,
-        )
+        record.image = response.body if response.outcome is None else None
+        record.reason, record.http_status = response.outcome, response.status
+        return record
 
     def _wait(self, url: str, attempt: int, response: Response) -> float | None:
         """Seconds until the next attempt; None where there is to be none."""
