@@ -42,6 +42,7 @@ WORDS = {
         "redirect refused", "too many redirects, a circle of them, or one that leads nowhere"
     ),
     outcomes.TOO_LARGE: Words("too many bytes", "the file is larger than the settings allow"),
+    outcomes.FAILED_BEFORE: Words("failed before", "at another tool, which does not say why"),
     outcomes.TRUNCATED: Words("cut short", "the file ended before its end"),
     outcomes.NOT_AN_IMAGE: Words("not an image", "something else came, most often a web page"),
     outcomes.UNSUPPORTED_FORMAT: Words("other image format", "not JPEG, PNG or WebP"),
