@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from curation import outcomes
@@ -112,11 +113,10 @@ class Fetcher:
     # ---- one record ----
 
     async def _record(self, record: Record, observed: Observed) -> Record:
-        """The same record, with its image or its reason; transient failures are tried again."""
+        """The record with its image or its reason; transient failures are tried again."""
         target = urls.parse(record.url or "")
         if target is None:
-            record.reason = outcomes.BAD_URL
-            return record
+            return replace(record, reason=outcomes.BAD_URL)
         start, attempt = time.monotonic(), 0
         while True:
             response = await self._image(target, record, observed)
@@ -128,9 +128,17 @@ class Fetcher:
             await asyncio.sleep(wait)
         observed.note(target.host, response.outcome, len(response.body), time.monotonic() - start)
         self._watch(target.host, response.outcome)
-        record.image = response.body if response.outcome is None else None
-        record.reason, record.http_status = response.outcome, response.status
-        return record
+        return Record(  # and not `replace`, which takes ten times as long
+            record.source,
+            response.body if response.outcome is None else None,
+            record.caption,
+            record.url,
+            record.uid,
+            record.meta,
+            response.outcome,
+            record.expected,
+            response.status,
+        )
 
     def _wait(self, url: str, attempt: int, response: Response) -> float | None:
         """Seconds until the next attempt; None where there is to be none."""

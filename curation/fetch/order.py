@@ -19,7 +19,8 @@ class InOrder:
 
     def __init__(self, held: int = HELD) -> None:
         self._limit, self._held, self._next = held, 0, 0
-        self._waiting: dict[int, tuple[Record, tuple[int, int] | None]] = {}
+        # record, its bytes that count as held, and its place on disk
+        self._waiting: dict[int, tuple[Record, int, tuple[int, int] | None]] = {}
         self._spilled: IO[bytes] | None = None
 
     @property
@@ -27,24 +28,24 @@ class InOrder:
         return self._next in self._waiting
 
     def add(self, number: int, record: Record) -> None:
-        place = None
+        held, place = 0, None
         if record.image is not None and number != self._next:
             if self._held + len(record.image) > self._limit:
                 record, place = replace(record, image=None), self._spill(record.image)
             else:
-                self._held += len(record.image)
-        self._waiting[number] = record, place
+                held = len(record.image)
+        self._held += held
+        self._waiting[number] = record, held, place
 
     def take(self) -> Iterator[Record]:
         """All records whose turn has come."""
         while self.ready:
-            record, place = self._waiting.pop(self._next)
+            record, held, place = self._waiting.pop(self._next)
             self._next += 1
+            self._held -= held
             if place is not None and self._spilled is not None:
                 self._spilled.seek(place[0])
                 record = replace(record, image=self._spilled.read(place[1]))
-            elif record.image is not None:
-                self._held = max(self._held - len(record.image), 0)
             yield record
 
     def _spill(self, image: bytes) -> tuple[int, int]:

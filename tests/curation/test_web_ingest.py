@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from curation import outcomes, retry
@@ -245,3 +246,24 @@ def test_promised_hashes_hold_also_when_tried_again(tmp_path: Path) -> None:
         assert first.totals["dropped"] == {outcomes.SERVER_ERROR: 2}
         second = retried(store, first.digest)
         assert second.totals["dropped"] == {outcomes.HASH_MISMATCH: 1}
+
+
+def test_a_sample_that_a_subset_repeats_is_fetched_for_each_of_its_rows(tmp_path: Path) -> None:
+    """One of two requests for the same URL fails: one row has the image, and no other's."""
+    uids = [f"{n:032x}" for n in range(8)]
+    twice = np.array([(0, n) for n in sorted([*range(8), *range(8)])], "u8,u8")
+    np.save(tmp_path / "subset.npy", twice)
+    with FaultServer() as server:
+        urls = [server.url(f"/status/404/{n}.jpg?times=1") for n in range(8)]
+        table = write_table(tmp_path / "t.parquet", urls, uid=uids)
+        source = {"urls": table, "subset": str(tmp_path / "subset.npy")}
+        sources = [SourceSettings.model_validate(source)]
+        intake = Intake(FETCH, resize=ResizeSettings.model_validate({"verify": True}))
+        draft = ingest_draft(str(tmp_path / "store"), "pool", sources, "x", 10, intake)
+        items, work = ingest_items(sources, 10), IngestWork(draft.url, intake)
+        made = run_stage("i", {"": draft}, items, work, InlineRunner(), SilentDisplay())[""]
+    rows = rows_of(made)
+    assert [row["uid"] for row in rows] == [uid for uid in uids for _ in range(2)]
+    assert made.totals["dropped"] == {outcomes.NOT_FOUND: 8}
+    kept = {rows[sample.row]["uid"]: sample.image for sample in Dataset(made).samples(0)}
+    assert kept == {uid: jpeg(number) for number, uid in enumerate(uids)}

@@ -18,6 +18,8 @@ def test_any_order_in_gives_one_order_out(order: list[int], held: int) -> None:
     for number in order:
         ordered.add(number, record(number, number * 7 % 40))
         out += ordered.take()
+        waiting = [len(entry.image or b"") for entry, _, _ in ordered._waiting.values()]
+        assert sum(waiting) == ordered._held <= held
     ordered.close()
     assert out == [record(number, number * 7 % 40) for number in range(24)]
 
@@ -26,7 +28,7 @@ def test_what_waits_beyond_the_limit_waits_on_disk() -> None:
     ordered = InOrder(held=100)
     for number in range(1, 50):
         ordered.add(number, record(number, 50))
-    held = sum(len(entry.image or b"") for entry, _ in ordered._waiting.values())
+    held = sum(len(entry.image or b"") for entry, _, _ in ordered._waiting.values())
     assert held <= 100
     assert not ordered.ready
     ordered.add(0, record(0, 50))
