@@ -58,6 +58,9 @@ class Images:
         self._box = Sandbox(functools.partial(prepare_all, settings=resize, hashed=hashed))
         self._breaker, self._count = Breaker(), 0
 
+    def close(self) -> None:
+        self._box.close()
+
     def prepared(self, records: Iterator[Record]) -> Iterator[Record]:
         """The records in their order, each with its image as it is to be stored, or a reason.
 

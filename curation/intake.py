@@ -40,7 +40,7 @@ class Intake:
         if fetches:
             settings["fetch"] = self.fetch.policy()
         if self.lists != NO_LISTS:
-            settings["blocklists"] = _lists(self).digest
+            settings["blocklists"] = _tools(self).lists.digest
         if self.resize is not None:
             settings["resize"] = {"code": RESIZE, **self.resize.model_dump(mode="json")}
         return settings
@@ -61,27 +61,48 @@ def whole(
     observed: takes down what fetching does; None where no record is to be fetched. Raises
     PauseError where the network, or an image library, is broken.
     """
-    lists = _lists(intake)
+    tools = _tools(intake)
     if observed is not None:
-        records = _fetcher(intake).fetched(records, observed)
-    elif not lists.empty:
-        records = (_listed(record, lists) for record in records)
-    return _images(intake).prepared(records) if intake.decodes else records
+        records = tools.fetcher.fetched(records, observed)
+    elif not tools.lists.empty:
+        records = (_listed(record, tools.lists) for record in records)
+    return tools.images.prepared(records) if intake.decodes else records
 
 
-@functools.lru_cache(maxsize=1)
-def _lists(intake: Intake) -> Blocklists:
-    return Blocklists.load(intake.lists)
+class _Tools:
+    """What is costly to start for one intake, started when it is first wanted."""
+
+    def __init__(self, intake: Intake) -> None:
+        self.intake = intake
+
+    @functools.cached_property
+    def lists(self) -> Blocklists:
+        return Blocklists.load(self.intake.lists)
+
+    @functools.cached_property
+    def fetcher(self) -> Fetcher:
+        return Fetcher(self.intake.fetch, self.lists)
+
+    @functools.cached_property
+    def images(self) -> Images:
+        return Images(self.intake.resize, self.lists)
+
+    def close(self) -> None:
+        for name in ("fetcher", "images"):
+            if name in self.__dict__:
+                getattr(self, name).close()
 
 
-@functools.lru_cache(maxsize=1)
-def _fetcher(intake: Intake) -> Fetcher:
-    return Fetcher(intake.fetch, _lists(intake))
+_kept: list[_Tools] = []  # of this process, one at most
 
 
-@functools.lru_cache(maxsize=1)
-def _images(intake: Intake) -> Images:
-    return Images(intake.resize, _lists(intake))
+def _tools(intake: Intake) -> _Tools:
+    """The tools of an intake; those of another one before it are put away."""
+    if not (_kept and _kept[0].intake == intake):
+        while _kept:
+            _kept.pop().close()
+        _kept.append(_Tools(intake))
+    return _kept[0]
 
 
 def _listed(record: Record, lists: Blocklists) -> Record:

@@ -1,14 +1,22 @@
 """Images go through the child process in groups; only the one at fault is refused."""
 
 import hashlib
+import io
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
+from PIL import Image
+from skimage import data
 
 from curation import images, outcomes
 from curation.fetch.blocklist_settings import BlocklistSettings
 from curation.fetch.blocklists import Blocklists
 from curation.images import Images
+from curation.intake import Intake, _tools, whole
+from curation.perceptual import phash
 from curation.resize_settings import ResizeSettings
 from curation.sandbox import Sandbox
 from curation.sources.base import Original, Record
@@ -24,7 +32,7 @@ def worked() -> Iterator[Images]:
     made = Images(None, NO_LISTS)
     made._box = Sandbox(hostile.prepare_all)
     yield made
-    made._box.close()
+    made.close()
 
 
 def test_only_the_image_at_fault_is_refused_and_order_is_kept(worked: Images) -> None:
@@ -49,7 +57,7 @@ def test_broken_images_alone_do_not_stop_a_run() -> None:
     made = Images(ResizeSettings.model_validate({"mode": "keep_ratio", "size": 8}), NO_LISTS)
     broken = [Record(str(n), image=jpeg(1)[:300]) for n in range(200)]
     assert all(record.reason for record in made.prepared(iter(broken)))
-    made._box.close()
+    made.close()
 
 
 def test_a_library_that_decodes_nothing_stops_it(worked: Images) -> None:
@@ -60,16 +68,7 @@ def test_a_library_that_decodes_nothing_stops_it(worked: Images) -> None:
             list(worked.prepared(broken))
 
 
-def test_pictures_like_a_listed_one_are_refused(tmp_path: object) -> None:
-    import io
-    from pathlib import Path
-
-    import numpy as np
-    from PIL import Image
-    from skimage import data
-
-    from curation.perceptual import phash
-
+def test_pictures_like_a_listed_one_are_refused(tmp_path: Path) -> None:
     def coded(quality: int, flip: bool = False) -> bytes:
         picture, buffer = Image.fromarray(data.astronaut()), io.BytesIO()
         if flip:
@@ -78,7 +77,7 @@ def test_pictures_like_a_listed_one_are_refused(tmp_path: object) -> None:
         return buffer.getvalue()
 
     grey = Image.fromarray(np.asarray(data.astronaut())).convert("L")
-    listed = Path(str(tmp_path), "phash.txt")
+    listed = tmp_path / "phash.txt"
     listed.write_text(f"{int(phash([grey])[0]):016x}\n")
     lists = Blocklists.load(BlocklistSettings.model_validate({"phash": str(listed)}))
     made = Images(None, lists)
@@ -86,4 +85,15 @@ def test_pictures_like_a_listed_one_are_refused(tmp_path: object) -> None:
                Record("c", image=coded(90, flip=True))]  # fmt: skip
     found = [record.reason for record in made.prepared(iter(records))]
     assert found == [outcomes.BLOCKLISTED, outcomes.BLOCKLISTED, None]
-    made._box.close()
+    made.close()
+
+
+def test_another_intake_puts_the_processes_of_the_last_one_away() -> None:
+    settings = ({"mode": "keep_ratio", "size": 8}, {"mode": "keep_ratio", "size": 9})
+    boxes = []
+    for each in settings:
+        chosen = Intake(resize=ResizeSettings.model_validate(each))
+        assert len(list(whole(iter([Record("a", image=jpeg(1))]), chosen))) == 1
+        boxes.append(psutil.Process(_tools(chosen).images._box.pid))
+    assert not boxes[0].is_running() or boxes[0].status() == psutil.STATUS_ZOMBIE
+    assert boxes[1].is_running()
