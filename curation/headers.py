@@ -24,6 +24,7 @@ _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _END, _SCAN, _APP1 = 0xD9, 0xDA, 0xE1
 _METADATA = (b"eXIf", b"exif", b"EXIF", b"XML:com.adobe.xmp", b"XMP ")  # PNG's and WebP's chunks
 _NO_LENGTH = frozenset((0x01, *range(0xD0, 0xD8)))
+_SPECIAL = _START_OF_FRAME | _NO_LENGTH | {_END, _SCAN, 0xFF}  # not just to be passed over
 
 
 class Header(NamedTuple):
@@ -88,18 +89,19 @@ def _segments(data: bytes) -> Iterator[tuple[int, int]]:
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
     at, last = 2, len(data) - 9
-    while at <= last and data[at] == 0xFF:  # as `_segments`, which takes twice the time
+    while at <= last and data[at] == 0xFF:  # as `_segments`, which takes three times as long
         marker = data[at + 1]
-        if marker in _START_OF_FRAME:
+        if marker not in _SPECIAL:
+            length = data[at + 2] << 8 | data[at + 3]
+            at += 2 + length if length > 2 else 4
+        elif marker in _START_OF_FRAME:
             return data[at + 7] << 8 | data[at + 8], data[at + 5] << 8 | data[at + 6]
-        if marker == 0xFF:
+        elif marker == 0xFF:
             at += 1
         elif marker in _NO_LENGTH:
             at += 2
-        elif marker in (_END, _SCAN):
-            break
         else:
-            at += 2 + max(data[at + 2] << 8 | data[at + 3], 2)
+            break
     return 0, 0
 
 

@@ -201,9 +201,9 @@ def from_members(source: str, members: Mapping[str, bytes]) -> Record:
 
 def _wrong_members(members: Mapping[str, bytes], images: int) -> str | None:
     """Why these members are no sample, whatever they hold: too few or too many, or unread."""
-    marks = [name.partition("#") for name in members if "#" in name]
-    if images == 1 and not marks:
+    if images == 1 and "#" not in "".join(members):
         return None
+    marks = [name.partition("#") for name in members if "#" in name]
     if any(mark == "too_large" for _, _, mark in marks):
         return MEMBER_TOO_LARGE
     if any(mark == "link" for _, _, mark in marks):
@@ -222,11 +222,12 @@ def text_of(value: Any) -> str | None:
 
 def _caption(data: bytes | None, facts: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """The caption without white space around it, and why there is none."""
+    reason = None
     if data is None:
-        text, reason = text_of(facts.get("caption")) or text_of(facts.get("text")) or "", None
+        text = text_of(facts.get("caption")) or text_of(facts.get("text")) or ""
     else:
         try:
-            text, reason = data.decode().removeprefix("\ufeff"), None
+            text = data.decode().removeprefix("\ufeff")
         except UnicodeDecodeError:
             text, reason = data.decode("utf-8", "replace"), CAPTION_NOT_UTF8
     text = text.strip()

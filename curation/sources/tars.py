@@ -43,11 +43,12 @@ class TarUnit:
                 copy = self.copy or not _seekable(file)
                 for sample in read_tar(file, base.EXTENSIONS):
                     if sample.error is None:
-                        records = [self._whole(sample, copy)]
+                        count += 1
+                        yield self._whole(sample, copy)
                     else:
                         records = self._broken(sample, copy)
-                    count += len(records)
-                    yield from records
+                        count += len(records)
+                        yield from records
             if filesystem.state(self.url) != before:
                 raise SluiceError(
                     f"{self.url} changed while it was read",
