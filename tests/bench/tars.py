@@ -28,7 +28,7 @@ from infra.shards import TarWriter, read_tar
 
 SAMPLES = 2000
 TURNS, DECODING_TURNS = 60, 7  # of reading, a fraction of a second each; of decoding, seconds
-SIDES = {"small": 96, "middle": 256, "large": 384}  # pixels; LAION's are 384 after resizing
+SIDES = {"large": 384, "middle": 256, "small": 96}  # pixels; LAION's are 384 after resizing
 
 
 def write_tar(path: Path, side: int) -> None:
