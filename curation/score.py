@@ -9,13 +9,14 @@ Rows that cannot be scored (rejected at ingest, or undecodable) hold nulls and z
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from curation import decode
+from curation.columns import folder_digest, read_vectors, score_folder
 from curation.decode import PIXEL_LIMIT, Pixels
 from infra.artifacts import Part, Spec
 from infra.dataset import part_name, read_samples, read_table, write_table
@@ -25,6 +26,8 @@ from infra.samples import Sample
 from infra.stage import Draft
 
 BATCH = 256  # samples decoded at once
+NORM_TOLERANCE = 5e-3  # of a unit vector's length; float16 leaves a tenth of it
+NO_FOLDERS: Mapping[str, str] = {}
 
 Vectors = npt.NDArray[np.floating[Any]]
 
@@ -34,12 +37,14 @@ class Batch:
     """Some rows of one shard: the table (schema ROWS), and for each row what could be decoded.
 
     images: uint8 RGB [height, width, 3] or None; errors: why there is none, where decoding was
-    tried. Both are all None for scorers that read no images.
+    tried. Both are all None for scorers that read no images. vectors: what other scorers stored,
+    by SCORER/VECTOR, float16 [rows, dim], unit or all zero; those that some scorer reads.
     """
 
     rows: pa.Table
     images: Sequence[Pixels | None]
     errors: Sequence[str | None]
+    vectors: Mapping[str, Vectors] = field(default_factory=dict[str, Vectors])
 
     def __len__(self) -> int:
         return len(self.images)
@@ -64,13 +69,30 @@ class Scores:
 
 
 class Scorer(Protocol):
-    """One scorer; picklable. `code` is raised when the same input gives other scores."""
+    """One scorer; picklable.
 
-    name: ClassVar[str]
-    code: ClassVar[int]
-    reads_images: ClassVar[bool]
-    vectors: ClassVar[tuple[str, ...]]
-    columns: ClassVar[pa.Schema]  # known beforehand: rules are checked before any work
+    code: raised when the same input gives other scores. reads_vectors: what it wants of other
+    scorers, as SCORER/VECTOR. vectors: what it gives. columns: known beforehand, so that rules are
+    checked before any work.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def code(self) -> int: ...
+
+    @property
+    def reads_images(self) -> bool: ...
+
+    @property
+    def reads_vectors(self) -> tuple[str, ...]: ...
+
+    @property
+    def vectors(self) -> tuple[str, ...]: ...
+
+    @property
+    def columns(self) -> pa.Schema: ...
 
     def settings(self) -> Mapping[str, Any]:
         """Whatever else the scores depend on; never where something lies."""
@@ -80,15 +102,24 @@ class Scorer(Protocol):
 
 
 def score_draft(
-    dataset_url: str, dataset_digest: str, scorer: Scorer, pixel_limit: int = PIXEL_LIMIT
+    dataset_url: str,
+    dataset_digest: str,
+    scorer: Scorer,
+    pixel_limit: int = PIXEL_LIMIT,
+    folders: Mapping[str, str] = NO_FOLDERS,
 ) -> Draft:
-    """The score folder `<dataset_url>/scores/<name>-<digest>` to be."""
+    """The score folder `<dataset_url>/scores/<name>-<digest>` to be.
+
+    folders: those of the scorers whose vectors it reads, by name. Raises SluiceError where one of
+    them is not there.
+    """
     settings = {"scorer": scorer.name, "vectors": list(scorer.vectors), **scorer.settings()}
     if scorer.reads_images:
         settings["decode"] = {"pixel_limit": pixel_limit, "code": decode.CODE}
-    spec = Spec(
-        "scores", f"curation.scores.{scorer.name}", settings, (dataset_digest,), scorer.code
-    )
+    read = sorted({vector.partition("/")[0] for vector in scorer.reads_vectors})
+    digests = [folder_digest(score_folder(folders, name, scorer.name)) for name in read]
+    stage = f"curation.scores.{scorer.name}"
+    spec = Spec("scores", stage, settings, (dataset_digest, *digests), scorer.code)
     return Draft(join(dataset_url, "scores", f"{scorer.name}-{spec.digest}"), spec)
 
 
@@ -102,19 +133,34 @@ class ScoreWork:
     dataset_url: str
     scorers: Mapping[str, Scorer]
     pixel_limit: int = PIXEL_LIMIT
+    folders: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __call__(self, value: int, todo: list[str]) -> dict[str, Part]:
         """value: the shard's number. todo: names of `scorers`."""
         name = part_name(value)
         rows = read_table(join(self.dataset_url, "rows", f"{name}.parquet"))
         images = any(self.scorers[scorer].reads_images for scorer in todo)
+        vectors = {
+            vector: self._stored(vector, value)
+            for vector in sorted({v for name in todo for v in self.scorers[name].reads_vectors})
+        }
         scored: dict[str, list[Scores]] = {scorer: [] for scorer in todo}
-        for batch in self._batches(value, rows, images):
+        for batch in self._batches(value, rows, images, vectors):
             for scorer in todo:
                 scored[scorer].append(_checked(self.scorers[scorer], batch, name))
         return {scorer: self._write(name, scorer, pieces) for scorer, pieces in scored.items()}
 
-    def _batches(self, shard: int, rows: pa.Table, images: bool) -> Iterator[Batch]:
+    def _stored(self, name: str, shard: int) -> Vectors:
+        """The vectors SCORER/VECTOR of a shard; SluiceError where they are no embeddings."""
+        scorer, _, vector = name.partition("/")
+        folder = score_folder(self.folders, scorer, name)
+        vectors = read_vectors(self.dataset_url, folder, vector, shard)
+        place = join(self.dataset_url, "scores", folder, vector, f"{part_name(shard)}.npy")
+        return check_unit(vectors, place)
+
+    def _batches(
+        self, shard: int, rows: pa.Table, images: bool, vectors: Mapping[str, Vectors]
+    ) -> Iterator[Batch]:
         samples = read_samples(self.dataset_url, shard, rows) if images else iter(())
         waiting = next(samples, None)
         # A shard without rows still gives one batch, from which its empty columns are made.
@@ -129,17 +175,43 @@ class ScoreWork:
                     decoded.append((None, None))
             if images:
                 _check_samples(self.dataset_url, shard, piece, decoded, waiting)
-            yield Batch(piece, [image for image, _ in decoded], [error for _, error in decoded])
+            yield Batch(
+                piece,
+                [image for image, _ in decoded],
+                [error for _, error in decoded],
+                {name: array[start : start + BATCH] for name, array in vectors.items()},
+            )
 
     def _write(self, name: str, scorer: str, pieces: Sequence[Scores]) -> Part:
         digest = self.dataset_url.rstrip("/").rpartition("/")[2]
-        url = score_draft(self.dataset_url, digest, self.scorers[scorer], self.pixel_limit).url
+        draft = score_draft(
+            self.dataset_url, digest, self.scorers[scorer], self.pixel_limit, self.folders
+        )
+        url = draft.url
         columns = pa.concat_tables([piece.columns for piece in pieces]).combine_chunks()
         files = [write_table(url, f"columns/{name}.parquet", columns)]
         for vector in self.scorers[scorer].vectors:
             array = np.concatenate([piece.vectors[vector] for piece in pieces])
             files.append(_write_array(url, f"{vector}/{name}.npy", array.astype(np.float16)))
         return Part(name, tuple(files), columns.num_rows, columns.num_rows)
+
+
+def check_unit(vectors: Vectors, place: str) -> Vectors:
+    """Vectors [n, dim] as they are; SluiceError where one is neither of unit length nor zero.
+
+    Heads and thresholds are made for unit vectors: on others they give numbers that look like
+    scores. place: the file, for the message.
+    """
+    norms = np.linalg.norm(vectors.astype(np.float32), axis=1)
+    wrong = np.flatnonzero(~((norms == 0) | (np.abs(norms - 1) <= NORM_TOLERANCE)))
+    if len(wrong):
+        raise SluiceError(
+            f"{place}: row {wrong[0]} has norm {norms[wrong[0]]:.4g}, {len(wrong)} of {len(norms)} "
+            "rows are neither of unit length nor zero",
+            "normalise the embeddings before they are stored, or remove that score folder and run "
+            "again",
+        )
+    return vectors
 
 
 def _write_array(folder: str, path: str, array: npt.NDArray[np.float16]) -> FilePart:

@@ -5,7 +5,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,11 +54,12 @@ class ClipScorer:
     reference_url: str | None = None
     reference_digest: str | None = None
 
-    name: ClassVar[str] = "clip"
-    code: ClassVar[int] = 1
-    reads_images: ClassVar[bool] = True
-    vectors: ClassVar[tuple[str, ...]] = ("image", "text")
-    columns: ClassVar[pa.Schema] = pa.schema(
+    name = "clip"
+    code = 1
+    reads_images = True
+    reads_vectors = ()
+    vectors = ("image", "text")
+    columns = pa.schema(
         {"similarity": pa.float32(), "margin": pa.float32(), "best_reference": pa.float32()}
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +18,12 @@ class DescriptorScorer:
     Column `described`, bool: whether the row has a vector; a flat picture has none.
     """
 
-    name: ClassVar[str] = "descriptor"
-    code: ClassVar[int] = 1
-    reads_images: ClassVar[bool] = True
-    vectors: ClassVar[tuple[str, ...]] = ("pixels",)
-    columns: ClassVar[pa.Schema] = pa.schema({"described": pa.bool_()})
+    name = "descriptor"
+    code = 1
+    reads_images = True
+    reads_vectors = ()
+    vectors = ("pixels",)
+    columns = pa.schema({"described": pa.bool_()})
 
     def settings(self) -> Mapping[str, Any]:
         return {name.lower(): value for name, value in vars(pixels).items() if name.isupper()}

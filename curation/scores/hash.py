@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 from PIL import Image
@@ -20,13 +20,12 @@ class HashScorer:
     pixel_sha256   string, SHA-256 of height, width and the decoded RGB bytes
     """
 
-    name: ClassVar[str] = "hash"
-    code: ClassVar[int] = 1
-    reads_images: ClassVar[bool] = True
-    vectors: ClassVar[tuple[str, ...]] = ()
-    columns: ClassVar[pa.Schema] = pa.schema(
-        {"phash": pa.uint64(), "dhash": pa.uint64(), "pixel_sha256": pa.string()}
-    )
+    name = "hash"
+    code = 1
+    reads_images = True
+    reads_vectors = ()
+    vectors = ()
+    columns = pa.schema({"phash": pa.uint64(), "dhash": pa.uint64(), "pixel_sha256": pa.string()})
 
     def settings(self) -> Mapping[str, Any]:
         return {}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,11 +42,12 @@ class ImageScorer:
     uniformity      float32 0..1, share of pixels within 12 levels of the most common colour
     """
 
-    name: ClassVar[str] = "image"
-    code: ClassVar[int] = 1
-    reads_images: ClassVar[bool] = True
-    vectors: ClassVar[tuple[str, ...]] = ()
-    columns: ClassVar[pa.Schema] = pa.schema(
+    name = "image"
+    code = 1
+    reads_images = True
+    reads_vectors = ()
+    vectors = ()
+    columns = pa.schema(
         {
             "decode_error": pa.string(),
             "width": pa.int32(),

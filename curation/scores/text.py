@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 
@@ -23,11 +23,12 @@ class TextScorer:
     digit_share   float32 0..1, share of characters that are digits
     """
 
-    name: ClassVar[str] = "text"
-    code: ClassVar[int] = 1
-    reads_images: ClassVar[bool] = False
-    vectors: ClassVar[tuple[str, ...]] = ()
-    columns: ClassVar[pa.Schema] = pa.schema(
+    name = "text"
+    code = 1
+    reads_images = False
+    reads_vectors = ()
+    vectors = ()
+    columns = pa.schema(
         {
             "characters": pa.int32(),
             "words": pa.int32(),

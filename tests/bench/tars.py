@@ -91,7 +91,8 @@ def measure(folder: Path, side: int) -> dict[str, float]:
     for scorers in ([scorer] for scorer in pixel_scorers()):
         scores[f"score_{scorers[0].name}"] = lambda s=scorers: score(draft.url, s)
     scores["score_all"] = lambda: score(draft.url, pixel_scorers())
-    return {"megabytes": path.stat().st_size / 1e6, **rates(ingest, TURNS), **rates(scores, DECODING_TURNS)}
+    found = {**rates(ingest, TURNS), **rates(scores, DECODING_TURNS)}
+    return {"megabytes": path.stat().st_size / 1e6, **found}
 
 
 def score(url: str, scorers: list) -> dict[str, Part]:

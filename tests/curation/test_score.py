@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -61,13 +61,12 @@ class Mean:
     """Mean grey as a column and a vector; remembers the batches it saw."""
 
     offset: int = 0
-    name: ClassVar[str] = "mean"
-    code: ClassVar[int] = 1
-    reads_images: ClassVar[bool] = True
-    vectors: ClassVar[tuple[str, ...]] = ("grey",)
-    columns: ClassVar[pa.Schema] = pa.schema(
-        {"mean": pa.float32(), "error": pa.string(), "batch": pa.int32()}
-    )
+    name = "mean"
+    code = 1
+    reads_images = True
+    reads_vectors = ()
+    vectors = ("grey",)
+    columns = pa.schema({"mean": pa.float32(), "error": pa.string(), "batch": pa.int32()})
 
     def settings(self) -> Mapping[str, Any]:
         return {"offset": self.offset}
@@ -88,11 +87,12 @@ class Mean:
 class Words:
     """Reads no images, and says whether it was given any."""
 
-    name: ClassVar[str] = "words"
-    code: ClassVar[int] = 1
-    reads_images: ClassVar[bool] = False
-    vectors: ClassVar[tuple[str, ...]] = ()
-    columns: ClassVar[pa.Schema] = pa.schema({"decoded": pa.bool_()})
+    name = "words"
+    code = 1
+    reads_images = False
+    reads_vectors = ()
+    vectors = ()
+    columns = pa.schema({"decoded": pa.bool_()})
 
     def settings(self) -> Mapping[str, Any]:
         return {}
@@ -210,7 +210,7 @@ def test_a_scorer_must_give_a_row_for_a_row(tmp_path: Path) -> None:
 def test_a_scorer_must_give_the_columns_it_declares(tmp_path: Path) -> None:
     @dataclass(frozen=True)
     class Other(Mean):
-        columns: ClassVar[pa.Schema] = pa.schema({"mean": pa.float64()})
+        columns = pa.schema({"mean": pa.float64()})
 
     with pytest.raises(SluiceError, match=r"declares .* the columns \['mean'\]"):
         run(make(tmp_path, [[picture(1), picture(2)]]), Other())
@@ -233,3 +233,45 @@ def test_every_registered_scorer_carries_its_own_name() -> None:
     for name, scorer in REGISTRY.items():
         assert scorer.name == name  # type: ignore[attr-defined]
     assert [scorer.name for scorer in pixel_scorers(only_matching=True)] == ["descriptor"]
+
+
+@dataclass(frozen=True)
+class Twice:
+    """Reads the vectors of another scorer, and no image."""
+
+    name = "twice"
+    code = 1
+    reads_images = False
+    reads_vectors = ("mean/grey",)
+    vectors = ()
+    columns = pa.schema({"first": pa.float32()})
+
+    def settings(self) -> Mapping[str, Any]:
+        return {}
+
+    def score(self, batch: Batch) -> Scores:
+        values = batch.vectors["mean/grey"][:, 0].astype(np.float32)
+        return Scores(pa.table({"first": pa.array(values, pa.float32())}))
+
+
+def test_a_scorer_reads_what_another_one_stored(tmp_path: Path) -> None:
+    url = make(tmp_path, [[picture(10), None, picture(20)]])
+    mean = run(url, Mean())["mean"]
+    folders = {"mean": mean.rpartition("/")[2]}
+    draft = score_draft(url, url.rpartition("/")[2], Twice(), folders=folders)
+    ScoreWork(url, {"twice": Twice()}, folders=folders)(0, ["twice"])
+    column = read_table(f"{draft.url}/columns/00000.parquet")["first"].to_numpy()
+    np.testing.assert_allclose(column, [0.6, 0, 0.6], atol=1e-3)
+    assert folders["mean"].rpartition("-")[2] in draft.spec.parents
+
+
+def test_vectors_that_are_no_embeddings_are_refused(tmp_path: Path) -> None:
+    url = make(tmp_path, [[picture(10)]])
+    mean = run(url, Mean())["mean"]
+    work = ScoreWork(url, {"twice": Twice()}, folders={"mean": mean.rpartition("/")[2]})
+    for wrong in (3.0, float("nan")):
+        np.save(f"{mean}/grey/00000.npy", np.full((1, 2), wrong, np.float16))
+        with pytest.raises(SluiceError, match=r"00000\.npy: row 0 has norm"):
+            work(0, ["twice"])
+    with pytest.raises(SluiceError, match="asks for the scorer 'mean'"):
+        ScoreWork(url, {"twice": Twice()})(0, ["twice"])
