@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from curation import contamination, curate, dedup, rules, score, verdicts
 from curation.scores.clip import ClipScorer
-from curation.scores.registry import pixel_scorers
+from curation.scores.registry import chosen_scorer, pixel_scorers
 from curation.synthetic import fractals
 from curation.synthetic.settings import FractalSettings
 from flows.recipe import Recipe
@@ -35,6 +35,7 @@ from pretrain.settings import TrainSettings
 
 Seeded = TypeVar("Seeded", IndexSettings, FractalSettings, TrainSettings, EvaluateSettings)
 FILTER = "filter"
+CHOSEN = "score pool by choice"
 RANDOM, PIXELS = "random", "pixels"
 
 
@@ -51,6 +52,7 @@ class Pipeline:
         self._pixel_scores()
         self._filter_network()
         self._clip_scores()
+        self._chosen_scores()
         self._decisions()
         self._index()
         self._fractals()
@@ -139,6 +141,35 @@ class Pipeline:
             )
         )
 
+    def _chosen_scores(self) -> None:
+        """What `curate.scores` names; these may read the vectors of all scorers before them."""
+        pool, before = self._split("pool"), dict(self.folders)
+        chosen = [chosen_scorer(*named) for named in self.recipe.curate.scores.items()]
+        if not chosen:
+            return
+        for scorer in chosen:
+            if scorer.name in self.columns:
+                raise SluiceError(
+                    f"curate.scores.{scorer.name} has the name of scores that are always there",
+                    "give it another name",
+                )
+        drafts = {
+            scorer.name: score.score_draft(pool.url, pool.spec.digest, scorer, folders=before)
+            for scorer in chosen
+        }
+        self.folders |= {name: folder_of(draft) for name, draft in drafts.items()}
+        self.columns |= {scorer.name: scorer.columns for scorer in chosen}
+        self._add(
+            sharded(
+                CHOSEN,
+                "curate",
+                drafts,
+                self._shards(pool.url),
+                score.ScoreWork(pool.url, {each.name: each for each in chosen}, folders=before),
+                ["score pool", "embed pool"],
+            )
+        )
+
     # ---- decisions ----
 
     def _decisions(self) -> None:
@@ -173,7 +204,9 @@ class Pipeline:
                     decided.url, pool.url, scored, pairs.url,
                     settings.rules, settings.dedup,
                 ),
-                ["duplicate pairs"] + ["contamination"] * self._has("evaluation"),
+                ["duplicate pairs"]
+                + ["contamination"] * self._has("evaluation")
+                + [CHOSEN] * (CHOSEN in self.steps),
             )
         )  # fmt: skip
         curated = curate.curate_draft(

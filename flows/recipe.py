@@ -10,6 +10,7 @@ from curation.fetch.blocklist_settings import BlocklistSettings
 from curation.fetch.settings import FetchSettings
 from curation.resize_settings import ResizeSettings
 from curation.rules_settings import ContaminationSettings, DedupSettings, RuleSettings
+from curation.scores.settings import ScoreName, ScoreSettings
 from curation.settings import SourceSettings
 from curation.synthetic.settings import FractalSettings
 from flows.demo.settings import CorpusSettings
@@ -85,6 +86,9 @@ class FilterSettings(_Settings):
 class CurateSettings(_Settings):
     """Which samples stay: rules over score columns in order, then deduplication."""
 
+    scores: dict[ScoreName, ScoreSettings] = Field(
+        default_factory=dict, description="scores beside those every version has, by name"
+    )
     rules: tuple[RuleSettings, ...] = Field(description="the first that fails is the reason")
     dedup: DedupSettings = DedupSettings.model_validate({})
     contamination: ContaminationSettings = ContaminationSettings.model_validate({})

@@ -1,4 +1,4 @@
-"""All scorers by name."""
+"""All scorers by name, and by kind those that a recipe asks for."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,7 +6,9 @@ from curation.score import Scorer
 from curation.scores.clip import ClipScorer
 from curation.scores.descriptor import DescriptorScorer
 from curation.scores.hash import HashScorer
+from curation.scores.head import HeadScorer
 from curation.scores.image import ImageScorer
+from curation.scores.settings import ScoreSettings
 from curation.scores.text import TextScorer
 
 REGISTRY: Mapping[str, Callable[..., Scorer]] = {
@@ -22,3 +24,8 @@ def pixel_scorers(only_matching: bool = False) -> list[Scorer]:
     """The scorers that need no model; only those that find equal pictures, if asked for."""
     names = ["descriptor"] if only_matching else ["image", "text", "hash", "descriptor"]
     return [REGISTRY[name]() for name in names]
+
+
+def chosen_scorer(name: str, settings: ScoreSettings) -> Scorer:
+    """The scorer that a recipe asks for under `curate.scores.<name>`."""
+    return HeadScorer(name, settings.file, settings.vectors)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,11 +10,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.numpy
 
 from flows.main import Options, execute, explain, prepare, report
+from flows.pipeline import CHOSEN
 from flows.plan import plan
 from infra import artifacts
 from infra.dataset import open_dataset
@@ -70,8 +74,6 @@ def test_a_second_run_makes_nothing(curated_store: Path) -> None:
 
 
 def test_a_changed_threshold_runs_from_the_verdicts_on(tmp_path: Path, curated_store: Path) -> None:
-    import shutil
-
     store = tmp_path / "store"
     shutil.copytree(curated_store, store)
     result = run_small(store, "curate", overrides=["curate.rules.too_small.min=70"])
@@ -81,6 +83,30 @@ def test_a_changed_threshold_runs_from_the_verdicts_on(tmp_path: Path, curated_s
 
 
 @pytest.mark.slow
+def test_a_recipe_adds_scores_and_rules_use_them(tmp_path: Path, curated_store: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(curated_store, store)
+    before = open_dataset(str(store), "curated").artifact.totals["kept"]
+    [vectors] = [path.parent for path in store.glob("pool/*/scores/clip-*/image/00000.npy")]
+    dim = np.load(vectors / "00000.npy").shape[1]
+    weights = {"weight": np.eye(1, dim, dtype=np.float32), "bias": np.zeros(1, np.float32)}
+    safetensors.numpy.save_file(weights, tmp_path / "first.safetensors")
+    chosen = f"curate.scores.first={{kind: head, file: {tmp_path}/first.safetensors}}"
+    rule = ("curate.rules.too_small.score=first.score", "curate.rules.too_small.min=0")
+    result = run_small(store, "curate", overrides=[chosen, *rule])
+    ran = [timing.name for timing in result.timings if not timing.from_store]
+    assert ran == [CHOSEN, "verdicts", "curated version"]
+    pool = open_dataset(str(store), "pool")
+    [columns] = store.glob("pool/*/scores/first-*/columns/00000.parquet")
+    found = pq.read_table(columns)["score"].to_pylist()
+    stored = np.load(vectors / "00000.npy")
+    assert len(found) == pool.rows(0).num_rows
+    assert [None if not row.any() else float(row[0]) for row in stored] == found
+    assert open_dataset(str(store), "curated").artifact.totals["kept"] < before
+    with pytest.raises(SluiceError, match=r"curate\.scores\.clip has the name"):
+        run_small(store, "curate", overrides=[chosen.replace("scores.first", "scores.clip")])
+
+
 def test_two_processes_give_the_same_bytes(tmp_path: Path, curated_store: Path) -> None:
     run_small(tmp_path / "store", "curate", "local", 2)
     assert content(tmp_path / "store") == content(curated_store)
@@ -131,8 +157,6 @@ def versions(store: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_the_whole_job_leaves_a_report(tmp_path: Path, curated_store: Path) -> None:
-    import shutil
-
     store = tmp_path / "store"
     shutil.copytree(curated_store, store)
     result = run_small(store, "curate-and-pretrain")
