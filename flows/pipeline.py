@@ -125,6 +125,7 @@ class Pipeline:
             references=settings.references,
             reference_url=self._split("trusted").url if self._has("trusted") else None,
             reference_digest=(self._split("trusted").spec.digest if self._has("trusted") else None),
+            precision=settings.precision,
         )
         draft = score.score_draft(pool.url, pool.spec.digest, scorer)
         self.folders[scorer.name] = folder_of(draft)
@@ -138,6 +139,7 @@ class Pipeline:
                 self._shards(pool.url),
                 score.ScoreWork(pool.url, {scorer.name: scorer}),
                 needs + ["filter network"] * bool(trained),
+                gpu=True,
             )
         )
 

@@ -73,6 +73,10 @@ class FilterSettings(_Settings):
 
     model: str | None = Field(None, description="open_clip name, or folder of a saved model")
     pretrained: str | None = Field(None, description="open_clip tag or checkpoint path for `model`")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of the network when it embeds; bfloat16 is faster where it is native",
+    )
     train: TrainSettings | None = Field(None, description="used where `model` is not given")
     references: int = Field(256, gt=0, description="trusted captions a caption is compared with")
 

@@ -66,15 +66,19 @@ def sharded(
     needs: Sequence[str] = (),
     publishes: str | None = None,
     extra: Extra | None = None,
+    gpu: bool = False,
 ) -> Step:
-    """A step whose work is cut into items that the runner spreads over workers."""
+    """A step whose work is cut into items that the runner spreads over workers.
+
+    gpu: the work uses a GPU where there is one.
+    """
 
     def run(session: Session) -> Mapping[str, Artifact]:
         made = {key: artifacts.load(draft.url) for key, draft in drafts.items()}
         stored = {key: artifact for key, artifact in made.items() if artifact is not None}
         if len(stored) == len(drafts):
             return stored
-        return run_stage(name, drafts, items(), work, session.runner, session.display, extra)
+        return run_stage(name, drafts, items(), work, session.runner, session.display, extra, gpu)
 
     return Step(name, flow, drafts, run, tuple(needs), publishes, items)
 

@@ -14,23 +14,19 @@ Only a name that is on a hub ever opens a connection. Weights are read as safete
 import contextlib
 import importlib
 import json
-import logging
-import socket
 import tempfile
-import urllib.request
-import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
-from urllib.parse import urlsplit
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from indexes.hub import hub_reachable, offline_hub, quiet_loading
 from indexes.preprocess import Preprocess
 from infra import filesystem
 from infra.digests import canonical_json
@@ -39,7 +35,11 @@ from infra.filesystem import join
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
-CHUNK = 32  # samples a forward pass takes, always: see `ClipEncoder`
+CHUNK = 32  # samples a forward pass takes on a CPU, always: see `ClipEncoder`
+GPU_CHUNK = 512  # samples it takes on a GPU, or as many as there is memory for
+AUTO = "auto"  # the GPU where there is one, else the CPU
+
+Precision = Literal["float32", "bfloat16"]
 
 Vectors = npt.NDArray[np.float16]
 
@@ -64,7 +64,7 @@ def folder_files(
     }
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ClipEncoder:
     """A loaded open_clip model with its tokenizer and preprocessing.
 
@@ -73,6 +73,9 @@ class ClipEncoder:
     another shape may add in another order. A single sample passes alone, which is what a query
     wants; it may differ from the same sample in a batch in the last bit of float16. Another
     device or number of threads may do so too: workers run with one thread on the CPU.
+
+    precision: bfloat16 has 8 bits for a number's digits, and moves similarities in their third
+    decimal; it is faster on GPUs, and on CPUs that have its instructions.
     """
 
     model: torch.nn.Module
@@ -80,23 +83,41 @@ class ClipEncoder:
     preprocess: Preprocess
     config: Mapping[str, Any]  # model_cfg and preprocess_cfg
     device: torch.device
+    precision: Precision = "float32"
+    chunk: int = CHUNK  # samples of a forward pass; halved where a GPU's memory does not hold them
 
     @staticmethod
-    def load(model: str, pretrained: str | None = None, device: str = "cpu") -> "ClipEncoder":
+    def load(
+        model: str,
+        pretrained: str | None = None,
+        device: str = "cpu",
+        precision: Precision = "float32",
+    ) -> "ClipEncoder":
         """Load a model by open_clip name or folder.
 
         model: a folder (any fsspec URL), an architecture's name, or "hf-hub:owner/name".
         pretrained: for an architecture, open_clip's tag or the path of a checkpoint file.
+        device: as PyTorch names it, or "auto".
         Raises SluiceError where it is not there, cannot be reached, or does not fit.
         """
-        with _quiet(), contextlib.ExitStack() as stack:
+        if device == AUTO:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        encoder = ClipEncoder._loaded(model, pretrained, device)
+        encoder.precision = precision
+        if encoder.device.type == "cuda":
+            encoder.chunk = GPU_CHUNK
+        return encoder
+
+    @staticmethod
+    def _loaded(model: str, pretrained: str | None, device: str) -> "ClipEncoder":
+        with quiet_loading(), contextlib.ExitStack() as stack:
             folder = _folder(model, stack)
             if folder is not None:
                 _check_folder(folder)
                 return _load(f"local-dir:{folder}", None, device, model, offline=True)
             if model.startswith("hf-hub:"):
-                return _load(model, None, device, model, offline=not _reachable())
-            offline = _check_name(model, pretrained) or not _reachable()
+                return _load(model, None, device, model, offline=not hub_reachable())
+            offline = _check_name(model, pretrained) or not hub_reachable()
             named = f"{model} with {pretrained}"
             return _load(model, pretrained, device, named, offline=offline)
 
@@ -146,10 +167,15 @@ class ClipEncoder:
 
     def _encode(self, count: int, forward: Callable[[slice], torch.Tensor]) -> Vectors:
         vectors = np.empty((count, self.dimension), dtype=np.float16)
-        with torch.inference_mode():
-            for start in range(0, count, CHUNK):
-                stop = min(start + CHUNK, count)
-                features = forward(slice(start, stop))[: stop - start].float()
+        start, low = 0, self.precision == "bfloat16"
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, low):
+            while start < count:
+                stop = min(start + self.chunk, count)
+                try:
+                    features = forward(slice(start, stop))[: stop - start].float()
+                except torch.OutOfMemoryError as error:
+                    self._halve(error)
+                    continue
                 features = F.normalize(features, dim=-1)
                 if not bool(torch.isfinite(features).all()):
                     raise SluiceError(
@@ -157,14 +183,26 @@ class ClipEncoder:
                         "its weights are damaged or its training diverged: name another model",
                     )
                 vectors[start:stop] = features.cpu().numpy().astype(np.float16)
+                start = stop
         return vectors
+
+    def _halve(self, error: Exception) -> None:
+        """Half as many samples from now on; SluiceError where even CHUNK are too many."""
+        if self.chunk <= CHUNK:
+            raise SluiceError(
+                f"{CHUNK} samples do not fit into the memory of {self.device}: {error}",
+                "lower run.workers, so that fewer share a GPU, or name a smaller model",
+            ) from error
+        self.chunk //= 2
+        torch.cuda.empty_cache()
 
 
 def _padded(batch: torch.Tensor, count: int) -> torch.Tensor:
-    """Repeat the last sample up to CHUNK; a single sample stays alone."""
-    if count in (1, CHUNK):
+    """Repeat the last sample up to a multiple of CHUNK; a single sample stays alone."""
+    missing = -count % CHUNK
+    if count == 1 or not missing:
         return batch
-    return torch.cat([batch, batch[-1:].expand(CHUNK - count, *batch.shape[1:])])
+    return torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
 
 
 def _folder(model: str, stack: contextlib.ExitStack) -> Path | None:
@@ -248,7 +286,7 @@ def _load(
 ) -> ClipEncoder:
     open_clip = _open_clip()
     try:
-        with _offline() if offline else contextlib.nullcontext():
+        with offline_hub() if offline else contextlib.nullcontext():
             model: torch.nn.Module = open_clip.create_model(
                 name, pretrained, device=device, require_pretrained=True
             )
@@ -317,49 +355,3 @@ def _way_out(error: Exception) -> str:
     if "state_dict" in text or "size mismatch" in text:
         return "the checkpoint belongs to another model: name the model it was trained as"
     return "check that the file is whole and that it belongs to this model"
-
-
-@contextlib.contextmanager
-def _offline() -> Generator[None]:
-    """No look-ups on a hub while a local model is loaded, whatever its configuration names."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _reachable() -> bool:
-    """False where the hub's name does not resolve: then only what is cached can be had.
-
-    The hub's client would try for the better part of a minute before it said so.
-    """
-    from huggingface_hub import constants
-
-    if urllib.request.getproxies():
-        return True
-    try:
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
-    except OSError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
-    """Keep open_clip's calls on the root logger from installing a handler there.
-
-    And keep tqdm, which the hub's client imports, from asking notebook users for widgets.
-    """
-    root = logging.getLogger()
-    handler = logging.NullHandler()
-    root.addHandler(handler)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="IProgress not found")
-            yield
-    finally:
-        root.removeHandler(handler)

@@ -35,9 +35,22 @@ class RayRunner:
         self.workers = workers
         self.address = address
         self._actors: list[Any] = []
+        self._share = 0.0  # of a GPU that each actor holds
 
-    def _start(self) -> None:
+    def _start(self, gpu: bool) -> None:
+        """See that there are actors, with their share of all GPUs if they are to use them.
+
+        Ray hides GPUs from who asked for none. Actors that hold some go home when the next work
+        needs none: training wants them whole.
+        """
+        import ray
+
         start_ray(self.workers, self.address)
+        gpus = float(ray.cluster_resources().get("GPU", 0)) if gpu else 0.0
+        share = shared_gpu(gpus, self.workers)
+        if self._actors and share != self._share:
+            self._stop()
+        self._share = share
         if not self._actors:
             self._actors = self._spawn(self.workers)
 
@@ -47,7 +60,7 @@ class RayRunner:
         from ray.exceptions import GetTimeoutError
 
         remote: Any = ray.remote(_Worker)
-        actors = [remote.options(num_cpus=1).remote() for _ in range(count)]
+        actors = [remote.options(num_cpus=1, num_gpus=self._share).remote() for _ in range(count)]
         try:
             ray.get([actor.greet.remote() for actor in actors], timeout=START)
         except GetTimeoutError as error:
@@ -64,8 +77,9 @@ class RayRunner:
         *,
         retries: int = RETRIES,
         deadline: float = DEADLINE,
+        gpu: bool = False,
     ) -> Iterator[tuple[int, Result]]:
-        self._start()
+        self._start(gpu)
         queue = Queue(len(items), retries)
         running: dict[Any, tuple[int, int, float]] = {}  # in the order they were sent
         try:
@@ -148,6 +162,16 @@ class RayRunner:
     def __exit__(self, *_: object) -> None:
         self._actors = []
         stop_ray(self.address)
+
+
+def shared_gpu(gpus: float, workers: int) -> float:
+    """The share of a GPU for each worker: at most one; of several workers all fit on one.
+
+    8 GPUs, 64 workers -> 1/8; 2 GPUs, 3 workers -> 1/2, since a share lies on one GPU.
+    """
+    if gpus < 1:
+        return 0.0
+    return 1 / -(-workers // int(gpus))
 
 
 class _Worker:

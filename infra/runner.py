@@ -40,7 +40,11 @@ class Runner(Protocol):
         *,
         retries: int = RETRIES,
         deadline: float = DEADLINE,
-    ) -> Iterator[tuple[int, Result]]: ...
+        gpu: bool = False,
+    ) -> Iterator[tuple[int, Result]]:
+        """gpu: the function uses a GPU where there is one; the workers share them all."""
+        ...
+
     def __enter__(self) -> "Runner": ...
     def __exit__(self, *_: object) -> None: ...
 
@@ -78,6 +82,7 @@ class InlineRunner:
         *,
         retries: int = RETRIES,
         deadline: float = DEADLINE,
+        gpu: bool = False,
     ) -> Iterator[tuple[int, Result]]:
         for index, item in enumerate(items):
             yield index, function(item)
@@ -181,6 +186,7 @@ class LocalRunner:
         *,
         retries: int = RETRIES,
         deadline: float = DEADLINE,
+        gpu: bool = False,
     ) -> Iterator[tuple[int, Result]]:
         queue = Queue(len(items), retries)
         running: dict[Future[Any], tuple[int, float]] = {}

@@ -80,10 +80,12 @@ def run_stage(
     runner: Runner,
     display: Display,
     extra: Extra | None = None,
+    gpu: bool = False,
 ) -> dict[str, Artifact]:
     """Make every draft that is not there yet and return all artifacts, by name.
 
-    `extra` maps the parts of each draft to figures of the whole for its manifest.
+    `extra` maps the parts of each draft to figures of the whole for its manifest. gpu: the work
+    uses a GPU where there is one.
     """
     made: dict[str, Artifact] = {}
     missing: dict[str, set[str]] = {}
@@ -106,7 +108,7 @@ def run_stage(
     task = _Task(title, work, {name: drafts[name].url for name in missing})
     rows = 0
     try:
-        for count in _finished(task, entries, runner, display):
+        for count in _finished(task, entries, runner, display, gpu):
             rows += count
             line.advance(1, f"{rows} rows")
         committed = _commit(drafts, missing, {item.name for item in items}, extra)
@@ -130,7 +132,11 @@ def _summary(totals: Mapping[str, Any]) -> str:
 
 
 def _finished(
-    task: _Task, entries: Sequence[tuple[Item, list[str]]], runner: Runner, display: Display
+    task: _Task,
+    entries: Sequence[tuple[Item, list[str]]],
+    runner: Runner,
+    display: Display,
+    gpu: bool,
 ) -> Iterator[int]:
     """The rows of each item, as it ends; what a PauseError cut short is done after a pause."""
     left = {item.name: (item, todo) for item, todo in entries}
@@ -138,7 +144,7 @@ def _finished(
     while left:
         batch = list(left.values())
         try:
-            for index, count in runner.map(task, batch):
+            for index, count in runner.map(task, batch, gpu=gpu):
                 del left[batch[index][0].name]
                 pauses = iter(PAUSES)
                 yield count

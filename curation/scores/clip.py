@@ -5,7 +5,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,7 @@ class ClipScorer:
     references: int = 256
     reference_url: str | None = None
     reference_digest: str | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     name = "clip"
     code = 1
@@ -66,7 +67,9 @@ class ClipScorer:
     def settings(self) -> Mapping[str, Any]:
         own = self.store is not None and self.model.startswith(OWN_RUNS)
         weights = self.pretrained
+        low = {} if self.precision == "float32" else {"precision": self.precision}
         return {
+            **low,
             "model": self.model if own else content_name(self.model),
             "pretrained": None if weights is None else content_name(weights),
             "references": {
@@ -83,7 +86,7 @@ class ClipScorer:
         return self.model
 
     def score(self, batch: Batch) -> Scores:
-        encoder = load_encoder(self.location(), self.pretrained)
+        encoder = load_encoder(self.location(), self.pretrained, self.precision)
         positions, images = batch.decoded()
         valid = batch.valid
         captions: list[str] = batch.rows["caption"].take(pa.array(valid, pa.int64())).to_pylist()
@@ -92,9 +95,7 @@ class ClipScorer:
         similarity = np.einsum("nd,nd->n", image, text)[positions]
         margin = best = np.full(len(positions), np.nan, np.float32)
         if self.reference_url is not None and positions:
-            references = load_references(
-                self.location(), self.pretrained, self.reference_url, self.references
-            )
+            references = load_references(encoder, self.reference_url, self.references)
             others: Array = image[positions] @ references.T
             margin = margins(similarity, others, encoder.logit_scale)
             best = others.max(axis=1)
@@ -122,18 +123,22 @@ def encode_distinct(encoder: "ClipEncoder", texts: Sequence[str]) -> npt.NDArray
 
 
 @lru_cache(maxsize=1)
-def load_encoder(model: str, pretrained: str | None) -> "ClipEncoder":
-    """The model, loaded once per process; its imports are heavy, so they are made here."""
-    from indexes.encoder import ClipEncoder
+def load_encoder(
+    model: str, pretrained: str | None, precision: Literal["float32", "bfloat16"] = "float32"
+) -> "ClipEncoder":
+    """The model, loaded once per process, onto a GPU where this process sees one.
 
-    return ClipEncoder.load(model, pretrained)
+    Its imports are heavy, so they are made here.
+    """
+    from indexes.encoder import AUTO, ClipEncoder
+
+    return ClipEncoder.load(model, pretrained, AUTO, precision)
 
 
 @lru_cache(maxsize=1)
-def load_references(model: str, pretrained: str | None, url: str, count: int) -> Array:
+def load_references(encoder: "ClipEncoder", url: str, count: int) -> Array:
     """The vectors of the reference captions, float32 [at most count, dim]."""
-    vectors = load_encoder(model, pretrained).encode_texts(reference_captions(url, count))
-    return vectors.astype(np.float32)
+    return encoder.encode_texts(reference_captions(url, count)).astype(np.float32)
 
 
 def reference_captions(url: str, count: int) -> list[str]:

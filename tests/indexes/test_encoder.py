@@ -201,3 +201,40 @@ def test_a_folder_is_loaded_without_a_connection_or_a_log_handler(
     before = list(logging.getLogger().handlers)
     ClipEncoder.load(str(folder)).encode_texts(["a"])
     assert logging.getLogger().handlers == before
+
+
+def test_bfloat16_is_close_and_said_so(encoder: ClipEncoder, model_folder: Path) -> None:
+    low = ClipEncoder.load(str(model_folder), precision="bfloat16")
+    images, texts = pictures(9), [f"a photo of {i} cats" for i in range(9)]
+    for ours, theirs in (
+        (encoder.encode_images(images), low.encode_images(images)),
+        (encoder.encode_texts(texts), low.encode_texts(texts)),
+    ):
+        cosine = (ours.astype(np.float32) * theirs.astype(np.float32)).sum(axis=1)
+        assert cosine.min() > 0.99
+        assert not np.array_equal(ours, theirs)
+
+
+def test_a_batch_that_does_not_fit_is_halved(model_folder: Path) -> None:
+    small, large = (ClipEncoder.load(str(model_folder)) for _ in range(2))
+    large.chunk = 8 * CHUNK
+    forward, sizes = large.model.encode_image, []
+
+    def scarce(pixels: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(pixels))
+        if len(pixels) > 2 * CHUNK:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(pixels)
+
+    large.model.encode_image = scarce  # type: ignore[assignment]
+    images = pictures(5 * CHUNK + 3)
+    found = large.encode_images(images).astype(np.float32)
+    assert found == pytest.approx(small.encode_images(images).astype(np.float32), abs=2e-3)
+    assert (large.chunk, max(sizes)) == (2 * CHUNK, 6 * CHUNK)
+
+    def none(pixels: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    large.model.encode_image = none  # type: ignore[assignment]
+    with pytest.raises(SluiceError, match="32 samples do not fit into the memory of cpu"):
+        large.encode_images(images)

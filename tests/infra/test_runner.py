@@ -1,5 +1,6 @@
 """The runner's promises, on this process, on processes and on Ray."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from infra.errors import SluiceError
+from infra.ray_runner import shared_gpu
 from infra.runner import (
     LocalRunner,
     LostError,
@@ -261,3 +263,24 @@ def test_an_unknown_executor_is_refused() -> None:
 
 def test_zero_workers_means_one_per_processor() -> None:
     assert make_runner("local", 0).workers == processors() >= 1
+
+
+def test_workers_share_the_gpus_only_while_they_use_them() -> None:
+    shares = [shared_gpu(gpus, workers) for gpus, workers in ((0, 4), (8, 64), (2, 3), (8, 2))]
+    assert shares == [0, 1 / 8, 1 / 2, 1]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_shows_gpus_to_the_work_that_wants_them() -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.infra.gpus"],
+        cwd=root, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found["with"]) <= {"0", "1"}
+    assert set(found["without"]) == {""}
+    assert found["free"] == 2
+    assert found["again"] and set(found["again"]) <= {"0", "1"}
