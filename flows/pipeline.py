@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from curation import contamination, curate, dedup, rules, score, verdicts
 from curation.scores.clip import ClipScorer
+from curation.scores.reference import Given, Reference
 from curation.scores.registry import chosen_scorer, pixel_scorers
 from curation.synthetic import fractals
 from curation.synthetic.settings import FractalSettings
@@ -116,7 +117,7 @@ class Pipeline:
         self._train("filter network", "curate", FILTER, settings.train, {"trusted": 1.0})
 
     def _clip_scores(self) -> None:
-        settings, pool = self.recipe.filter, self._split("pool")
+        settings = self.recipe.filter
         trained = self.steps.get("filter network")
         scorer = ClipScorer(
             model=relative(trained.draft.url, self.store) if trained else settings.model or "",
@@ -127,28 +128,38 @@ class Pipeline:
             reference_digest=(self._split("trusted").spec.digest if self._has("trusted") else None),
             precision=settings.precision,
         )
-        draft = score.score_draft(pool.url, pool.spec.digest, scorer)
-        self.folders[scorer.name] = folder_of(draft)
+        self.clip = scorer
+        self.folders[scorer.name] = self._embed("pool").folder
         self.columns[scorer.name] = scorer.columns
-        needs = ["ingest pool"] + ["ingest trusted"] * self._has("trusted")
+
+    def _embed(self, split: str) -> Reference:
+        """Adds the step that embeds a split with the CLIP that scores the pool."""
+        dataset, scorer = self._split(split), self.clip
+        draft = score.score_draft(dataset.url, dataset.spec.digest, scorer)
+        needs = {f"ingest {split}"} | {"ingest trusted"} & self.steps.keys()
         self._add(
             sharded(
-                "embed pool",
+                f"embed {split}",
                 "curate",
                 {scorer.name: draft},
-                self._shards(pool.url),
-                score.ScoreWork(pool.url, {scorer.name: scorer}),
-                needs + ["filter network"] * bool(trained),
+                self._shards(dataset.url),
+                score.ScoreWork(dataset.url, {scorer.name: scorer}),
+                sorted(needs | {"filter network"} & self.steps.keys()),
                 gpu=True,
             )
         )
+        return Reference(dataset.url, folder_of(draft))
 
     def _chosen_scores(self) -> None:
         """What `curate.scores` names; these may read the vectors of all scorers before them."""
         pool, before = self._split("pool"), dict(self.folders)
-        chosen = [chosen_scorer(*named) for named in self.recipe.curate.scores.items()]
-        if not chosen:
+        wanted = self.recipe.curate.scores
+        if not wanted:
             return
+        compares = self._has("trusted") and any(each.reads_trusted for each in wanted.values())
+        trusted = self._embed("trusted") if compares else None
+        given = Given(self.clip, Reference(pool.url, before["clip"]), trusted)
+        chosen = [chosen_scorer(*named, given) for named in wanted.items()]
         for scorer in chosen:
             if scorer.name in self.columns:
                 raise SluiceError(
@@ -168,7 +179,7 @@ class Pipeline:
                 drafts,
                 self._shards(pool.url),
                 score.ScoreWork(pool.url, {each.name: each for each in chosen}, folders=before),
-                ["score pool", "embed pool"],
+                ["score pool", "embed pool"] + ["embed trusted"] * compares,
             )
         )
 

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping
 
 from curation.score import Scorer
 from curation.scores.clip import ClipScorer
+from curation.scores.concepts import ConceptsScorer
 from curation.scores.descriptor import DescriptorScorer
 from curation.scores.hash import HashScorer
 from curation.scores.head import HeadScorer
 from curation.scores.image import ImageScorer
-from curation.scores.settings import ScoreSettings
+from curation.scores.reference import Given
+from curation.scores.settings import ConceptsSettings, ScoreSettings
 from curation.scores.text import TextScorer
 
 REGISTRY: Mapping[str, Callable[..., Scorer]] = {
@@ -26,6 +28,9 @@ def pixel_scorers(only_matching: bool = False) -> list[Scorer]:
     return [REGISTRY[name]() for name in names]
 
 
-def chosen_scorer(name: str, settings: ScoreSettings) -> Scorer:
+def chosen_scorer(name: str, settings: ScoreSettings, given: Given) -> Scorer:
     """The scorer that a recipe asks for under `curate.scores.<name>`."""
+    if isinstance(settings, ConceptsSettings):
+        prompts = tuple(settings.prompts.items())
+        return ConceptsScorer(name, given.clip, prompts, settings.templates)
     return HeadScorer(name, settings.file, settings.vectors)

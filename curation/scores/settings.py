@@ -2,15 +2,35 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from curation.rules_settings import VectorName
 
 ScoreName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+ClipVectors = Literal["clip/image", "clip/text"]
+Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
+
+DATA_TYPES: dict[str, tuple[str, ...]] = {
+    "photo": ("photograph", "snapshot taken with a camera"),
+    "sketch": ("pencil sketch", "line drawing", "charcoal drawing"),
+    "cartoon": ("cartoon", "comic strip", "anime drawing"),
+    "painting": ("oil painting", "watercolour painting"),
+    "render": ("3D rendering", "scene of a video game"),
+    "screenshot": ("screenshot of a website", "screenshot of a computer program"),
+    "text_heavy": ("page of printed text", "slide full of text", "scanned document"),
+    "diagram": ("diagram", "bar chart", "map"),
+    "logo": ("logo of a company", "icon", "piece of clip art"),
+}
+TEMPLATES = ("a {}.", "this is a {}.", "an image of a {}.", "a {} found on the web.", "one {}.")
 
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def reads_trusted(self) -> bool:
+        """Whether this score compares with the embeddings of the trusted split."""
+        return False
 
 
 class HeadSettings(_Settings):
@@ -21,4 +41,30 @@ class HeadSettings(_Settings):
     vectors: VectorName = Field("clip/image", description="vectors it reads, as SCORER/VECTOR")
 
 
-ScoreSettings = HeadSettings
+class ConceptsSettings(_Settings):
+    """Zero-shot data types: which of some concepts, told in prompts, an image is closest to.
+
+    The model is the one of `filter`, which made the vectors.
+    """
+
+    kind: Literal["concepts"]
+    prompts: dict[ScoreName, Annotated[tuple[Prompt, ...], Field(min_length=1)]] = Field(
+        DATA_TYPES, min_length=2, description="what each concept looks like, in a few words each"
+    )
+    templates: Annotated[tuple[Prompt, ...], Field(min_length=1)] = Field(
+        TEMPLATES, description="sentences with {} where a prompt goes; their vectors are averaged"
+    )
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> "ConceptsSettings":
+        for template in self.templates:
+            if "{}" not in template:
+                raise ValueError(f"template {template!r} has no {{}} where a prompt could go")
+        names = ["best", *self.prompts, *(f"{name}_similarity" for name in self.prompts)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two columns would be called {twice[0]!r}; rename that concept")
+        return self
+
+
+ScoreSettings = Annotated[HeadSettings | ConceptsSettings, Field(discriminator="kind")]
