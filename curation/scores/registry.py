@@ -6,12 +6,21 @@ from curation.score import Scorer
 from curation.scores.clip import ClipScorer
 from curation.scores.concepts import ConceptsScorer
 from curation.scores.descriptor import DescriptorScorer
+from curation.scores.fooling import FoolingScorer
 from curation.scores.hash import HashScorer
 from curation.scores.head import HeadScorer
 from curation.scores.image import ImageScorer
-from curation.scores.reference import Given
-from curation.scores.settings import ConceptsSettings, ScoreSettings
+from curation.scores.outlier import OutlierScorer
+from curation.scores.reference import Given, Reference
+from curation.scores.settings import (
+    ConceptsSettings,
+    FoolingSettings,
+    HeadSettings,
+    OutlierSettings,
+    ScoreSettings,
+)
 from curation.scores.text import TextScorer
+from infra.errors import SluiceError
 
 REGISTRY: Mapping[str, Callable[..., Scorer]] = {
     "image": ImageScorer,
@@ -30,7 +39,21 @@ def pixel_scorers(only_matching: bool = False) -> list[Scorer]:
 
 def chosen_scorer(name: str, settings: ScoreSettings, given: Given) -> Scorer:
     """The scorer that a recipe asks for under `curate.scores.<name>`."""
-    if isinstance(settings, ConceptsSettings):
-        prompts = tuple(settings.prompts.items())
-        return ConceptsScorer(name, given.clip, prompts, settings.templates)
-    return HeadScorer(name, settings.file, settings.vectors)
+    match settings:
+        case HeadSettings(file=file, vectors=vectors):
+            return HeadScorer(name, file, vectors)
+        case ConceptsSettings(prompts=prompts, templates=templates):
+            return ConceptsScorer(name, given.clip, tuple(prompts.items()), templates)
+        case OutlierSettings(vectors=vectors, components=components, limit=limit):
+            return OutlierScorer(name, _trusted(name, given), vectors, components, limit)
+        case FoolingSettings(file=file, limit=limit):
+            return FoolingScorer(name, given.clip, _trusted(name, given), file, limit)
+
+
+def _trusted(name: str, given: Given) -> Reference:
+    if given.trusted is None:
+        raise SluiceError(
+            f"curate.scores.{name} compares with the trusted split, the recipe has none",
+            "give data.trusted: a few hundred samples or more that are as they should be",
+        )
+    return given.trusted

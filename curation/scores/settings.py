@@ -67,4 +67,36 @@ class ConceptsSettings(_Settings):
         return self
 
 
-ScoreSettings = Annotated[HeadSettings | ConceptsSettings, Field(discriminator="kind")]
+class OutlierSettings(_Settings):
+    """Distance to what the trusted split looks like: Mahalanobis, in embedding space."""
+
+    kind: Literal["outlier"]
+    vectors: ClipVectors = Field("clip/image", description="vectors it reads")
+    components: int | None = Field(
+        None, gt=0, description="principal directions that count; null: all"
+    )
+    limit: int = Field(50_000, ge=10, description="trusted samples that it is fit to, at most")
+
+    @property
+    def reads_trusted(self) -> bool:
+        return True
+
+
+class FoolingSettings(_Settings):
+    """Likeness to many unrelated texts at once, which no ordinary image has."""
+
+    kind: Literal["fooling"]
+    file: str | None = Field(
+        None, description="text file of prompts, one a line; without it 1,000 of our own"
+    )
+    limit: int = Field(50_000, ge=10, description="trusted samples that it is compared with")
+
+    @property
+    def reads_trusted(self) -> bool:
+        return True
+
+
+ScoreSettings = Annotated[
+    HeadSettings | ConceptsSettings | OutlierSettings | FoolingSettings,
+    Field(discriminator="kind"),
+]

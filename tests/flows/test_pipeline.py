@@ -107,6 +107,31 @@ def test_a_recipe_adds_scores_and_rules_use_them(tmp_path: Path, curated_store: 
         run_small(store, "curate", overrides=[chosen.replace("scores.first", "scores.clip")])
 
 
+@pytest.mark.slow
+def test_scores_over_embeddings_read_the_trusted_split(tmp_path: Path, curated_store: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(curated_store, store)
+    scores = ("types={kind: concepts}", "odd={kind: outlier}", "fooling={kind: fooling}")
+    chosen = [f"curate.scores.{score}" for score in scores]
+    rule = ["curate.rules.too_small.score=odd.percentile", "curate.rules.too_small.max=99"]
+    result = run_small(store, "curate", overrides=[*chosen, *rule])
+    ran = [timing.name for timing in result.timings if not timing.from_store]
+    assert ran == ["embed trusted", CHOSEN, "verdicts", "curated version"]
+    pool = open_dataset(str(store), "pool")
+    decoded = [
+        table["similarity"].is_valid().to_pylist()
+        for path in sorted(store.glob("pool/*/scores/clip-*/columns/*.parquet"))
+        for table in [pq.read_table(path)]
+    ]
+    for name in ("types", "odd", "fooling"):
+        files = sorted(store.glob(f"pool/*/scores/{name}-*/columns/*.parquet"))
+        tables = [pq.read_table(path) for path in files]
+        assert len(tables) == len(list(pool.shards))
+        for table, present in zip(tables, decoded, strict=True):
+            for column in table.columns:
+                assert column.is_valid().to_pylist() == present
+
+
 def test_two_processes_give_the_same_bytes(tmp_path: Path, curated_store: Path) -> None:
     run_small(tmp_path / "store", "curate", "local", 2)
     assert content(tmp_path / "store") == content(curated_store)
