@@ -10,12 +10,14 @@ from curation.scores.fooling import FoolingScorer
 from curation.scores.hash import HashScorer
 from curation.scores.head import HeadScorer
 from curation.scores.image import ImageScorer
+from curation.scores.labels import LabelsScorer
 from curation.scores.outlier import OutlierScorer
 from curation.scores.reference import Given, Reference
 from curation.scores.settings import (
     ConceptsSettings,
     FoolingSettings,
     HeadSettings,
+    LabelsSettings,
     OutlierSettings,
     ScoreSettings,
 )
@@ -48,6 +50,9 @@ def chosen_scorer(name: str, settings: ScoreSettings, given: Given) -> Scorer:
             return OutlierScorer(name, _trusted(name, given), vectors, components, limit)
         case FoolingSettings(file=file, limit=limit):
             return FoolingScorer(name, given.clip, _trusted(name, given), file, limit)
+        case LabelsSettings(captions=captions, limit=limit):
+            reference = _trusted(name, given) if captions == "trusted" else given.pool
+            return LabelsScorer(name, given.clip, reference, limit)
 
 
 def _trusted(name: str, given: Given) -> Reference:

@@ -96,7 +96,19 @@ class FoolingSettings(_Settings):
         return True
 
 
+class LabelsSettings(_Settings):
+    """A name for each sample, from the captions nearest to its image; no list of classes."""
+
+    kind: Literal["labels"]
+    captions: Literal["pool", "trusted"] = Field("pool", description="whose captions name things")
+    limit: int = Field(50_000, gt=0, description="samples whose captions are looked at, at most")
+
+    @property
+    def reads_trusted(self) -> bool:
+        return self.captions == "trusted"
+
+
 ScoreSettings = Annotated[
-    HeadSettings | ConceptsSettings | OutlierSettings | FoolingSettings,
+    HeadSettings | ConceptsSettings | OutlierSettings | FoolingSettings | LabelsSettings,
     Field(discriminator="kind"),
 ]

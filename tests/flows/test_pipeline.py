@@ -111,8 +111,8 @@ def test_a_recipe_adds_scores_and_rules_use_them(tmp_path: Path, curated_store: 
 def test_scores_over_embeddings_read_the_trusted_split(tmp_path: Path, curated_store: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(curated_store, store)
-    scores = ("types={kind: concepts}", "odd={kind: outlier}", "fooling={kind: fooling}")
-    chosen = [f"curate.scores.{score}" for score in scores]
+    kinds = {"types": "concepts", "odd": "outlier", "fooling": "fooling", "named": "labels"}
+    chosen = [f"curate.scores.{name}={{kind: {kind}}}" for name, kind in kinds.items()]
     rule = ["curate.rules.too_small.score=odd.percentile", "curate.rules.too_small.max=99"]
     result = run_small(store, "curate", overrides=[*chosen, *rule])
     ran = [timing.name for timing in result.timings if not timing.from_store]
@@ -123,7 +123,7 @@ def test_scores_over_embeddings_read_the_trusted_split(tmp_path: Path, curated_s
         for path in sorted(store.glob("pool/*/scores/clip-*/columns/*.parquet"))
         for table in [pq.read_table(path)]
     ]
-    for name in ("types", "odd", "fooling"):
+    for name in kinds:
         files = sorted(store.glob(f"pool/*/scores/{name}-*/columns/*.parquet"))
         tables = [pq.read_table(path) for path in files]
         assert len(tables) == len(list(pool.shards))
