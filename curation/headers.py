@@ -71,7 +71,7 @@ def _little(data: bytes) -> int:
     return int.from_bytes(data, "little")
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+def segments(data: bytes) -> Iterator[tuple[int, int]]:
     """The markers of a JPEG and where they stand, up to the first scan."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
@@ -89,7 +89,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int]]:
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
     at, last = 2, len(data) - 9
-    while at <= last and data[at] == 0xFF:  # as `_segments`, which takes three times as long
+    while at <= last and data[at] == 0xFF:  # as `segments`, which takes three times as long
         marker = data[at + 1]
         if marker not in _SPECIAL:
             length = data[at + 2] << 8 | data[at + 3]
@@ -111,7 +111,7 @@ def has_end(data: bytes) -> bool:
     Decoders fill in what is missing before it, and need not say so.
     """
     if data.startswith(b"\xff\xd8"):
-        scan = next((at for marker, at in _segments(data) if marker == _SCAN), len(data))
+        scan = next((at for marker, at in segments(data) if marker == _SCAN), len(data))
         if data.endswith(b"\xff\xd9") and scan + 2 < len(data):
             return True  # as nearly all do
         return data.find(b"\xff\xd9", scan) >= 0  # pixels never hold these two bytes
@@ -125,7 +125,7 @@ def has_end(data: bytes) -> bool:
 def has_metadata(data: bytes) -> bool:
     """Whether the file carries EXIF or XMP, which may say how to turn the picture."""
     if data.startswith(b"\xff\xd8"):
-        return any(marker == _APP1 for marker, _ in _segments(data))
+        return any(marker == _APP1 for marker, _ in segments(data))
     return any(name in data for name in _METADATA)
 
 

@@ -1,6 +1,7 @@
 """Hashes of pictures: of their pixels, and two perceptual ones. Light to import."""
 
 import hashlib
+import struct
 from collections.abc import Sequence
 from functools import cache
 
@@ -18,7 +19,7 @@ Hashes = npt.NDArray[np.uint64]
 
 def pixel_sha256(image: Pixels) -> str:
     """The same for pictures of equal size and pixels, whatever file format held them."""
-    sha256 = hashlib.sha256(np.array(image.shape[:2], "<u4").tobytes())
+    sha256 = hashlib.sha256(struct.pack("<2I", *image.shape[:2]))
     sha256.update(np.ascontiguousarray(image).data)
     return sha256.hexdigest()
 
@@ -28,26 +29,39 @@ def phash(grey: Sequence[Image.Image]) -> Hashes:
 
     After Zauner 2010, "Implementation and benchmarking of perceptual image hash functions".
     """
-    small = _reduced(grey, SIDE, SIDE).astype(np.float64)
-    basis = _cosines()
-    frequencies = (basis @ small @ basis.T).reshape(len(grey), LOW * LOW)
-    # Flat pictures have only rounding left here: it must not turn into bits.
-    frequencies = frequencies.round(3)
-    middle = np.median(frequencies, axis=1, keepdims=True) if len(grey) else frequencies[:, :1]
-    return _packed(frequencies > middle)
+    return phash_of(_reduced(grey, SIDE, SIDE))
 
 
 def dhash(grey: Sequence[Image.Image]) -> Hashes:
     """Gradient hashes, uint64 [n]: whether each of 8 by 8 cells is darker than its right one."""
-    small = _reduced(grey, LOW + 1, LOW)
-    return _packed((small[:, :, 1:] > small[:, :, :-1]).reshape(len(grey), LOW * LOW))
+    return dhash_of(_reduced(grey, LOW + 1, LOW))
 
 
-def _reduced(grey: Sequence[Image.Image], width: int, height: int) -> npt.NDArray[np.uint8]:
-    """uint8 [n, height, width]; each cell is the mean of the area it covers."""
+def phash_of(small: Pixels) -> Hashes:
+    """`phash` of pictures that are small already: grey uint8 [n, SIDE, SIDE]."""
+    basis = _cosines()
+    frequencies = (basis @ small.astype(np.float64) @ basis.T).reshape(len(small), LOW * LOW)
+    # Flat pictures have only rounding left here: it must not turn into bits.
+    frequencies = frequencies.round(3)
+    middle = np.median(frequencies, axis=1, keepdims=True) if len(small) else frequencies[:, :1]
+    return _packed(frequencies > middle)
+
+
+def dhash_of(small: Pixels) -> Hashes:
+    """`dhash` of pictures that are small already: grey uint8 [n, LOW, LOW + 1]."""
+    return _packed((small[:, :, 1:] > small[:, :, :-1]).reshape(len(small), LOW * LOW))
+
+
+def _reduced(grey: Sequence[Image.Image], width: int, height: int) -> Pixels:
+    """uint8 [n, height, width]; each cell is the mean of the area it covers.
+
+    Rows before columns, in two steps: Pillow 13 turns them round for tall pictures, and what is
+    rounded between them would then depend on its version.
+    """
     small = np.empty((len(grey), height, width), np.uint8)
     for index, image in enumerate(grey):
-        small[index] = np.asarray(image.resize((width, height), Image.Resampling.BOX))
+        narrow = image.resize((width, image.height), Image.Resampling.BOX)
+        small[index] = np.asarray(narrow.resize((width, height), Image.Resampling.BOX))
     return small
 
 

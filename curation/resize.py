@@ -15,8 +15,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from curation.decode import Pixels, decode, read_orientation, turn
-from curation.headers import FORMATS, Header, has_end, read_header
+from curation.decode import Pixels, decode, decode_jpeg, read_orientation, turn
+from curation.headers import FORMATS, Header, read_header
 from curation.outcomes import (
     BAD_BOXES,
     DECODE_FAILED,
@@ -178,24 +178,13 @@ def _flipped(size: tuple[int, int], orientation: int) -> tuple[int, int]:
 
 
 def _jpeg(data: bytes, header: Header, target: tuple[int, int]) -> Pixels | None:
-    """A sound JPEG of 8 bits in YCbCr or grey as stored -> RGB of the size `target`.
-
-    None for any other: `decode` then says what becomes of it.
-    """
-    if header.format != "jpg" or header.width is None or header.height is None:
+    """A sound, ordinary JPEG as stored -> RGB of the size `target`; None for any other."""
+    if header.width is None or header.height is None:
         return None
     size = (header.width, header.height)
     cell = _cell(size, target)
-    expected = (-(-size[1] // cell), -(-size[0] // cell), 3)
-    try:
-        if not has_end(data) or simplejpeg.decode_jpeg_header(data)[2] not in ("YCbCr", "Gray"):
-            return None
-        pixels = simplejpeg.decode_jpeg(
-            data, "RGB", min_height=expected[0], min_width=expected[1], min_factor=cell
-        )
-    except ValueError:  # libjpeg warned
-        return None
-    if pixels.shape != expected:
+    pixels = decode_jpeg(data, header, cell)
+    if pixels is None:
         return None
     return resample(pixels, *target) if cell == 1 else shrink(pixels, size, target, cell)
 

@@ -9,7 +9,7 @@ Rows that cannot be scored (rejected at ingest, or undecodable) hold nulls and z
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import pyarrow as pa
 from curation import decode
 from curation.columns import folder_digest, read_vectors, score_folder
 from curation.decode import PIXEL_LIMIT, Pixels
+from curation.stored import Stored, read_stored
 from infra.artifacts import Part, Spec
 from infra.dataset import part_name, read_samples, read_table, write_table
 from infra.errors import SluiceError
@@ -32,6 +33,14 @@ NO_FOLDERS: Mapping[str, str] = {}
 Vectors = npt.NDArray[np.floating[Any]]
 
 
+class Loaded(NamedTuple):
+    """What could be decoded of one row: of a rejected one nothing."""
+
+    image: Pixels | None = None
+    error: str | None = None
+    stored: Stored | None = None
+
+
 @dataclass(frozen=True)
 class Batch:
     """Some rows of one shard: the table (schema ROWS), and for each row what could be decoded.
@@ -39,12 +48,14 @@ class Batch:
     images: uint8 RGB [height, width, 3] or None; errors: why there is none, where decoding was
     tried. Both are all None for scorers that read no images. vectors: what other scorers stored,
     by SCORER/VECTOR, float16 [rows, dim], unit or all zero; those that some scorer reads.
+    stored: how the file held an image, for those that were decoded.
     """
 
     rows: pa.Table
     images: Sequence[Pixels | None]
     errors: Sequence[str | None]
     vectors: Mapping[str, Vectors] = field(default_factory=dict[str, Vectors])
+    stored: Sequence[Stored | None] = ()  # as long as the others, or empty: nothing is known
 
     def __len__(self) -> int:
         return len(self.images)
@@ -166,20 +177,21 @@ class ScoreWork:
         # A shard without rows still gives one batch, from which its empty columns are made.
         for start in range(0, max(rows.num_rows, 1), BATCH):
             piece = rows.slice(start, BATCH)
-            decoded: list[tuple[Pixels | None, str | None]] = []
+            loaded: list[Loaded] = []
             for row in range(start, start + piece.num_rows):
                 if waiting is not None and waiting.row == row:
-                    decoded.append(decode.decode(waiting.image, self.pixel_limit))
+                    loaded.append(_loaded(waiting.image, self.pixel_limit))
                     waiting = next(samples, None)
                 else:
-                    decoded.append((None, None))
+                    loaded.append(Loaded())
             if images:
-                _check_samples(self.dataset_url, shard, piece, decoded, waiting)
+                _check_samples(self.dataset_url, shard, piece, loaded, waiting)
             yield Batch(
                 piece,
-                [image for image, _ in decoded],
-                [error for _, error in decoded],
+                [each.image for each in loaded],
+                [each.error for each in loaded],
                 {name: array[start : start + BATCH] for name, array in vectors.items()},
+                [each.stored for each in loaded],
             )
 
     def _write(self, name: str, scorer: str, pieces: Sequence[Scores]) -> Part:
@@ -220,6 +232,11 @@ def _write_array(folder: str, path: str, array: npt.NDArray[np.float16]) -> File
     return write_bytes(folder, path, buffer.getvalue())
 
 
+def _loaded(data: bytes, pixel_limit: int) -> Loaded:
+    image, error, orientation = decode.decode_upright(data, pixel_limit)
+    return Loaded(image, error, None if image is None else read_stored(data, orientation))
+
+
 def _checked(scorer: Scorer, batch: Batch, shard: str) -> Scores:
     scores = scorer.score(batch)
     lengths = {"columns": scores.columns.num_rows}
@@ -240,14 +257,14 @@ def _check_samples(
     url: str,
     shard: int,
     rows: pa.Table,
-    decoded: Sequence[tuple[Pixels | None, str | None]],
+    loaded: Sequence[Loaded],
     waiting: Sample | None,
 ) -> None:
     """Every row that is "ok" has its sample in the tar, and no other has."""
-    for row, status, (image, error) in zip(
-        rows["row"].to_pylist(), rows["status"].to_pylist(), decoded, strict=True
+    for row, status, each in zip(
+        rows["row"].to_pylist(), rows["status"].to_pylist(), loaded, strict=True
     ):
-        if (status == "ok") != (image is not None or error is not None):
+        if (status == "ok") != (each.image is not None or each.error is not None):
             raise SluiceError(
                 f"shard {part_name(shard)} of {url}: its tar and its rows disagree at row {row}"
                 + (f" (next sample: row {waiting.row})" if waiting else ""),

@@ -1,5 +1,6 @@
 """Statistics of the picture: what tells a broken, blank, tiny or blurred image from others."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,6 @@ import pyarrow as pa
 from curation.decode import Pixels
 from curation.score import Batch, Scores, filled
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-CELL = np.array([1 << 10, 1 << 5, 1], np.float32)  # numbers the cells of a grid of colours
-LEVELS = np.arange(256, dtype=np.float32)
-LARGE = 2**31 - 1
 NEAR = 12  # levels of 255: what lossy coding does to a flat colour
 STATISTICS = (
     "brightness",
@@ -23,7 +20,9 @@ STATISTICS = (
     "sharpness",
     "saturation",
     "uniformity",
+    "border",
 )
+LARGE = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -33,17 +32,23 @@ class ImageScorer:
     decode_error    string: null where all is well; "truncated", "decode_failed", ...
     width, height   int32, pixels, upright
     aspect          float32, long side over short side
-    brightness      float32 0..1, mean luma
+    orientation     int8 1..8, the EXIF orientation of the file, which the other columns undo
+    jpeg_quality    int8 1..100, the Independent JPEG Group's quality whose luminance table is
+                    nearest to the file's; null for other formats
+    animated        bool, whether the file has more frames than the one that is seen
+    brightness      float32 0..1, mean luma (ITU-R BT.601, 8 bits, as below)
     contrast        float32 0..1, standard deviation of luma
     entropy         float32 0..8, bits of the histogram of luma
     sharpness       float32, variance of the Laplacian of luma in 0..255 (Pech-Pacheco et al.
                     2000, doi:10.1109/ICPR.2000.903548)
     saturation      float32 0..1, mean saturation (HSV)
     uniformity      float32 0..1, share of pixels within 12 levels of the most common colour
+    border          float32 0..1, share of the picture that is a plain frame around the rest: the
+                    bars of a letter-box, the margin around a drawing; 1 where all of it is plain
     """
 
     name = "image"
-    code = 1
+    code = 2
     reads_images = True
     reads_vectors = ()
     vectors = ()
@@ -53,6 +58,9 @@ class ImageScorer:
             "width": pa.int32(),
             "height": pa.int32(),
             "aspect": pa.float32(),
+            "orientation": pa.int8(),
+            "jpeg_quality": pa.int8(),
+            "animated": pa.bool_(),
             **dict.fromkeys(STATISTICS, pa.float32()),
         }
     )
@@ -67,11 +75,15 @@ class ImageScorer:
         values = np.array([statistics(image) for image in images], np.float32)
         values = values.reshape(-1, len(STATISTICS))
         aspect = sizes.max(1, initial=1) / sizes.min(1, initial=LARGE)
+        stored = batch.stored or [None] * count
         columns = {
             "decode_error": pa.array(batch.errors, pa.string()),
             "width": filled(count, positions, sizes[:, 1], pa.int32()),
             "height": filled(count, positions, sizes[:, 0], pa.int32()),
             "aspect": filled(count, positions, aspect, pa.float32()),
+            "orientation": pa.array([each and each.orientation for each in stored], pa.int8()),
+            "jpeg_quality": pa.array([each and each.quality for each in stored], pa.int8()),
+            "animated": pa.array([each and each.animated for each in stored], pa.bool_()),
         }
         for index, name in enumerate(STATISTICS):
             columns[name] = filled(count, positions, values[:, index], pa.float32())
@@ -80,53 +92,49 @@ class ImageScorer:
 
 def statistics(image: Pixels) -> tuple[float, ...]:
     """uint8 RGB [height, width, 3] -> the values of STATISTICS, in that order."""
-    luma = image @ LUMA  # float32 [height, width], 0..255
-    histogram = np.bincount((luma + 0.5).astype(np.uint8).ravel(), minlength=256)
+    from curation.scores import kernels
+
+    height, width, _ = image.shape
+    pixels, luma = kernels.flat(image), np.empty(height * width, np.uint8)
+    levels = np.zeros((2, 256), np.uint32)
+    cells = np.zeros((2, kernels.CELLS), np.uint32)
+    saturated = kernels.colours(pixels, luma, levels, cells)
+    total, squares, entropy = kernels.moments(levels)
+    inner = max(height - 2, 0) * max(width - 2, 0)
+    count = height * width
     return (
-        float(luma.mean()) / 255,
-        float(luma.std()) / 255,
-        entropy(histogram),
-        sharpness(luma),
-        saturation(image),
-        uniformity(image),
+        total / count / 255,
+        _deviation(count, total, squares) / 255,
+        entropy,
+        _deviation(inner, *kernels.laplacian(luma, width)) ** 2 if inner else 0.0,
+        saturated / count / kernels.SHARE,
+        _uniformity(pixels, cells, count),
+        1 - _area(kernels.inside_frame(pixels.reshape(image.shape), NEAR)) / count,
     )
 
 
-def entropy(histogram: npt.NDArray[np.int64]) -> float:
-    """Shannon entropy of a histogram, in bits."""
-    share = histogram[histogram > 0] / histogram.sum()
-    return float(-(share * np.log2(share)).sum()) + 0.0  # no negative zero
+def _deviation(count: int, total: int, squares: int) -> float:
+    """Standard deviation from whole sums, exact up to its last step."""
+    return math.sqrt(count * int(squares) - int(total) ** 2) / count
 
 
-def sharpness(luma: npt.NDArray[np.float32]) -> float:
-    """Variance of the 4-neighbour Laplacian inside the border; 0 for less than 3 by 3 pixels."""
-    if min(luma.shape) < 3:
-        return 0.0
-    inner = luma[1:-1, 1:-1]
-    around = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
-    return float((around - 4 * inner).var())
-
-
-def saturation(image: Pixels) -> float:
-    """Mean of (max - min) / max over the channels; black counts as 0."""
-    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
-    high = np.maximum(np.maximum(red, green), blue)
-    low = np.minimum(np.minimum(red, green), blue)
-    return float(((high - low) / np.maximum(high, 1).astype(np.float32)).mean())
-
-
-def uniformity(image: Pixels) -> float:
+def _uniformity(pixels: Pixels, cells: npt.NDArray[np.uint32], count: int) -> float:
     """Share of pixels within NEAR levels, in every channel, of the most common colour.
 
-    The colour is the mean of the fullest cell of a grid of 32 levels per channel, so a flat
+    The colour is the mean of the fullest cell of a grid of 16 levels per channel, so a flat
     colour on the edge between two cells still counts whole.
     """
-    cells = ((image >> 3) @ CELL).astype(np.int32).ravel()  # exact: below 2**15
-    common = np.bincount(cells).argmax()
-    red, green, blue = (image[..., channel].ravel() for channel in range(3))
-    inside = np.flatnonzero(cells == common)
-    near = np.ones(len(cells), np.bool_)
-    for channel in (red, green, blue):
-        colour = channel[inside].mean()
-        near &= (np.abs(LEVELS - colour) <= NEAR)[channel]
-    return float(near.mean())
+    from curation.scores import kernels
+
+    cell = int((cells[0] + cells[1]).argmax())
+    low = np.array([cell >> 4 & 240, cell & 240, cell << 4 & 240], np.uint8)
+    inside, *sums = kernels.near(pixels, low, np.full(3, 15, np.uint8)).tolist()
+    lowest = [max(-((NEAR * inside - each) // inside), 0) for each in sums]
+    highest = [min((NEAR * inside + each) // inside, 255) for each in sums]
+    span = np.subtract(highest, lowest).astype(np.uint8)
+    return int(kernels.near(pixels, np.array(lowest, np.uint8), span)[0]) / count
+
+
+def _area(box: tuple[int, int, int, int]) -> int:
+    top, bottom, left, right = box
+    return (bottom - top) * (right - left)

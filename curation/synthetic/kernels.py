@@ -6,15 +6,11 @@ threads. No fast-math: the order of every sum is as written, on every machine.
 """
 
 import math
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-Args = ParamSpec("Args")
-Result = TypeVar("Result")
+from curation.compiled import compiled
 
 TABLE = 4096  # entries of the table that turns 12 random bits into a map number
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -23,14 +19,6 @@ MIX_2 = np.uint64(0x94D049BB133111EB)
 S12, S27, S30, S31, S11 = (np.uint64(bits) for bits in (12, 27, 30, 31, 11))
 LOW_12 = np.uint64(TABLE - 1)
 UNIT = 2.0**-53
-
-
-def compiled(function: Callable[Args, Result]) -> Callable[Args, Result]:
-    """Compile on first call and keep the machine code on disk where a folder can be written."""
-    try:
-        return nb.njit(cache=True)(function)
-    except RuntimeError:  # numba found no folder for its cache: a read-only installation
-        return nb.njit(function)
 
 
 @compiled

@@ -149,14 +149,14 @@ def test_an_image_is_decoded_once_for_all_scorers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = 0
-    plain = score.decode.decode
+    plain = score.decode.decode_upright
 
     def counting(data: bytes, limit: int) -> Any:
         nonlocal count
         count += 1
         return plain(data, limit)
 
-    monkeypatch.setattr(score.decode, "decode", counting)
+    monkeypatch.setattr(score.decode, "decode_upright", counting)
     run(make(tmp_path, [[picture(1), picture(2)]]), *pixel_scorers())
     assert count == 2
 

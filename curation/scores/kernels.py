@@ -1,0 +1,355 @@
+"""The compiled loops of the pixel scorers (numba): pixels in, exact whole numbers out.
+
+Sums are of integers, so they depend neither on their order nor on how wide the machine's vectors
+are. Loops run over slices of BLOCK pixels or fewer, for which the sums fit 32 bits; narrow types
+are written out because numba widens all integers to 64 bits, which halves the speed of vectors
+and more.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curation.compiled import compiled
+
+BLOCK = 1024  # pixels
+SHARE = 65536  # a saturation of 1
+CELLS = 4096  # of a grid of colours, 16 levels of each channel to a cell
+SIXTEEN, ONE = np.float32(SHARE), np.float32(1)
+
+Bytes = NDArray[np.uint8]
+Counts = NDArray[np.uint32]
+
+
+def flat(image: Bytes) -> Bytes:
+    """RGB [height, width, 3] as read-only bytes: numba compiles anew for what can be written."""
+    plain = np.ascontiguousarray(image).reshape(-1)
+    plain = plain.view()
+    plain.flags.writeable = False
+    return plain
+
+
+@compiled
+def channels() -> tuple[Bytes, Bytes, Bytes]:
+    """Room for three channels of a block."""
+    return np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
+
+
+@compiled
+def split(pixels: Bytes, red: Bytes, green: Bytes, blue: Bytes) -> None:
+    """RGB bytes [3 n] to its channels [n]."""
+    for x in range(len(red)):
+        red[x] = pixels[3 * x]
+        green[x] = pixels[3 * x + 1]
+        blue[x] = pixels[3 * x + 2]
+
+
+@compiled
+def luma_of(red: Bytes, green: Bytes, blue: Bytes, luma: Bytes) -> None:
+    """ITU-R BT.601 in 16 bits, rounded: the same as Pillow's conversion to "L"."""
+    for x in range(len(red)):
+        warm = np.int32(np.int32(19595 * np.int32(red[x])) + np.int32(38470 * np.int32(green[x])))
+        cold = np.int32(np.int32(7471 * np.int32(blue[x])) + 32768)
+        luma[x] = np.uint8(np.int32(warm + cold) >> 16)
+
+
+@compiled
+def saturation_of(red: Bytes, green: Bytes, blue: Bytes) -> np.int32:
+    """The sum of (max - min) / max over the channels, each in whole parts of SHARE."""
+    total = np.int32(0)
+    for x in range(len(red)):
+        r, g, b = red[x], green[x], blue[x]
+        high = r if r > g else g
+        low = g if r > g else r
+        high = np.float32(high if high > b else b)
+        low = np.float32(b if low > b else low)
+        share = (high - low) * SIXTEEN / (high if high > ONE else ONE)
+        total = np.int32(total + np.int32(share))
+    return total
+
+
+@compiled
+def cells_of(red: Bytes, green: Bytes, blue: Bytes, cells: NDArray[np.uint16]) -> None:
+    """The number of each pixel's cell in the grid of colours."""
+    for x in range(len(red)):
+        cells[x] = np.uint16(((red[x] >> 4) << 8) | ((green[x] >> 4) << 4) | (blue[x] >> 4))
+
+
+@compiled
+def count(values: NDArray[Any], counts: Counts) -> None:
+    """Add a histogram of `values` to counts [2, levels]; two, as equal neighbours are slow."""
+    even, odd = counts[0], counts[1]
+    for x in range(len(values) // 2):
+        even[values[2 * x]] += np.uint32(1)
+        odd[values[2 * x + 1]] += np.uint32(1)
+    if len(values) % 2:
+        even[values[len(values) - 1]] += np.uint32(1)
+
+
+@compiled
+def colours(pixels: Bytes, luma: Bytes, levels: Counts, cells: Counts) -> int:
+    """Fill luma [n] from RGB bytes [3 n], add to levels [2, 256] and cells [2, CELLS].
+
+    Gives the sum of the saturations, in parts of SHARE.
+    """
+    red, green, blue = (
+        np.empty(BLOCK, np.uint8),
+        np.empty(BLOCK, np.uint8),
+        np.empty(BLOCK, np.uint8),
+    )
+    numbers = np.empty(BLOCK, np.uint16)
+    saturation = 0
+    for start in range(0, len(luma), BLOCK):
+        size = min(BLOCK, len(luma) - start)
+        r, g, b, grey = red[:size], green[:size], blue[:size], luma[start : start + size]
+        split(pixels[3 * start : 3 * (start + size)], r, g, b)
+        luma_of(r, g, b, grey)
+        cells_of(r, g, b, numbers[:size])
+        count(grey, levels)
+        count(numbers[:size], cells)
+        saturation += saturation_of(r, g, b)
+    return int(saturation)
+
+
+@compiled
+def within(
+    red: Bytes, green: Bytes, blue: Bytes, low: Bytes, span: Bytes, sums: NDArray[np.int32]
+) -> None:
+    """sums: how many pixels have each channel in low..low + span, and the sum of each channel."""
+    near, reds, greens, blues = np.int32(0), np.int32(0), np.int32(0), np.int32(0)
+    low_r, low_g, low_b = low[0], low[1], low[2]
+    span_r, span_g, span_b = span[0], span[1], span[2]
+    for x in range(len(red)):
+        r, g, b = red[x], green[x], blue[x]
+        # Below `low` the difference wraps to a high number.
+        inside = (
+            np.int32(np.uint8(r - low_r) <= span_r)
+            & np.int32(np.uint8(g - low_g) <= span_g)
+            & np.int32(np.uint8(b - low_b) <= span_b)
+        )
+        near = np.int32(near + inside)
+        reds = np.int32(reds + np.int32(inside * np.int32(r)))
+        greens = np.int32(greens + np.int32(inside * np.int32(g)))
+        blues = np.int32(blues + np.int32(inside * np.int32(b)))
+    sums[0], sums[1], sums[2], sums[3] = near, reds, greens, blues
+
+
+@compiled
+def near(pixels: Bytes, low: Bytes, span: Bytes) -> NDArray[np.int64]:
+    """`within` for RGB bytes [3 n]: int64 [4]."""
+    red, green, blue = (
+        np.empty(BLOCK, np.uint8),
+        np.empty(BLOCK, np.uint8),
+        np.empty(BLOCK, np.uint8),
+    )
+    total, sums = np.zeros(4, np.int64), np.empty(4, np.int32)
+    length = len(pixels) // 3
+    for start in range(0, length, BLOCK):
+        size = min(BLOCK, length - start)
+        r, g, b = red[:size], green[:size], blue[:size]
+        split(pixels[3 * start : 3 * (start + size)], r, g, b)
+        within(r, g, b, low, span, sums)
+        total += sums
+    return total
+
+
+@compiled
+def laplacian_of(
+    above: Bytes, below: Bytes, left: Bytes, right: Bytes, middle: Bytes
+) -> tuple[np.int32, np.int32]:
+    """The sums of the 4-neighbour Laplacian and of its square."""
+    total, squares = np.int32(0), np.int32(0)
+    for x in range(len(middle)):
+        tall = np.int32(np.int32(above[x]) + np.int32(below[x]))
+        wide = np.int32(np.int32(left[x]) + np.int32(right[x]))
+        value = np.int32(np.int32(tall + wide) - np.int32(4 * np.int32(middle[x])))
+        total = np.int32(total + value)
+        squares = np.int32(squares + np.int32(value * value))
+    return total, squares
+
+
+@compiled
+def laplacian(luma: Bytes, width: int) -> tuple[int, int]:
+    """The sums of the Laplacian of luma [height * width] inside its border, and of its square."""
+    total, squares = 0, 0
+    for row in range(1, len(luma) // width - 1):
+        for column in range(1, width - 1, BLOCK):
+            start = row * width + column
+            stop = start + min(BLOCK, width - 1 - column)
+            once, squared = laplacian_of(
+                luma[start - width : stop - width],
+                luma[start + width : stop + width],
+                luma[start - 1 : stop - 1],
+                luma[start + 1 : stop + 1],
+                luma[start:stop],
+            )
+            total += once
+            squares += squared
+    return int(total), int(squares)
+
+
+@compiled
+def windows(size: int, cells: int) -> NDArray[np.int64]:
+    """What each of `cells` covers of `size` pixels, and its weight: int64 [cells, 3].
+
+    (first pixel, end, 2**22 over their number): the coefficients of Pillow's box filter.
+    """
+    found = np.zeros((cells, 3), np.int64)
+    scale = size / cells
+    wide = max(scale, 1.0)
+    for cell in range(cells):
+        centre = (cell + 0.5) * scale
+        start = max(int(centre - 0.5 * wide + 0.5), 0)
+        stop = min(int(centre + 0.5 * wide + 0.5), size)
+        # A pixel just at the edge belongs to the cell before it.
+        if (start - centre + 0.5) / wide <= -0.5:
+            start += 1
+        if (stop - 1 - centre + 0.5) / wide > 0.5:
+            stop -= 1
+        found[cell, 0], found[cell, 1] = start, stop
+        found[cell, 2] = int(0.5 + (1.0 / max(stop - start, 1)) * 4194304.0)
+    return found
+
+
+@compiled
+def running(a: Bytes, b: Bytes, c: Bytes, d: Bytes, sums: Counts) -> None:
+    """Running sums of four rows [n] into sums [4, n + 1]; four, since each add waits for the last.
+
+    They may pass 32 bits: their differences are still right.
+    """
+    of_a, of_b, of_c, of_d = np.uint32(0), np.uint32(0), np.uint32(0), np.uint32(0)
+    for x in range(len(a)):
+        of_a = np.uint32(of_a + np.uint32(a[x]))
+        of_b = np.uint32(of_b + np.uint32(b[x]))
+        of_c = np.uint32(of_c + np.uint32(c[x]))
+        of_d = np.uint32(of_d + np.uint32(d[x]))
+        sums[0, x + 1], sums[1, x + 1], sums[2, x + 1], sums[3, x + 1] = of_a, of_b, of_c, of_d
+
+
+@compiled
+def narrow(sums: Counts, over: NDArray[np.int64], means: Bytes) -> None:
+    """The means of one row's windows `over` [cells, 3], from its running sums."""
+    for cell in range(len(means)):
+        total = np.uint32(sums[over[cell, 1]] - sums[over[cell, 0]])
+        means[cell] = np.uint8((np.int64(total) * over[cell, 2] + 2097152) >> 22)
+
+
+@compiled
+def shorten(means: Bytes, over: NDArray[np.int64], small: Bytes) -> None:
+    """The means of the windows `over` [cells, 3] of rows: means [height, n] to small [cells, n]."""
+    total = np.empty(means.shape[1], np.int64)
+    for cell in range(len(small)):
+        total[:] = 0
+        for row in range(over[cell, 0], over[cell, 1]):
+            for x in range(len(total)):
+                total[x] += means[row, x]
+        for x in range(len(total)):
+            small[cell, x] = np.uint8((total[x] * over[cell, 2] + 2097152) >> 22)
+
+
+@compiled
+def reduce(luma: Bytes, width: int, first: Bytes, second: Bytes) -> None:
+    """Area means of luma [height * width] into two small pictures, as by Pillow's box filter.
+
+    Rows first, rounded to 8 bits between the two directions.
+    """
+    height = len(luma) // width
+    over_first, over_second = windows(width, first.shape[1]), windows(width, second.shape[1])
+    of_first = np.empty((height, first.shape[1]), np.uint8)
+    of_second = np.empty((height, second.shape[1]), np.uint8)
+    sums, starts = np.zeros((4, width + 1), np.uint32), np.empty(4, np.int64)
+    for top in range(0, height, 4):
+        for k in range(4):
+            starts[k] = min(top + k, height - 1) * width
+        running(
+            luma[starts[0] : starts[0] + width],
+            luma[starts[1] : starts[1] + width],
+            luma[starts[2] : starts[2] + width],
+            luma[starts[3] : starts[3] + width],
+            sums,
+        )
+        for k in range(min(4, height - top)):
+            narrow(sums[k], over_first, of_first[top + k])
+            narrow(sums[k], over_second, of_second[top + k])
+    shorten(of_first, windows(height, len(first)), first)
+    shorten(of_second, windows(height, len(second)), second)
+
+
+@compiled
+def grey(pixels: Bytes, luma: Bytes) -> None:
+    """Fill luma [n] from RGB bytes [3 n]."""
+    red, green, blue = (
+        np.empty(BLOCK, np.uint8),
+        np.empty(BLOCK, np.uint8),
+        np.empty(BLOCK, np.uint8),
+    )
+    for start in range(0, len(luma), BLOCK):
+        size = min(BLOCK, len(luma) - start)
+        r, g, b = red[:size], green[:size], blue[:size]
+        split(pixels[3 * start : 3 * (start + size)], r, g, b)
+        luma_of(r, g, b, luma[start : start + size])
+
+
+@compiled
+def widened(
+    image: Bytes,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    low: Bytes,
+    high: Bytes,
+    span: int,
+) -> bool:
+    """Whether a part of image [height, width, 3] keeps each channel's range within `span`.
+
+    low, high [3] are widened to the part's colours.
+    """
+    for row in range(rows[0], rows[1]):
+        for column in range(columns[0], columns[1]):
+            for channel in range(3):
+                value = image[row, column, channel]
+                low[channel] = min(low[channel], value)
+                high[channel] = max(high[channel], value)
+                if high[channel] - low[channel] > span:
+                    return False
+    return True
+
+
+@compiled
+def inside_frame(image: Bytes, span: int) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of what is left of image [height, width, 3] without its frame.
+
+    Rows are taken from the top, then from the bottom, as long as all that were taken from that
+    side differ by at most `span` levels in each channel; then columns of the rows that are left.
+    """
+    top, bottom, left, right = 0, image.shape[0], 0, image.shape[1]
+    low, high = np.full(3, 255, np.uint8), np.zeros(3, np.uint8)
+    while top < bottom and widened(image, (top, top + 1), (0, right), low, high, span):
+        top += 1
+    low[:], high[:] = 255, 0
+    while bottom > top and widened(image, (bottom - 1, bottom), (0, right), low, high, span):
+        bottom -= 1
+    low[:], high[:] = 255, 0
+    while left < right and widened(image, (top, bottom), (left, left + 1), low, high, span):
+        left += 1
+    low[:], high[:] = 255, 0
+    while right > left and widened(image, (top, bottom), (right - 1, right), low, high, span):
+        right -= 1
+    return top, bottom, left, right
+
+
+@compiled
+def moments(levels: Counts) -> tuple[int, int, float]:
+    """Of a histogram in two parts, [2, 256]: sum, sum of squares, Shannon entropy in bits."""
+    count, total, squares, bits = 0, 0, 0, 0.0
+    for level in range(levels.shape[1]):
+        found = np.int64(levels[0, level]) + np.int64(levels[1, level])
+        count += found
+        total += found * level
+        squares += found * level * level
+    for level in range(levels.shape[1]):
+        found = np.int64(levels[0, level]) + np.int64(levels[1, level])
+        if found:
+            bits -= found / count * math.log2(found / count)
+    return int(total), int(squares), bits + 0.0
