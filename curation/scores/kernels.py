@@ -353,3 +353,44 @@ def moments(levels: Counts) -> tuple[int, int, float]:
         if found:
             bits -= found / count * math.log2(found / count)
     return int(total), int(squares), bits + 0.0
+
+
+@compiled
+def mean_of(total: np.uint32, count: int) -> np.uint8:
+    """A rounded mean, in the fixed point of Pillow's `Image.reduce`."""
+    weight = np.uint32(np.float32(4294967296.0) / np.float32(256 * count))
+    return np.uint8(np.uint32(np.uint32(total + np.uint32(count // 2)) * weight) >> np.uint32(24))
+
+
+@compiled
+def add(row: Bytes, sums: Counts) -> None:
+    for x in range(len(sums)):
+        sums[x] = np.uint32(sums[x] + np.uint32(row[x]))
+
+
+@compiled
+def shrink(pixels: Bytes, width: int, tall: int, wide: int, small: Bytes) -> None:
+    """Means of blocks of `tall` rows by `wide` columns, as Pillow's `Image.reduce` rounds them.
+
+    RGB bytes [height * width * 3] to small [height / tall, width / wide, 3], both rounded up:
+    the last blocks may hold less.
+    """
+    length = 3 * width
+    height = len(pixels) // length
+    sums = np.empty(length, np.uint32)
+    for row in range(small.shape[0]):
+        sums[:] = 0
+        stop = min((row + 1) * tall, height)
+        for each in range(row * tall, stop):
+            add(pixels[each * length : (each + 1) * length], sums)
+        for column in range(small.shape[1]):
+            end = min((column + 1) * wide, width)
+            red, green, blue = np.uint32(0), np.uint32(0), np.uint32(0)
+            for x in range(column * wide, end):
+                red = np.uint32(red + sums[3 * x])
+                green = np.uint32(green + sums[3 * x + 1])
+                blue = np.uint32(blue + sums[3 * x + 2])
+            count = (stop - row * tall) * (end - column * wide)
+            small[row, column, 0] = mean_of(red, count)
+            small[row, column, 1] = mean_of(green, count)
+            small[row, column, 2] = mean_of(blue, count)

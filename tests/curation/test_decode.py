@@ -4,11 +4,13 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from curation.decode import FAILED, TOO_LARGE, TRUNCATED, decode
+from curation import decode as module
+from curation.decode import FAILED, TOO_LARGE, TRUNCATED, decode, decode_jpeg, decode_upright
+from curation.headers import read_header
 
 
 def picture(width: int = 24, height: int = 16) -> Image.Image:
@@ -129,3 +131,49 @@ def test_mutated_images_give_pixels_or_an_error(
     pixels, error = decode(bytes(data[: max(1, int(cut * 2 * len(data)))]))
     assert (pixels is None) != (error is None)
     assert error in (None, FAILED, TRUNCATED, TOO_LARGE)
+
+
+def by_pillow(data: bytes, monkeypatch: pytest.MonkeyPatch) -> module.Decoded:
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "decode_jpeg", lambda *_: None)
+        return decode_upright(data)
+
+
+def alike(first: module.Decoded, second: module.Decoded) -> bool:
+    if first.pixels is None or second.pixels is None:
+        return first == second
+    near = np.abs(first.pixels.astype(int) - second.pixels).max() <= 3
+    return bool(near) and first[1:] == second[1:] and first.pixels.shape == second.pixels.shape
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (17, 31), (200, 90)], ids=str)
+def test_jpegs_are_as_pillow_decodes_them(
+    subsampling: int, progressive: bool, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"quality": 80, "subsampling": subsampling, "progressive": progressive}
+    for mode in ("RGB", "L"):
+        data = encode(picture(*size).convert(mode), "JPEG", **options)
+        assert decode_jpeg(data, read_header(data)) is not None
+        assert alike(decode_upright(data), by_pillow(data, monkeypatch))
+
+
+def test_odd_jpegs_are_left_to_pillow() -> None:
+    plain = encode(picture(64, 64), "JPEG")
+    cut, noisy = plain[: len(plain) // 2], plain[:-2] + b"more\xff\xd9"
+    adobe = encode(picture(), "JPEG", keep_rgb=True)
+    for data in (encode(picture().convert("CMYK"), "JPEG"), adobe, cut, noisy):
+        assert decode_jpeg(data, read_header(data)) is None
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=4), st.floats(0.1, 2))
+def test_damage_is_what_pillow_says(
+    changes: list[tuple[float, int]], cut: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(encode(picture(48, 40), "JPEG"))
+    for place, value in changes:
+        data[int(place * (len(data) - 1))] = value
+    damaged = bytes(data[: int(cut * len(data))])
+    assert alike(decode_upright(damaged), by_pillow(damaged, monkeypatch))

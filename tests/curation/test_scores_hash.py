@@ -3,13 +3,16 @@ import io
 
 import numpy as np
 import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
 from curation.decode import decode
-from curation.perceptual import dhash, phash, pixel_sha256
+from curation.perceptual import dhash, dhash_of, phash, phash_of, pixel_sha256
 from curation.score import Batch
-from curation.scores.hash import HashScorer
+from curation.scores.hash import HashScorer, reduced
 
 
 def photo(name: str = "astronaut", size: int = 96) -> Image.Image:
@@ -75,6 +78,35 @@ def test_pixel_sha256_sees_pixels_and_shape_alone() -> None:
     assert pixel_sha256(pixels) == expected
     assert pixel_sha256(pixels.reshape(4, 2, 3)) != expected
     assert pixel_sha256(np.asfortranarray(pixels)) == expected
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 7), st.integers(0, 2**32 - 1))
+def test_the_compiled_hashes_are_those_of_block_lists(
+    height: int, width: int, shift: int, seed: int
+) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8) >> shift
+    grey = [Image.fromarray(image).convert("L")]
+    square, wide = reduced([image])
+    assert phash_of(square).tolist() == phash(grey).tolist()
+    assert dhash_of(wide).tolist() == dhash(grey).tolist()
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (700, 401), (401, 700)], ids=str)
+def test_what_hashes_see_is_pillows_box_filter(size: tuple[int, int]) -> None:
+    """Rows before columns, in whole numbers: the same for every version of Pillow."""
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    narrow = Image.fromarray(image).convert("L").resize((32, size[0]), Image.Resampling.BOX)
+    expected = np.asarray(narrow.resize((32, 32), Image.Resampling.BOX))
+    assert np.array_equal(reduced([image])[0][0], expected)
+
+
+def test_golden_hashes() -> None:
+    """Block lists and stored columns hold them: a change here is a change of what they mean."""
+    product = np.outer(np.arange(60), np.arange(50)) // 7
+    image = np.stack([product, product[::-1], 255 - product], axis=2).astype(np.uint8)
+    square, wide = reduced([image])
+    assert int(phash_of(square)[0]) == 0x3696D6525A4AABA9
+    assert int(dhash_of(wide)[0]) == 0xFBF9FCFFFFFEF9FB
 
 
 def test_columns() -> None:

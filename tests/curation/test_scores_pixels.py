@@ -4,16 +4,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from curation.scores.pixels import descriptor, dimension
+from curation.scores.pixels import GRID, descriptor, dimension, grid
 
 
 def scene(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
     """A picture with structure at all scales: noise of several grids, enlarged and added."""
     rng = np.random.default_rng(seed)
     total = np.zeros((size[1], size[0], 3), np.float32)
-    for grid in (3, 6, 12, 24):
-        coarse = Image.fromarray(rng.integers(0, 256, (grid, grid, 3), np.uint8))
-        total += np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), np.float32) / grid
+    for side in (3, 6, 12, 24):
+        coarse = Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8))
+        total += np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), np.float32) / side
     total *= 160 / total.max()
     return Image.fromarray(total.astype(np.uint8))
 
@@ -57,6 +57,16 @@ def test_colour_counts() -> None:
     halves[0].paste(green, (32, 0, 64, 64))
     halves[1].paste(red, (32, 0, 64, 64))
     assert similarity(halves[0], halves[1]) < 0
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_the_grid_is_that_of_pillow(height: int, width: int, seed: int) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    expected = Image.fromarray(image).resize(
+        (GRID, GRID), Image.Resampling.BILINEAR, reducing_gap=3.0
+    )
+    assert np.array_equal(np.asarray(grid(image)), np.asarray(expected))
 
 
 @given(
