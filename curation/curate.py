@@ -1,8 +1,11 @@
-"""The curated version: the samples that verdicts keep, in shards of their own.
+"""The curated version: what verdicts keep and the selection, if any, picks, in shards of their own.
 
 Shard and row numbers stay what they were, and rows/ has a row for every row of the source, so
 that the source's scores and embeddings are row-aligned with the curated version, too.
 """
+
+# pyarrow.compute makes its functions when it is imported; pyright cannot see them.
+# pyright: reportAttributeAccessIssue=false
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation.columns import artifact_at, folder_digest, rows_url
 from infra.artifacts import Part, Spec
@@ -30,8 +34,9 @@ def curate_draft(
     verdicts_digest: str,
     score_folders: Mapping[str, str],
     edges_digest: str | None,
+    selection_digest: str | None = None,
 ) -> Draft:
-    """The version `name` of a store that holds what the verdicts over a dataset keep.
+    """The version `name` of a store that holds what verdicts (and a selection) keep of a dataset.
 
     Its settings name the source by dataset and version, never by place: a store can be moved.
     """
@@ -42,8 +47,11 @@ def curate_draft(
         "scores": dict(score_folders),
         "edges": edges_digest,
     }
+    if selection_digest is not None:
+        settings["selection"] = selection_digest
     digests = [folder_digest(folder) for _, folder in sorted(score_folders.items())]
     parents = (dataset_digest, verdicts_digest, *digests)
+    parents += (selection_digest,) if selection_digest is not None else ()
     spec = Spec("dataset", "curation.curate", settings, parents, CODE)
     return Draft(join(store, name, spec.digest), spec)
 
@@ -55,6 +63,7 @@ class CurateWork:
     url: str
     dataset_url: str
     verdicts_url: str
+    selection_url: str | None = None
 
     def __call__(self, value: int, todo: Sequence[str]) -> dict[str, Part]:
         rows = read_table(rows_url(self.dataset_url, value))
@@ -79,15 +88,25 @@ class CurateWork:
         return sample.image
 
     def _verdicts(self, shard: int, rows: pa.Table) -> pa.Table:
-        artifact_at(self.verdicts_url)
-        url = join(self.verdicts_url, f"{part_name(shard)}.parquet")
-        verdicts = read_table(url, ["uid", "kept", "reason"])
-        if verdicts["uid"].to_pylist() != rows["uid"].to_pylist():
+        """uid, kept and reason of each row; a selection drops what it left out, too."""
+        verdicts = self._aligned(self.verdicts_url, shard, rows, ["uid", "kept", "reason"])
+        if self.selection_url is None:
+            return verdicts
+        columns = ["uid", "selected", "reason"]
+        selection = self._aligned(self.selection_url, shard, rows, columns)
+        reason = pc.coalesce(verdicts["reason"], selection["reason"])
+        return pa.table({"uid": rows["uid"], "kept": selection["selected"], "reason": reason})
+
+    def _aligned(self, url: str, shard: int, rows: pa.Table, columns: list[str]) -> pa.Table:
+        artifact_at(url)
+        file = join(url, f"{part_name(shard)}.parquet")
+        table = read_table(file, columns)
+        if table["uid"].to_pylist() != rows["uid"].to_pylist():
             raise SluiceError(
-                f"{url} is not about the rows of {rows_url(self.dataset_url, shard)}",
-                "remove that verdicts folder and run again; the store rebuilds it",
+                f"{file} is not about the rows of {rows_url(self.dataset_url, shard)}",
+                "remove that folder and run again; the store rebuilds it",
             )
-        return verdicts
+        return table
 
 
 def decide(rows: pa.Table, verdicts: pa.Table) -> pa.Table:

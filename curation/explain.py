@@ -58,6 +58,15 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
+class Selected:
+    """What a sampling plan made of a row that verdicts keep."""
+
+    selected: bool
+    probability: float  # of being selected: the product along the plan
+    cells: tuple[str, ...]  # the concept, value or cell in each selector, in order
+
+
+@dataclass(frozen=True)
 class Explanation:
     """All that the store knows about one row of a dataset."""
 
@@ -74,6 +83,7 @@ class Explanation:
     twin_uid: str | None
     twin_similarity: float | None
     neighbours: tuple[Neighbour, ...]
+    selection: Selected | None = None  # None: there was none, or verdicts dropped it before
 
 
 def explain(store: str, uid: str, dataset: str = "curated") -> list[Explanation]:
@@ -108,13 +118,18 @@ def _explain(store: str, dataset: Dataset, uid: str, shard: int, row: int) -> Ex
     curated = "verdicts" in settings and len(lineage) > 1
     origin = lineage[1] if curated else dataset
     facts = origin.rows(shard).slice(row, 1).to_pylist()[0]
-    verdict: Mapping[str, Any] = {}
-    near, rules, neighbours = None, (), ()
+    verdict: dict[str, Any] = {}
+    near, rules, neighbours, chosen = None, (), (), None
     if curated:
         folders = settings["scores"]
         url = join(origin.url, "verdicts", settings["verdicts"])
         decided = columns.artifact_at(url).settings
         verdict = _row(join(url, f"{part_name(shard)}.parquet"), row)
+        if verdict["kept"] and "selection" in settings:
+            found = join(origin.url, "selection", settings["selection"])
+            entry = _row(join(found, f"{part_name(shard)}.parquet"), row)
+            chosen = Selected(entry["selected"], entry["probability"], tuple(entry["cells"]))
+            verdict |= {"kept": chosen.selected, "reasons": list(filter(None, [entry["reason"]]))}
         near = DedupSettings.model_validate(decided["dedup"]).near if decided["dedup"] else None
         neighbours = _neighbours(origin, url, settings["edges"], index_id(shard, row))
         if facts["status"] == "ok":  # of what ingest rejected no rule was asked
@@ -136,6 +151,7 @@ def _explain(store: str, dataset: Dataset, uid: str, shard: int, row: int) -> Ex
         twin_uid=verdict.get("twin_uid"),
         twin_similarity=verdict.get("twin_similarity"),
         neighbours=neighbours,
+        selection=chosen,
     )
 
 
@@ -271,6 +287,11 @@ def _lines(found: Explanation) -> Iterator[str]:
             mark = {True: "passed", False: "FAILED", None: "no value"}[rule.passed]
             yield f"  {mark:<8}  {rule.reason:<{width}}  {_compared(rule)}"
     yield from _duplicate_lines(found)
+    if found.selection is not None:
+        state = "selected" if found.selection.selected else "not selected"
+        cells = "; ".join(_clean(cell) for cell in found.selection.cells)
+        yield f"{state}, with probability {found.selection.probability:.4g}"
+        yield f"  fell in       {cells or '-'}"
     if found.scores:
         yield "scores"
         for scorer, values in found.scores.items():

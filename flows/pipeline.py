@@ -1,7 +1,7 @@
 """The steps of a recipe in one store, strung together by digests: no data is looked at here.
 
 corpus -> ingest pool, trusted, evaluation -> scores -> filter network -> CLIP scores
--> duplicate pairs, contamination -> verdicts -> curated version -> index
+-> duplicate pairs, contamination -> verdicts (-> selection) -> curated version -> index
 fractals, curated, pool -> training runs -> evaluation
 """
 
@@ -14,6 +14,8 @@ from curation import contamination, curate, dedup, rules, score, verdicts
 from curation.scores.clip import ClipScorer
 from curation.scores.reference import Given, Reference
 from curation.scores.registry import chosen_scorer, pixel_scorers
+from curation.selection import select
+from curation.selection.settings import SelectionSettings
 from curation.synthetic import fractals
 from curation.synthetic.settings import FractalSettings
 from flows.recipe import Recipe
@@ -34,7 +36,9 @@ from pretrain.evaluate import stage as evaluation
 from pretrain.evaluate_settings import EvaluateSettings
 from pretrain.settings import TrainSettings
 
-Seeded = TypeVar("Seeded", IndexSettings, FractalSettings, TrainSettings, EvaluateSettings)
+Seeded = TypeVar(
+    "Seeded", IndexSettings, FractalSettings, TrainSettings, EvaluateSettings, SelectionSettings
+)
 FILTER = "filter"
 CHOSEN = "score pool by choice"
 RANDOM, PIXELS = "random", "pixels"
@@ -222,9 +226,10 @@ class Pipeline:
                 + [CHOSEN] * (CHOSEN in self.steps),
             )
         )  # fmt: skip
+        selected = self._selection(pool, decided, scored)
         curated = curate.curate_draft(
             self.store, "curated", pool.url, digest, decided.spec.digest, scored,
-            pairs.spec.digest,
+            pairs.spec.digest, selected and selected.spec.digest,
         )  # fmt: skip
         self._add(
             sharded(
@@ -232,11 +237,31 @@ class Pipeline:
                 "curate",
                 {"": curated},
                 self._shards(pool.url),
-                curate.CurateWork(curated.url, pool.url, decided.url),
-                ["verdicts"],
+                curate.CurateWork(curated.url, pool.url, decided.url, selected and selected.url),
+                ["selection" if selected else "verdicts"],
                 publishes="curated",
             )
         )
+
+    def _selection(self, pool: Draft, decided: Draft, scored: Mapping[str, str]) -> Draft | None:
+        if self.recipe.curate.selection is None:
+            return None
+        settings = self._seeded(self.recipe.curate.selection)
+        made = [draft for step in self.steps.values() for draft in step.drafts.values()]
+        vectors = [
+            f"{draft.spec.settings['scorer']}/{vector}"
+            for draft in made
+            if draft.spec.kind == "scores" and folder_of(draft) in scored.values()
+            for vector in draft.spec.settings.get("vectors", ())
+        ]
+        select.check_plan(settings, self.columns, vectors)
+        draft = select.selection_draft(
+            pool.url, pool.spec.digest, scored, decided.spec.digest, settings
+        )
+        work = select.SelectionWork(draft.url, pool.url, scored, decided.url, settings)
+        items = lambda: [dedup.ALL]  # noqa: E731
+        self._add(sharded("selection", "curate", {"": draft}, items, work, ["verdicts"]))
+        return draft
 
     def _contamination(self, pool: Draft) -> None:
         held_out = self._split("evaluation")
@@ -369,6 +394,7 @@ class Pipeline:
             pool=url("ingest pool"),
             curated=url("curated version"),
             verdicts=url("verdicts"),
+            selection=url("selection"),
             edges=url("duplicate pairs"),
             scores={name: join(pool, "scores", folder) for name, folder in self.folders.items()},
             canaries=join(demo, "canaries.parquet") if demo else self.recipe.data.canaries,

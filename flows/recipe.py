@@ -11,6 +11,7 @@ from curation.fetch.settings import FetchSettings
 from curation.resize_settings import ResizeSettings
 from curation.rules_settings import ContaminationSettings, DedupSettings, RuleSettings
 from curation.scores.settings import ScoreName, ScoreSettings
+from curation.selection.settings import SelectionSettings
 from curation.settings import SourceSettings
 from curation.synthetic.settings import FractalSettings
 from flows.demo.settings import CorpusSettings
@@ -96,6 +97,18 @@ class CurateSettings(_Settings):
     rules: tuple[RuleSettings, ...] = Field(description="the first that fails is the reason")
     dedup: DedupSettings = DedupSettings.model_validate({})
     contamination: ContaminationSettings = ContaminationSettings.model_validate({})
+    selection: SelectionSettings | None = Field(
+        None, description="which of the rows that stay are selected; without it all are"
+    )
+
+    @model_validator(mode="after")
+    def _reasons_differ(self) -> "CurateSettings":
+        plan = self.selection.plan if self.selection else ()
+        rules = {rule.reason for rule in self.rules}
+        for reason in (selector.reason for selector in plan):
+            if reason in rules:
+                raise ValueError(f"a rule and a selector are called {reason!r}: rename one")
+        return self
 
 
 class EncoderSettings(_Settings):

@@ -35,6 +35,7 @@ class ReportContext:
     pool: str | None = None
     curated: str | None = None
     verdicts: str | None = None
+    selection: str | None = None
     edges: str | None = None
     scores: Mapping[str, str] = field(default_factory=dict)
     canaries: str | None = None

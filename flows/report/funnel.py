@@ -7,13 +7,14 @@ from curation.rules_settings import EXACT, NEAR, DedupSettings, RuleSettings
 from flows.report.charts import number
 from flows.report.context import ReportContext
 from infra import artifacts
+from infra.artifacts import Artifact
 
 
 @dataclass(frozen=True)
 class Loss:
     """One reason: how many it took, what was left after it, and what the reason means.
 
-    `stage` is "ingest", "rule" or "dedup"; shares are of all rows.
+    `stage` is "ingest", "rule", "dedup" or "selection"; shares are of all rows.
     """
 
     reason: str
@@ -72,15 +73,17 @@ def funnel(
         meanings[EXACT] = "the same image bytes as a kept sample"
     if dedup is not None and dedup.near is not None:
         meanings[NEAR] = f"similarity to a kept sample ≥ {number(dedup.near)}"
-    order = [name for name in dropped if name not in meanings]
-    order += list(meanings)
+    chosen = artifacts.load(context.selection) if context.selection else None
+    plan = selection_meanings(chosen) if chosen and source == "curated version" else {}
+    order = [name for name in dropped if name not in meanings and name not in plan]
+    order += [*meanings, *plan]
     losses, left = [], rows
     for reason in order:
         count = dropped.get(reason, 0)
         left -= count
         stage = "ingest" if reason not in meanings else "rule"
-        stage = "dedup" if reason in (EXACT, NEAR) else stage
-        meaning = meanings.get(reason, "refused when it was read")
+        stage = "dedup" if reason in (EXACT, NEAR) else "selection" if reason in plan else stage
+        meaning = (meanings | plan).get(reason, "refused when it was read")
         losses.append(
             Loss(reason, count, _share(count, rows), left, _share(left, rows), stage, meaning)
         )
@@ -88,6 +91,18 @@ def funnel(
         part.rows == part.kept + sum(part.dropped.values()) for part in artifact.parts
     )
     return Funnel(rows, kept, losses, len(artifact.parts), balanced, source)
+
+
+def selection_meanings(selection: Artifact) -> dict[str, str]:
+    """What each reason of a selection means, in the order of its plan."""
+    found = {
+        one["name"]: f"not among the {number(one['realised'])} of {number(one['rows'])} "
+        f"that the selector {one['kind']} picks, {number(one['expected'])} expected"
+        for part in selection.parts
+        for one in part.extra["selectors"]
+    }
+    others = [reason for reason in selection.totals["dropped"] if reason not in found]
+    return found | dict.fromkeys(others, "the selection had nothing to judge it by")
 
 
 def _share(count: int, rows: int) -> float:

@@ -55,7 +55,7 @@ def change_key(rule: RuleSettings) -> str:
 
 def kept_strip(samples: Samples) -> Strip:
     """A sample of what stayed."""
-    chosen = shuffled(samples.uid, np.flatnonzero(samples.kept), 3 * STRIP)
+    chosen = shuffled(samples.uid, np.flatnonzero(samples.selected), 3 * STRIP)
     return Strip("At random", [samples.tile(i) for i in chosen])
 
 

@@ -17,6 +17,7 @@ from flows.report.thumbnails import Place
 from infra import artifacts
 from infra.artifacts import Artifact
 from infra.dataset import Dataset, part_name, read_table
+from infra.filesystem import join
 
 ROWS = 200_000  # galleries and curves look at this many rows, in whole shards spread evenly
 CAPTION = 160  # characters shown
@@ -50,6 +51,11 @@ class Samples:
     @cached_property
     def kept(self) -> np.ndarray:
         return self._array("kept").astype(bool)
+
+    @cached_property
+    def selected(self) -> np.ndarray:
+        """Kept, and picked by the selection where there is one."""
+        return self._array("selected").astype(bool)
 
     @cached_property
     def reason(self) -> np.ndarray:
@@ -99,7 +105,7 @@ class Samples:
 
     def dropped_for(self, reason: str) -> np.ndarray:
         """Positions of the rows whose first reason this is."""
-        return np.flatnonzero(self.reason == reason)
+        return np.flatnonzero((self.reason == reason) | (self._array("left_out", "") == reason))
 
     def flagged_for(self, reason: str) -> np.ndarray:
         """Positions of the rows that carry this reason, first or not."""
@@ -145,10 +151,19 @@ def load_samples(context: ReportContext) -> Samples | None:
         rows = dataset.rows(shard, ["status", "caption", "source"])
         for name in rows.column_names:
             table = table.append_column(name, rows[name])
-        tables.append(table)
+        tables.append(_add_selection(table, context.selection, shard))
     if not tables:
         return None
     return Samples(context, dataset, verdicts, shards, pa.concat_tables(tables))
+
+
+def _add_selection(table: pa.Table, url: str | None, shard: int) -> pa.Table:
+    """The columns `selected` and `left_out`, as a selection says; without one all kept rows are."""
+    selected, reason = table["kept"], pa.nulls(table.num_rows, pa.string())
+    if url is not None:
+        file = read_table(join(url, f"{part_name(shard)}.parquet"), ["selected", "reason"])
+        selected, reason = file.columns
+    return table.append_column("selected", selected).append_column("left_out", reason)
 
 
 def spread(shards: Sequence[int], rows: Sequence[int], limit: int = ROWS) -> list[int]:

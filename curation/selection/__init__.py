@@ -1,0 +1,1 @@
+"""Balance and selection: one seeded sampling plan over the rows that verdicts keep."""

@@ -1,0 +1,178 @@
+"""Balance over concepts: MetaCLIP (Xu et al. 2023, arXiv:2309.16671).
+
+An entry of the metadata matches a text where it stands in it as whole words, case and all. An
+entry with n_e matches draws each of them with probability min(1, t / n_e); a text stays if any of
+its entries draws it: with probability 1 - prod(1 - p_e), by one draw of its own.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import ahocorasick
+import numpy as np
+import pyarrow as pa
+
+from curation.selection.draws import Choice, Floats, Ints, uniforms
+from curation.selection.rows import Rows
+from curation.selection.settings import NO_CONCEPT, ConceptSettings
+from infra import filesystem
+from infra.errors import SluiceError
+
+# What the paper's matching puts spaces around, and what it takes for a space.
+PADDED = str.maketrans({sign: f" {sign} " for sign in ",.;:?!`"} | dict.fromkeys("\t\n\r", " "))
+STEPS = 64  # halvings of the interval that holds t: down to the last bit of a float64
+
+
+def select(settings: ConceptSettings, rows: Rows, key: tuple[object, ...]) -> Choice:
+    """Rows by the concepts their texts name; `t` as given, or for the target."""
+    entries = read_entries(settings.entries)
+    matcher = Matcher(entries)
+    matched = Matches.join(
+        (matcher.match(texts.to_pylist()) for texts in rows.texts(settings.reason, settings.text)),
+        len(entries),
+    )
+    counts = matched.counts()
+    unmatched = matched.unmatched()
+    keeps = settings.unmatched == "keep"
+    size = settings.target
+    if settings.fraction is not None:
+        size = int(len(rows) * settings.fraction + 0.5)
+    if settings.t is not None:
+        t = settings.t
+    else:
+        t = solve(matched, counts, (size or 0) - keeps * int(unmatched.sum()))
+    probability = matched.probability(entry_probability(counts, t))
+    probability = np.where(unmatched, float(keeps), probability)
+    selected = uniforms(rows.uids, *key) < probability
+    return Choice(
+        probability,
+        selected,
+        matched.rarest(counts),
+        pa.array(entries, pa.string()),
+        unmatched,
+        NO_CONCEPT,
+        state=pa.table({"entry": pa.array(entries, pa.string()), "count": counts}),
+        figures=_figures(counts, t, unmatched),
+    )
+
+
+def _figures(counts: Ints, t: float, unmatched: Any) -> dict[str, Any]:
+    matches = int(counts.sum())
+    tail = int(counts[counts < t].sum())
+    return {
+        "t": t,
+        "entries": len(counts),
+        "entries_matched": int((counts > 0).sum()),
+        "entries_thinned": int((counts > t).sum()),
+        "matches": matches,
+        "tail_share": round(tail / matches, 6) if matches else 0.0,
+        "unmatched": int(unmatched.sum()),
+    }
+
+
+def read_entries(url: str) -> list[str]:
+    """The entries of a metadata file, each once: a JSON list of strings, or one a line."""
+    text = filesystem.read_bytes(url).decode("utf-8", "replace").lstrip("\ufeff")
+    if url.endswith(".json"):
+        try:
+            lines = json.loads(text)
+        except ValueError as error:
+            raise SluiceError(f"{url} is not JSON: {error}", "give a list of strings") from error
+        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+            raise SluiceError(f"{url} holds no list of strings", "give one, or a .txt of lines")
+    else:
+        lines = text.splitlines()
+    entries = list(dict.fromkeys(entry for line in lines if (entry := line.strip())))
+    if not entries:
+        raise SluiceError(f"{url} holds no entry", "give a metadata list with one entry a line")
+    return entries
+
+
+class Matches:
+    """Which entries each of n texts names: positions of texts and of entries, pair by pair."""
+
+    def __init__(self, texts: Ints, entries: Ints, count: int, of: int) -> None:
+        self.texts, self.entries, self.count, self.of = texts, entries, count, of
+
+    @staticmethod
+    def join(pieces: Iterable["Matches"], of: int) -> "Matches":
+        """Pieces one after the other; `of` is the number of entries there are."""
+        texts, entries, count = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
+        for piece in pieces:
+            texts.append(piece.texts + count)
+            entries.append(piece.entries)
+            count += piece.count
+        return Matches(np.concatenate(texts), np.concatenate(entries), count, of)
+
+    def counts(self) -> Ints:
+        """How many texts name each entry, int64 [entries]."""
+        return np.bincount(self.entries, minlength=self.of)
+
+    def unmatched(self) -> Any:
+        """Whether a text names no entry, bool [n]."""
+        return np.bincount(self.texts, minlength=self.count) == 0
+
+    def probability(self, p: Floats) -> Floats:
+        """1 - prod(1 - p_e) over the entries of each text, float64 [n]."""
+        with np.errstate(divide="ignore"):
+            missed = np.log1p(-p)
+        return -np.expm1(np.bincount(self.texts, missed[self.entries], self.count))
+
+    def rarest(self, counts: Ints) -> Ints:
+        """The entry of each text that the fewest texts name, -1 where it names none: [n]."""
+        found = np.full(self.count, -1)
+        order = np.lexsort((self.entries, counts[self.entries], self.texts))
+        found[self.texts[order][::-1]] = self.entries[order][::-1]  # the last write is the rarest
+        return found
+
+
+class Matcher:
+    """All entries at once: an Aho-Corasick automaton over padded text."""
+
+    def __init__(self, entries: Sequence[str]) -> None:
+        self.of = len(entries)
+        self._automaton = ahocorasick.Automaton(ahocorasick.STORE_INTS)
+        for position, entry in enumerate(entries):
+            self._automaton.add_word(f" {entry} ", position)
+        self._automaton.make_automaton()
+
+    def match(self, texts: Sequence[str | None]) -> Matches:
+        """The entries of each text, once each; a null names none."""
+        found: list[int] = []
+        lengths = np.zeros(len(texts), np.int64)
+        find = self._automaton.iter
+        for row, text in enumerate(texts):
+            if text:
+                named = sorted({position for _, position in find(pad(text))})
+                lengths[row] = len(named)
+                found.extend(named)
+        rows = np.repeat(np.arange(len(texts)), lengths)
+        return Matches(rows, np.array(found, np.int64), len(texts), self.of)
+
+
+def pad(text: str) -> str:
+    """Text as entries are looked for in it: `"A dog, big"` -> `" A dog ,  big "`."""
+    return f" {text.translate(PADDED)} "
+
+
+def entry_probability(counts: Ints, t: float) -> Floats:
+    """min(1, t / n_e) for each entry, 1 where it was never named."""
+    return t / np.maximum(counts, t)
+
+
+def solve(matched: Matches, counts: Ints, target: int) -> float:
+    """The t at which `target` matched rows are expected; that which keeps all, if it is too much.
+
+    The expectation grows with t, so the interval is halved until it is a hundredth of a row wide.
+    """
+    low, high = 0.0, float(max(counts.max(initial=1), 1))
+    if target >= matched.count - int(matched.unmatched().sum()):
+        return high
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        expected = matched.probability(entry_probability(counts, middle)).sum()
+        if abs(expected - target) < 0.01:
+            return middle
+        low, high = (middle, high) if expected < target else (low, middle)
+    return high

@@ -1,0 +1,163 @@
+"""Hierarchical k-means with balanced sampling from the top (Vo et al. 2024, arXiv:2405.15613).
+
+The first level clusters the rows' vectors, each further one the centroids of the one below.
+Sampling goes from the top: a target is spread evenly over the children of a cluster, as far as
+they reach, and so on down to the rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from curation.selection import cells, kmeans
+from curation.selection.draws import Bools, Choice, Floats, Ints, draws, lowest, rates
+from curation.selection.kmeans import Centroids, Points
+from curation.selection.rows import Rows
+from curation.selection.settings import ClusterSettings
+from infra.digests import generator
+
+RESAMPLED = 0.5  # of the mean size of a cluster: what of it takes part in a resampling step
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """centroids: by level, the finest first. parents: of each cluster but those of the top."""
+
+    centroids: Sequence[Centroids]
+    parents: Sequence[Ints]
+
+
+def select(settings: ClusterSettings, rows: Rows, key: tuple[object, ...]) -> Choice:
+    """As many rows as the target says, balanced over clusters of clusters."""
+    sample = cells.sample_vectors(rows, settings.vectors, settings.sample, key)
+    hierarchy = fit(sample, settings.levels, key, settings.resampling, settings.iterations)
+    space = cells.place(rows, settings.vectors, hierarchy.centroids[0])
+    sizes = np.bincount(space.cells[space.known], minlength=len(hierarchy.centroids[0]))
+    target = settings.size(int(space.known.sum()))
+    by_level = spread(sizes, hierarchy.parents, target, key)
+    quotas = by_level[0]
+    drawn = draws(rows.uids, *key)
+    if settings.leaves == "closest":
+        order = np.empty(len(rows), np.int64)
+        order[np.lexsort((drawn, space.distances))] = np.arange(len(rows))
+        selected = lowest(space.cells, quotas, order)
+        probability = selected.astype(np.float64)
+    else:
+        selected = lowest(space.cells, quotas, drawn)
+        probability = rates(quotas, sizes, space.cells)
+    return cells.choice(
+        settings.missing,
+        space,
+        probability,
+        selected,
+        state=_state(hierarchy, sizes, by_level),
+        figures={"levels": [len(level) for level in hierarchy.centroids], "target": target},
+    )
+
+
+def fit(
+    points: Points, levels: Sequence[int], key: tuple[object, ...], resampling: int, iterations: int
+) -> Hierarchy:
+    """Cluster points [n, d], then the centroids, and so on.
+
+    A level above the first is resampled `resampling` times: k-means anew on those of its points
+    that are closest to their centroids, so many of each cluster, then all of them assigned anew.
+    The first is not, as in the paper's configuration for the web.
+    """
+    centroids: list[Centroids] = []
+    parents: list[Ints] = []
+    for level, k in enumerate(levels):
+        found = kmeans.fit(points, k, (*key, level), iterations)
+        for step in range(resampling if level else 0):
+            core = closest(*kmeans.assign(points, found), round(RESAMPLED * len(points) / k))
+            found = kmeans.fit(points[core], k, (*key, level, step), iterations)
+        if level:
+            parents.append(kmeans.assign(points, found)[0])
+        centroids.append(found)
+        points = found
+    return Hierarchy(centroids, parents)
+
+
+def closest(labels: Ints, distances: Floats, count: int) -> Bools:
+    """The `count` points (one at least) of each cluster that are closest to its centroid."""
+    quotas = np.full(int(labels.max(initial=-1)) + 1, max(count, 1))
+    return lowest(labels, quotas, distances)
+
+
+def spread(
+    sizes: Ints, parents: Sequence[Ints], target: int, key: tuple[object, ...]
+) -> list[Ints]:
+    """How many rows to take of each cluster, by level, the finest first; each sums to the target.
+
+    sizes: rows of each cluster of the finest level; not more than their sum can be taken.
+    """
+    by_level = [sizes]
+    for above in parents:
+        by_level.append(
+            np.bincount(above, by_level[-1], int(above.max(initial=-1)) + 1).astype(int)
+        )
+    every = np.zeros(len(by_level[-1]), np.int64)
+    quotas = np.array([min(target, int(sizes.sum()))])
+    taken: list[Ints] = []
+    for level in reversed(range(len(by_level))):
+        above = every if level == len(by_level) - 1 else parents[level]
+        drawn = generator(*key, "remainder", level).random(len(by_level[level]))
+        quotas = spread_children(by_level[level], above, quotas, drawn)
+        taken.append(quotas)
+    return taken[::-1]
+
+
+def spread_children(sizes: Ints, parents: Ints, quotas: Ints, drawn: Floats) -> Ints:
+    """Spread each parent's quota over its children. sizes, parents, drawn: [children]."""
+    found = np.zeros(len(sizes), np.int64)
+    order = np.argsort(parents, kind="stable")
+    ends = np.cumsum(np.bincount(parents, minlength=len(quotas)))
+    for parent, children in enumerate(np.split(order, ends[:-1])):
+        found[children] = fill(sizes[children], int(quotas[parent]), drawn[children])
+    return found
+
+
+def fill(sizes: Ints, target: int, drawn: Floats) -> Ints:
+    """Evenly as far as the sizes reach: the largest cut c with sum(min(c, sizes)) <= target.
+
+    The remainder goes, one each, to children larger than the cut, those with the lowest draws.
+    """
+    if target >= sizes.sum():
+        return sizes.astype(np.int64)
+    low, high = 0, int(sizes.max(initial=0))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if np.minimum(sizes, middle).sum() <= target else (low, middle)
+    quotas = np.minimum(sizes, low)
+    larger = np.flatnonzero(sizes > low)
+    more = larger[np.argsort(drawn[larger], kind="stable")][: target - int(quotas.sum())]
+    quotas[more] += 1
+    return quotas
+
+
+def _sums(sizes: Ints, parents: Ints, count: int) -> Ints:
+    """The sizes of `count` parents."""
+    return np.bincount(parents, sizes, count).astype(np.int64)
+
+
+def _state(hierarchy: Hierarchy, sizes: Ints, quotas: Sequence[Ints]) -> pa.Table:
+    """A row per cluster: level, number, parent, rows, rows taken, centroid."""
+    tables: list[pa.Table] = []
+    for level, centroids in enumerate(hierarchy.centroids):
+        count = len(centroids)
+        last = level == len(hierarchy.parents)
+        above = np.full(count, -1) if last else hierarchy.parents[level]
+        columns = {
+            "level": np.full(count, level, np.int32),
+            "cluster": np.arange(count, dtype=np.int32),
+            "parent": above.astype(np.int32),
+            "rows": sizes,
+            "taken": quotas[level],
+            "centroid": cells.lists(centroids),
+        }
+        tables.append(pa.table(columns))
+        if not last:
+            sizes = _sums(sizes, above, len(hierarchy.centroids[level + 1]))
+    return pa.concat_tables(tables)

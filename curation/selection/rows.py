@@ -1,0 +1,77 @@
+"""The rows that are still in, and what may be read about them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from curation import columns, sql
+from curation.dedup import gather_vectors
+from curation.selection.draws import Bools, Ints, Words
+from curation.selection.settings import DOMAIN
+from infra.dataset import ROW_BITS, Dataset
+
+# The host of a URL, lower case, without user, port and "www."; '' where there is none.
+DOMAIN_SQL = (
+    "regexp_extract(lower(rows.url), '^[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?(?:www[.])?([^/:?#]+)', 1)"
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a dataset by id, ascending, with their uids [n, 2]; columns are read when asked."""
+
+    dataset: Dataset
+    folders: Mapping[str, str]
+    ids: Ints
+    uids: Words
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def only(self, chosen: Bools) -> "Rows":
+        return replace(self, ids=self.ids[chosen], uids=self.uids[chosen])
+
+    def texts(self, owner: str, expression: str) -> Iterator[pa.ChunkedArray]:
+        """An expression as strings, null where it is NULL; a piece for each shard, in order."""
+        return self._pieces(owner, expression, "VARCHAR")
+
+    def numbers(self, owner: str, expression: str) -> npt.NDArray[np.float64]:
+        """An expression as float64 [n]; NaN where it is NULL."""
+        pieces = self._pieces(owner, expression, "DOUBLE")
+        return np.concatenate([np.empty(0), *(piece.to_numpy() for piece in pieces)])
+
+    def vectors(self, name: str) -> npt.NDArray[np.float16]:
+        """The vectors SCORER/VECTOR, float16 [n, dim]; all zero where there is none."""
+        folder = columns.score_folder(self.folders, name.partition("/")[0], "curate.selection")
+        return gather_vectors(self.dataset, folder, name, self.ids)
+
+    def vector_pieces(self, name: str) -> Iterator[npt.NDArray[np.float16]]:
+        """The vectors SCORER/VECTOR, a piece for each shard, in order."""
+        scorer, _, vector = name.partition("/")
+        folder = columns.score_folder(self.folders, scorer, "curate.selection")
+        for shard, rows in self._by_shard():
+            yield columns.read_vectors(self.dataset.url, folder, vector, shard)[rows]
+
+    def _pieces(self, owner: str, expression: str, kind: str) -> Iterator[pa.ChunkedArray]:
+        for shard, rows in self._by_shard():
+            schemas = columns.column_schemas(self.dataset.url, self.folders, shard)
+            names = [f"{scorer}.{name}" for scorer in schemas for name in schemas[scorer].names]
+            parsed = parse(owner, expression, names)
+            table = columns.read_columns(self.dataset.url, self.folders, shard, parsed.columns)
+            query = f"SELECT CAST({parsed.sql} AS {kind}) AS x FROM t"
+            yield sql.query(query, table.take(pa.array(rows)), [parsed])["x"]
+
+    def _by_shard(self) -> Iterator[tuple[int, Any]]:
+        shards = self.ids >> ROW_BITS
+        for shard in np.unique(shards).tolist():
+            low, high = np.searchsorted(shards, [shard, shard + 1])
+            yield shard, self.ids[low:high] & (1 << ROW_BITS) - 1
+
+
+def parse(owner: str, expression: str, names: list[str]) -> sql.Expression:
+    """An expression of the plan; `domain` stands for the host of rows.url."""
+    return sql.parse(owner, DOMAIN_SQL if expression == DOMAIN else expression, names)

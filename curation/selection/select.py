@@ -1,0 +1,255 @@
+"""The selection: a sampling plan run over the rows that verdicts keep; no pixel is touched.
+
+<dataset>/<version>/selection/<digest>/00000.parquet      row-aligned with rows/ (SELECTION)
+<dataset>/<version>/selection/<digest>/state/NAME.parquet what a later plan goes on from
+
+Each selector of the plan sees the rows that those before it left. All draws are keyed by seed,
+selector and uid, so that they do not depend on the order of rows, shards or workers.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from curation import columns, sql
+from curation.dedup import ALL
+from curation.fingerprint import file_states
+from curation.rules import column_names
+from curation.selection import concepts, hierarchy, quotas, top
+from curation.selection.draws import Bools, Choice, Floats, Ints, uid_words
+from curation.selection.rows import Rows, parse
+from curation.selection.settings import SelectionSettings
+from infra.artifacts import Part, Spec
+from infra.dataset import ROW_BITS, part_name, read_table, write_table
+from infra.errors import SluiceError
+from infra.filesystem import FilePart, join
+from infra.stage import Draft
+
+CODE = 1
+SELECTION = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("shard", pa.int32()),
+        ("row", pa.int32()),
+        ("selected", pa.bool_()),
+        ("reason", pa.string()),  # the selector that left it out; null where verdicts did, too
+        ("probability", pa.float64()),  # the product along the plan; null where verdicts dropped it
+        ("cells", pa.list_(pa.string())),  # the concept, value or cell in each selector it came to
+    ]
+)
+LARGEST = 20  # cells whose sizes before and after stand in the manifest
+
+SELECTORS: Mapping[str, Callable[..., Choice]] = {
+    "concepts": concepts.select,
+    "clusters": hierarchy.select,
+    "quotas": quotas.select,
+    "top": top.select,
+}
+
+
+def selection_draft(
+    dataset_url: str,
+    dataset_digest: str,
+    score_folders: Mapping[str, str],
+    verdicts_digest: str,
+    settings: SelectionSettings,
+) -> Draft:
+    """The selection among what verdicts keep. A file counts by what it holds, not by its place."""
+    plan: list[dict[str, Any]] = []
+    for selector in settings.plan:
+        states = {name: _file_state(selector.reason, url) for name, url in selector.files.items()}
+        plan.append(selector.model_dump(mode="json") | states)
+    known = {
+        "verdicts": verdicts_digest,
+        "scores": dict(score_folders),
+        "plan": plan,
+        "seed": settings.seed,
+    }
+    digests = [columns.folder_digest(folder) for _, folder in sorted(score_folders.items())]
+    parents = (dataset_digest, verdicts_digest, *digests)
+    spec = Spec("selection", "curation.selection", known, parents, CODE)
+    return Draft(join(dataset_url, "selection", spec.digest), spec)
+
+
+def _file_state(reason: str, url: str) -> str:
+    try:
+        return file_states([url])[0][1]
+    except FileNotFoundError as error:
+        raise SluiceError(f"selector {reason}: there is no file {url}", "correct it") from error
+
+
+def check_plan(
+    settings: SelectionSettings, schemas: Mapping[str, pa.Schema], vectors: Sequence[str]
+) -> None:
+    """Refuse a plan over columns or vectors that are not there, naming those that are.
+
+    schemas: the columns by scorer; vectors: SCORER/VECTOR.
+    """
+    names = column_names(schemas)
+    kinds = [field.type for schema in schemas.values() for field in schema]
+    table = pa.table({name: pa.array([], kind) for name, kind in zip(names, kinds, strict=True)})
+    for selector in settings.plan:
+        owner = f"selector {selector.reason}"
+        for name, expression in selector.expressions.items():
+            parsed = parse(owner, expression, names)
+            if name == "score":
+                sql.check_types([(parsed, "number")], table)
+        if selector.vector is not None and selector.vector not in vectors:
+            raise SluiceError(
+                f"{owner} asks for the vectors {selector.vector!r}",
+                f"there are {', '.join(sorted(vectors))}",
+            )
+
+
+@dataclass(frozen=True)
+class SelectionWork:
+    """Runs the plan over all rows that verdicts keep: one unit of work, `ALL`."""
+
+    url: str
+    dataset_url: str
+    score_folders: Mapping[str, str]
+    verdicts_url: str
+    settings: SelectionSettings
+
+    def __call__(self, value: object, todo: Sequence[str]) -> dict[str, Part]:
+        rows = self._kept()
+        outcome = Outcome(len(rows))
+        files: list[FilePart] = []
+        for selector in self.settings.plan:
+            coming = rows.only(outcome.selected)
+            key = (self.settings.seed, "selection", selector.reason)
+            choice = SELECTORS[selector.kind](selector, coming, key)
+            outcome.add(selector.reason, selector.kind, choice)
+            if choice.state is not None:
+                path = f"state/{selector.reason}.parquet"
+                files.append(write_table(self.url, path, choice.state))
+        for shard in rows.dataset.shards:
+            table = outcome.table(self._identity(shard), rows.ids)
+            files.append(write_table(self.url, f"{part_name(shard)}.parquet", table))
+        dropped = dict(Counter(outcome.reasons_given()))
+        kept = int(outcome.selected.sum())
+        extra = {"selectors": outcome.figures}
+        return {"": Part(ALL.name, tuple(files), len(rows), kept, dropped, extra)}
+
+    def _identity(self, shard: int) -> pa.Table:
+        url = join(self.verdicts_url, f"{part_name(shard)}.parquet")
+        return read_table(url, ["uid", "shard", "row", "kept"])
+
+    def _kept(self) -> Rows:
+        dataset = columns.dataset_at(self.dataset_url)
+        columns.artifact_at(self.verdicts_url)
+        ids, uids = [np.empty(0, np.int64)], [np.empty((0, 2), np.uint64)]
+        for shard in sorted(dataset.shards):
+            table = self._identity(shard)
+            table = table.filter(table["kept"])
+            ids.append(table["row"].to_numpy().astype(np.int64) | shard << ROW_BITS)
+            uids.append(uid_words(table["uid"]))
+        return Rows(dataset, self.score_folders, np.concatenate(ids), np.concatenate(uids))
+
+
+class Outcome:
+    """What the plan has decided so far about the n rows that came in."""
+
+    def __init__(self, count: int) -> None:
+        self.selected: Bools = np.ones(count, bool)
+        self.probability: Floats = np.ones(count)
+        self.figures: list[dict[str, Any]] = []
+        self._reason: npt.NDArray[np.int16] = np.full(count, -1, np.int16)
+        self._reasons: list[str] = []
+        self._cells: list[tuple[npt.NDArray[np.int32], pa.Array]] = []
+
+    def add(self, reason: str, kind: str, choice: Choice) -> None:
+        """One more selector, about the rows that are still in."""
+        coming = np.flatnonzero(self.selected)
+        out = ~choice.selected
+        self._drop(reason, coming[out])
+        if choice.unjudged is not None:
+            self._drop(choice.why, coming[out & choice.unjudged])
+        self.selected[coming[out]] = False
+        self.probability[coming] *= choice.probability
+        cells = np.full(len(self.selected), -1, np.int32)
+        cells[coming] = choice.cells
+        self._cells.append((cells, choice.names))
+        expected = round(float(choice.probability.sum()), 3)
+        figures = {
+            "name": reason,
+            "kind": kind,
+            "rows": len(coming),
+            "expected": expected,
+            "realised": int(choice.selected.sum()),
+            **choice.figures,
+        }
+        if choice.unjudged is not None:
+            figures[choice.why] = int(choice.unjudged.sum())
+        self.figures.append(figures | distribution(choice))
+
+    def _drop(self, reason: str, rows: Ints) -> None:
+        if reason not in self._reasons:
+            self._reasons.append(reason)
+        self._reason[rows] = self._reasons.index(reason)
+
+    def reasons_given(self) -> list[str]:
+        """The reason of each row that was left out."""
+        return [self._reasons[code] for code in self._reason[~self.selected].tolist()]
+
+    def table(self, identity: pa.Table, ids: Ints) -> pa.Table:
+        """SELECTION for one shard. identity: uid, shard, row, kept; ids: of the n rows."""
+        kept = identity["kept"].to_numpy()
+        places = identity["row"].to_numpy().astype(np.int64)[kept]
+        places |= identity["shard"].to_numpy().astype(np.int64)[kept] << ROW_BITS
+        found = np.full(len(kept), -1)
+        found[kept] = np.searchsorted(ids, places)
+        index = pa.array(found, mask=~kept)
+        reasons = pa.array(self._reasons, pa.string())
+        reason = reasons.take(pa.array(self._reason, mask=self._reason < 0))
+        columns = [
+            pa.array(self.selected).take(index).fill_null(False),
+            reason.take(index),
+            pa.array(self.probability).take(index),
+            self._cell_lists(found),
+        ]
+        names = ("uid", "shard", "row")
+        return pa.table([*(identity[name] for name in names), *columns], schema=SELECTION)
+
+    def _cell_lists(self, found: Ints) -> pa.Array:
+        """For each row the cells it fell in, in the order of the plan."""
+        kept = found >= 0
+        codes = np.stack([cells[found[kept]] for cells, _ in self._cells], axis=1)
+        lengths = np.zeros(len(found), np.int32)
+        lengths[kept] = (codes >= 0).sum(axis=1)
+        starts = np.cumsum([0, *(len(names) for _, names in self._cells)])
+        every = pa.concat_arrays([names for _, names in self._cells])
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        flat = (codes + starts[:-1])[codes >= 0]
+        return pa.ListArray.from_arrays(pa.array(offsets), every.take(pa.array(flat)))
+
+
+def distribution(choice: Choice) -> dict[str, Any]:
+    """The sizes of the cells before and after, and how many equal cells would be as uneven."""
+    if not len(choice.names):
+        return {}
+    before, after = (
+        np.bincount(cells[cells >= 0], minlength=len(choice.names))
+        for cells in (choice.cells, choice.cells[choice.selected])
+    )
+    order = np.argsort(-before, kind="stable")[:LARGEST]
+    return {
+        "cells": [int((sizes > 0).sum()) for sizes in (before, after)],
+        "effective_cells": [effective(sizes) for sizes in (before, after)],
+        "largest": [
+            [choice.names[cell].as_py(), int(before[cell]), int(after[cell])]
+            for cell in order.tolist()
+            if before[cell]
+        ],
+    }
+
+
+def effective(sizes: Ints) -> float:
+    """exp of the entropy of a distribution over cells: n for n equal ones, 1 for a single one."""
+    share = sizes[sizes > 0] / max(sizes.sum(), 1)
+    return round(float(np.exp(-(share * np.log(share)).sum())), 3)
