@@ -26,6 +26,10 @@ class Space:
     def known(self) -> Bools:
         return self.cells >= 0
 
+    def sizes(self) -> Ints:
+        """The rows of each cell."""
+        return np.bincount(self.cells[self.known], minlength=self.count)
+
 
 def sample_vectors(
     rows: Rows, name: str, count: int, key: tuple[object, ...]

@@ -34,8 +34,8 @@ def select(settings: ClusterSettings, rows: Rows, key: tuple[object, ...]) -> Ch
     sample = cells.sample_vectors(rows, settings.vectors, settings.sample, key)
     hierarchy = fit(sample, settings.levels, key, settings.resampling, settings.iterations)
     space = cells.place(rows, settings.vectors, hierarchy.centroids[0])
-    sizes = np.bincount(space.cells[space.known], minlength=len(hierarchy.centroids[0]))
-    target = settings.size(int(space.known.sum()))
+    sizes = space.sizes()
+    target = settings.size(int(sizes.sum()))
     by_level = spread(sizes, hierarchy.parents, target, key)
     quotas = by_level[0]
     drawn = draws(rows.uids, *key)

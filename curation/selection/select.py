@@ -20,7 +20,7 @@ from curation import columns, sql
 from curation.dedup import ALL
 from curation.fingerprint import file_states
 from curation.rules import column_names
-from curation.selection import concepts, hierarchy, quotas, top
+from curation.selection import concepts, density, hierarchy, quantization, quotas, retrieval, top
 from curation.selection.draws import Bools, Choice, Floats, Ints, uid_words
 from curation.selection.rows import Rows, parse
 from curation.selection.settings import SelectionSettings
@@ -47,7 +47,10 @@ LARGEST = 20  # cells whose sizes before and after stand in the manifest
 SELECTORS: Mapping[str, Callable[..., Choice]] = {
     "concepts": concepts.select,
     "clusters": hierarchy.select,
+    "density": density.select,
+    "quantization": quantization.select,
     "quotas": quotas.select,
+    "retrieval": retrieval.select,
     "top": top.select,
 }
 

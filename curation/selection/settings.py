@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from curation.rules_settings import EXACT, NEAR, Number, Reason, VectorName
+from curation.rules_settings import EXACT, NEAR, Number, Reason, Similarity, VectorName
 
 NO_VECTOR, NO_VALUE, NO_CONCEPT = "no_vector", "no_value", "no_concept"
 TAKEN = (NO_VECTOR, NO_VALUE, NO_CONCEPT, EXACT, NEAR)
@@ -151,8 +151,60 @@ class ClusterSettings(_OverVectors, _Sized):
         return self
 
 
+class DensitySettings(_OverVectors, _Sized):
+    """Density-based pruning (Abbas et al. 2024, arXiv:2401.04578)."""
+
+    kind: Literal["density"] = "density"
+    clusters: Count = Field(description="clusters of the rows' vectors; the paper has 500")
+    neighbours: Count = Field(20, description="nearest centroids that a centroid is measured by")
+    temperature: float = Field(0.1, gt=0, description="of the softmax over complexities")
+    leaves: Literal["farthest", "random"] = Field(
+        "farthest", description="which rows of a cluster: far from its centroid, or at random"
+    )
+
+
+class RetrievalSettings(_OverVectors):
+    """The rows around a reference set: its nearest rows, or the cells it falls in."""
+
+    kind: Literal["retrieval"] = "retrieval"
+    reference: str = Field(
+        pattern=r"^(.+\.npy|[^@/\s]+@[^@/\s]+)$",
+        description=".npy of vectors [n, dim], or NAME@VERSION of this store, scored alike",
+    )
+    neighbours: Count | None = Field(None, description="nearest rows of each reference vector")
+    threshold: Similarity | None = Field(None, description="cosine to the closest reference vector")
+    cells: Count | None = Field(None, description="cells, kept where one is nearest to a reference")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "RetrievalSettings":
+        if sum(x is not None for x in (self.neighbours, self.threshold, self.cells)) != 1:
+            raise ValueError(f"{self.reason}: give one of `neighbours`, `threshold` and `cells`")
+        return self
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {"reference": self.reference} if self.reference.endswith(".npy") else {}
+
+
+class QuantizationSettings(_OverVectors, _Sized):
+    """Dataset Quantization on stored vectors (Zhou et al. 2023, arXiv:2308.10524)."""
+
+    kind: Literal["quantization"] = "quantization"
+    bins: Count = Field(10, description="bins of each cell")
+    weight: Annotated[Number, Field(ge=0)] = Field(
+        1.0, description="of being like what remains, against being unlike the bin"
+    )
+    cell_size: int = Field(1000, gt=0, le=20_000, description="rows among which pairs are compared")
+
+
 Selector = Annotated[
-    ConceptSettings | QuotaSettings | TopSettings | ClusterSettings,
+    ConceptSettings
+    | QuotaSettings
+    | TopSettings
+    | ClusterSettings
+    | DensitySettings
+    | RetrievalSettings
+    | QuantizationSettings,
     Field(discriminator="kind"),
 ]
 

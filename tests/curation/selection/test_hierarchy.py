@@ -73,22 +73,3 @@ def test_a_large_cluster_gives_no_more_than_a_small_one(maker: Maker, selecting)
     for leaves, missing, kept in (("closest", "keep", 33), ("random", "keep", 33)):
         other = selecting.select(made, plan | {"leaves": leaves, "missing": missing})
         assert other.totals["kept"] == kept
-
-
-def test_the_answer_does_not_depend_on_shards(selecting, tmp_path) -> None:
-    rng = np.random.default_rng(2)
-    vectors = rng.normal(size=(200, 16))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-
-    def selected(size: int) -> set[str]:
-        maker = Maker(str(tmp_path / str(size)), size)
-        made = maker.dataset("pool", [{}] * 200)
-        maker.score(made, "clip", {"fine": [True] * 200}, {"image": vectors})
-        plan = {"kind": "clusters", "levels": [20, 5], "fraction": 0.25, "sample": 150}
-        rows = selecting.select(made, plan)
-        return {
-            row["uid"] for row in selecting.table(rows.url, made).to_pylist() if row["selected"]
-        }
-
-    assert selected(33) == selected(200)
-    assert len(selected(33)) == 50

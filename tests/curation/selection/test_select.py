@@ -173,3 +173,40 @@ def test_effective_number_of_cells() -> None:
     assert effective(np.array([9, 0, 0])) == 1
     assert 1 < effective(np.array([9, 1])) < 2
     assert effective(np.array([], int)) == 1
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        {"kind": "clusters", "levels": [20, 5], "fraction": 0.25, "sample": 150},
+        {"kind": "clusters", "levels": [20], "target": 50, "leaves": "closest"},
+        {"kind": "density", "clusters": 8, "fraction": 0.25},
+        {"kind": "quantization", "fraction": 0.25, "cell_size": 30},
+        {"kind": "retrieval", "reference": "reference.npy", "neighbours": 20},
+        {"kind": "retrieval", "reference": "reference.npy", "cells": 9},
+    ],
+    ids=lambda selector: "-".join(map(str, selector.values())).replace(" ", ""),
+)
+def test_vectors_are_selected_alike_in_any_order(
+    selector, selecting, tmp_path, monkeypatch
+) -> None:
+    rng = np.random.default_rng(2)
+    vectors = rng.normal(size=(200, 16))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[5] = 0
+    vectors[50:60] = vectors[49]
+    np.save(tmp_path / "reference.npy", vectors[100:103])
+    monkeypatch.chdir(tmp_path)
+
+    def selected(size: int, order: np.ndarray) -> set[str]:
+        maker = Maker(str(tmp_path / f"{size}-{order[0]}"), size)
+        made = maker.dataset("pool", [{"uid": uid_of(number)} for number in order])
+        maker.score(made, "clip", {"fine": [True] * 200}, {"image": vectors[order]})
+        artifact = selecting.select(made, selector)
+        table = selecting.table(artifact.url, made)
+        return set(table.filter(table["selected"])["uid"].to_pylist())
+
+    found = selected(200, np.arange(200))
+    assert found == selected(33, np.arange(200)[::-1])
+    if "neighbours" not in selector and "cells" not in selector:
+        assert len(found) == 50
