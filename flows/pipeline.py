@@ -258,7 +258,8 @@ class Pipeline:
         draft = select.selection_draft(
             pool.url, pool.spec.digest, scored, decided.spec.digest, settings
         )
-        work = select.SelectionWork(draft.url, pool.url, scored, decided.url, settings)
+        after = select.older_url(self.store, settings)
+        work = select.SelectionWork(draft.url, pool.url, scored, decided.url, settings, after)
         items = lambda: [dedup.ALL]  # noqa: E731
         self._add(sharded("selection", "curate", {"": draft}, items, work, ["verdicts"]))
         return draft

@@ -24,15 +24,23 @@ PADDED = str.maketrans({sign: f" {sign} " for sign in ",.;:?!`"} | dict.fromkeys
 STEPS = 64  # halvings of the interval that holds t: down to the last bit of a float64
 
 
-def select(settings: ConceptSettings, rows: Rows, key: tuple[object, ...]) -> Choice:
-    """Rows by the concepts their texts name; `t` as given, or for the target."""
+def select(
+    settings: ConceptSettings,
+    rows: Rows,
+    key: tuple[object, ...],
+    before: pa.Table | None = None,
+) -> Choice:
+    """Rows by the concepts their texts name; `t` as given, or for the target.
+
+    before: the state of an older plan, whose matches count, too.
+    """
     entries = read_entries(settings.entries)
     matcher = Matcher(entries)
     matched = Matches.join(
         (matcher.match(texts.to_pylist()) for texts in rows.texts(settings.reason, settings.text)),
         len(entries),
     )
-    counts = matched.counts()
+    counts = matched.counts() + (older_counts(entries, before) if before else 0)
     unmatched = matched.unmatched()
     keeps = settings.unmatched == "keep"
     size = settings.target
@@ -55,6 +63,12 @@ def select(settings: ConceptSettings, rows: Rows, key: tuple[object, ...]) -> Ch
         state=pa.table({"entry": pa.array(entries, pa.string()), "count": counts}),
         figures=_figures(counts, t, unmatched),
     )
+
+
+def older_counts(entries: Sequence[str], before: pa.Table) -> Ints:
+    """The matches that an older plan counted, for each of our entries."""
+    known = dict(zip(before["entry"].to_pylist(), before["count"].to_pylist(), strict=True))
+    return np.array([known.get(entry, 0) for entry in entries], np.int64)
 
 
 def _figures(counts: Ints, t: float, unmatched: Any) -> dict[str, Any]:

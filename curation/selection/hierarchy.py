@@ -29,14 +29,27 @@ class Hierarchy:
     parents: Sequence[Ints]
 
 
-def select(settings: ClusterSettings, rows: Rows, key: tuple[object, ...]) -> Choice:
-    """As many rows as the target says, balanced over clusters of clusters."""
-    sample = cells.sample_vectors(rows, settings.vectors, settings.sample, key)
-    hierarchy = fit(sample, settings.levels, key, settings.resampling, settings.iterations)
+def select(
+    settings: ClusterSettings,
+    rows: Rows,
+    key: tuple[object, ...],
+    before: pa.Table | None = None,
+) -> Choice:
+    """As many rows as the target says, balanced over clusters of clusters.
+
+    before: the state of an older plan; its clusters are used as they are, and rows are taken so
+    that old and new ones together are balanced.
+    """
+    if before:
+        hierarchy, taken = read_state(before)
+    else:
+        sample = cells.sample_vectors(rows, settings.vectors, settings.sample, key)
+        hierarchy = fit(sample, settings.levels, key, settings.resampling, settings.iterations)
+        taken = [np.zeros(len(level), np.int64) for level in hierarchy.centroids]
     space = cells.place(rows, settings.vectors, hierarchy.centroids[0])
     sizes = space.sizes()
     target = settings.size(int(sizes.sum()))
-    by_level = spread(sizes, hierarchy.parents, target, key)
+    by_level = spread(sizes, hierarchy.parents, target, key, taken)
     quotas = by_level[0]
     drawn = draws(rows.uids, *key)
     if settings.leaves == "closest":
@@ -47,12 +60,13 @@ def select(settings: ClusterSettings, rows: Rows, key: tuple[object, ...]) -> Ch
     else:
         selected = lowest(space.cells, quotas, drawn)
         probability = rates(quotas, sizes, space.cells)
+    together = [old + new for old, new in zip(taken, by_level, strict=True)]
     return cells.choice(
         settings.missing,
         space,
         probability,
         selected,
-        state=_state(hierarchy, sizes, by_level),
+        state=_state(hierarchy, together),
         figures={"levels": [len(level) for level in hierarchy.centroids], "target": target},
     )
 
@@ -87,51 +101,56 @@ def closest(labels: Ints, distances: Floats, count: int) -> Bools:
 
 
 def spread(
-    sizes: Ints, parents: Sequence[Ints], target: int, key: tuple[object, ...]
+    sizes: Ints,
+    parents: Sequence[Ints],
+    target: int,
+    key: tuple[object, ...],
+    taken: Sequence[Ints],
 ) -> list[Ints]:
     """How many rows to take of each cluster, by level, the finest first; each sums to the target.
 
     sizes: rows of each cluster of the finest level; not more than their sum can be taken.
+    taken: by level, rows of each cluster that were taken before.
     """
     by_level = [sizes]
-    for above in parents:
-        by_level.append(
-            np.bincount(above, by_level[-1], int(above.max(initial=-1)) + 1).astype(int)
-        )
+    for level, above in enumerate(parents):
+        by_level.append(_sums(by_level[-1], above, len(taken[level + 1])))
     every = np.zeros(len(by_level[-1]), np.int64)
     quotas = np.array([min(target, int(sizes.sum()))])
-    taken: list[Ints] = []
+    found: list[Ints] = []
     for level in reversed(range(len(by_level))):
         above = every if level == len(by_level) - 1 else parents[level]
         drawn = generator(*key, "remainder", level).random(len(by_level[level]))
-        quotas = spread_children(by_level[level], above, quotas, drawn)
-        taken.append(quotas)
-    return taken[::-1]
+        quotas = spread_children(by_level[level], above, quotas, drawn, taken[level])
+        found.append(quotas)
+    return found[::-1]
 
 
-def spread_children(sizes: Ints, parents: Ints, quotas: Ints, drawn: Floats) -> Ints:
-    """Spread each parent's quota over its children. sizes, parents, drawn: [children]."""
+def spread_children(sizes: Ints, parents: Ints, quotas: Ints, drawn: Floats, taken: Ints) -> Ints:
+    """Spread each parent's quota over its children. sizes, parents, drawn, taken: [children]."""
     found = np.zeros(len(sizes), np.int64)
     order = np.argsort(parents, kind="stable")
     ends = np.cumsum(np.bincount(parents, minlength=len(quotas)))
-    for parent, children in enumerate(np.split(order, ends[:-1])):
-        found[children] = fill(sizes[children], int(quotas[parent]), drawn[children])
+    for parent, own in enumerate(np.split(order, ends[:-1])):
+        found[own] = fill(sizes[own], int(quotas[parent]), drawn[own], taken[own])
     return found
 
 
-def fill(sizes: Ints, target: int, drawn: Floats) -> Ints:
-    """Evenly as far as the sizes reach: the largest cut c with sum(min(c, sizes)) <= target.
+def fill(sizes: Ints, target: int, drawn: Floats, taken: Ints) -> Ints:
+    """Evenly as far as the sizes reach, counting what was taken of each child before.
 
-    The remainder goes, one each, to children larger than the cut, those with the lowest draws.
+    The largest cut c at which min(c - taken, sizes), not below 0, sums to at most the target; the
+    remainder goes, one each, to children that can give more, those with the lowest draws.
     """
     if target >= sizes.sum():
         return sizes.astype(np.int64)
-    low, high = 0, int(sizes.max(initial=0))
+    low, high = 0, int((sizes + taken).max(initial=0))
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if np.minimum(sizes, middle).sum() <= target else (low, middle)
-    quotas = np.minimum(sizes, low)
-    larger = np.flatnonzero(sizes > low)
+        fits = np.clip(middle - taken, 0, sizes).sum() <= target
+        low, high = (middle, high) if fits else (low, middle)
+    quotas = np.clip(low - taken, 0, sizes)
+    larger = np.flatnonzero(np.clip(low + 1 - taken, 0, sizes) > quotas)
     more = larger[np.argsort(drawn[larger], kind="stable")][: target - int(quotas.sum())]
     quotas[more] += 1
     return quotas
@@ -142,22 +161,30 @@ def _sums(sizes: Ints, parents: Ints, count: int) -> Ints:
     return np.bincount(parents, sizes, count).astype(np.int64)
 
 
-def _state(hierarchy: Hierarchy, sizes: Ints, quotas: Sequence[Ints]) -> pa.Table:
-    """A row per cluster: level, number, parent, rows, rows taken, centroid."""
+def _state(hierarchy: Hierarchy, taken: Sequence[Ints]) -> pa.Table:
+    """A row per cluster, level by level, in order: level, parent, rows taken, centroid."""
     tables: list[pa.Table] = []
     for level, centroids in enumerate(hierarchy.centroids):
-        count = len(centroids)
         last = level == len(hierarchy.parents)
-        above = np.full(count, -1) if last else hierarchy.parents[level]
+        above = np.full(len(centroids), -1) if last else hierarchy.parents[level]
         columns = {
-            "level": np.full(count, level, np.int32),
-            "cluster": np.arange(count, dtype=np.int32),
+            "level": np.full(len(centroids), level, np.int32),
             "parent": above.astype(np.int32),
-            "rows": sizes,
-            "taken": quotas[level],
+            "taken": taken[level],
             "centroid": cells.lists(centroids),
         }
         tables.append(pa.table(columns))
-        if not last:
-            sizes = _sums(sizes, above, len(hierarchy.centroids[level + 1]))
     return pa.concat_tables(tables)
+
+
+def read_state(state: pa.Table) -> tuple[Hierarchy, list[Ints]]:
+    """The clusters of an older plan, and by level how many rows it took of each."""
+    levels = state["level"].to_numpy()
+    centroids, parents, taken = [], [], []
+    for level in range(int(levels.max()) + 1):
+        rows = state.filter(pa.array(levels == level))
+        flat = rows["centroid"].combine_chunks().flatten().to_numpy()
+        centroids.append(flat.reshape(rows.num_rows, -1))
+        parents.append(rows["parent"].to_numpy().astype(np.int64))
+        taken.append(rows["taken"].to_numpy())
+    return Hierarchy(centroids, parents[:-1]), taken

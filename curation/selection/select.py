@@ -23,7 +23,7 @@ from curation.rules import column_names
 from curation.selection import concepts, density, hierarchy, quantization, quotas, retrieval, top
 from curation.selection.draws import Bools, Choice, Floats, Ints, uid_words
 from curation.selection.rows import Rows, parse
-from curation.selection.settings import SelectionSettings
+from curation.selection.settings import SelectionSettings, Selector
 from infra.artifacts import Part, Spec
 from infra.dataset import ROW_BITS, part_name, read_table, write_table
 from infra.errors import SluiceError
@@ -42,6 +42,7 @@ SELECTION = pa.schema(
         ("cells", pa.list_(pa.string())),  # the concept, value or cell in each selector it came to
     ]
 )
+CONTINUED = ("clusters", "concepts", "quotas")  # kinds that go on from an older plan's state
 LARGEST = 20  # cells whose sizes before and after stand in the manifest
 
 SELECTORS: Mapping[str, Callable[..., Choice]] = {
@@ -72,11 +73,22 @@ def selection_draft(
         "scores": dict(score_folders),
         "plan": plan,
         "seed": settings.seed,
+        "after": settings.after,
     }
     digests = [columns.folder_digest(folder) for _, folder in sorted(score_folders.items())]
     parents = (dataset_digest, verdicts_digest, *digests)
     spec = Spec("selection", "curation.selection", known, parents, CODE)
     return Draft(join(dataset_url, "selection", spec.digest), spec)
+
+
+def older_url(store: str, settings: SelectionSettings) -> str | None:
+    """Where the selection is that this one goes on from."""
+    if settings.after is None:
+        return None
+    version, _, digest = settings.after.partition("/")
+    url = join(store, *version.split("@"), "selection", digest)
+    columns.artifact_at(url)
+    return url
 
 
 def _file_state(reason: str, url: str) -> str:
@@ -118,6 +130,7 @@ class SelectionWork:
     score_folders: Mapping[str, str]
     verdicts_url: str
     settings: SelectionSettings
+    after_url: str | None = None  # the selection that this one goes on from
 
     def __call__(self, value: object, todo: Sequence[str]) -> dict[str, Part]:
         rows = self._kept()
@@ -126,11 +139,10 @@ class SelectionWork:
         for selector in self.settings.plan:
             coming = rows.only(outcome.selected)
             key = (self.settings.seed, "selection", selector.reason)
-            choice = SELECTORS[selector.kind](selector, coming, key)
+            choice = SELECTORS[selector.kind](selector, coming, key, **self._before(selector))
             outcome.add(selector.reason, selector.kind, choice)
             if choice.state is not None:
-                path = f"state/{selector.reason}.parquet"
-                files.append(write_table(self.url, path, choice.state))
+                files.append(write_table(self.url, _state_path(selector), choice.state))
         for shard in rows.dataset.shards:
             table = outcome.table(self._identity(shard), rows.ids)
             files.append(write_table(self.url, f"{part_name(shard)}.parquet", table))
@@ -138,6 +150,19 @@ class SelectionWork:
         kept = int(outcome.selected.sum())
         extra = {"selectors": outcome.figures}
         return {"": Part(ALL.name, tuple(files), len(rows), kept, dropped, extra)}
+
+    def _before(self, selector: Selector) -> dict[str, pa.Table]:
+        """The state that an older plan left of this selector, as an argument."""
+        if self.after_url is None or selector.kind not in CONTINUED:
+            return {}
+        try:
+            return {"before": read_table(join(self.after_url, _state_path(selector)))}
+        except FileNotFoundError as error:
+            raise SluiceError(
+                f"selector {selector.reason}: {self.after_url} left nothing to go on from by that "
+                "name",
+                "call it as it was called there, or leave out `after`",
+            ) from error
 
     def _identity(self, shard: int) -> pa.Table:
         url = join(self.verdicts_url, f"{part_name(shard)}.parquet")
@@ -153,6 +178,10 @@ class SelectionWork:
             ids.append(table["row"].to_numpy().astype(np.int64) | shard << ROW_BITS)
             uids.append(uid_words(table["uid"]))
         return Rows(dataset, self.score_folders, np.concatenate(ids), np.concatenate(uids))
+
+
+def _state_path(selector: Selector) -> str:
+    return f"state/{selector.reason}.parquet"
 
 
 class Outcome:

@@ -216,6 +216,11 @@ class SelectionSettings(BaseModel):
 
     plan: tuple[Selector, ...] = Field(min_length=1, description="selectors, in order")
     seed: int = Field(0, description="of all draws")
+    after: str | None = Field(
+        None,
+        pattern=r"^[^@/\s]+@[^@/\s]+/[^@/\s]+$",
+        description="NAME@VERSION/SELECTION of this store: go on from its counts and centroids",
+    )
 
     @model_validator(mode="after")
     def _reasons_differ(self) -> "SelectionSettings":

@@ -10,7 +10,7 @@ from curation.contamination import shard_items
 from curation.curate import CurateWork, curate_draft
 from curation.dedup import ALL
 from curation.rules_settings import RuleSettings
-from curation.selection.select import SelectionWork, selection_draft
+from curation.selection.select import SelectionWork, older_url, selection_draft
 from curation.selection.settings import SelectionSettings
 from curation.verdicts import VerdictsWork, verdicts_draft
 from infra.artifacts import Artifact
@@ -31,12 +31,15 @@ class Selecting:
         self.maker.run(draft, [ALL], work)
         return draft
 
-    def select(self, made: Any, *plan: dict[str, Any], seed: int = 0) -> Artifact:
-        settings = SelectionSettings.model_validate({"plan": plan, "seed": seed})
+    def select(
+        self, made: Any, *plan: dict[str, Any], seed: int = 0, after: str | None = None
+    ) -> Artifact:
+        settings = SelectionSettings.model_validate({"plan": plan, "seed": seed, "after": after})
         decided = self.verdicts(made)
         digest = decided.spec.digest
         draft = selection_draft(made.url, made.digest, made.folders, digest, settings)
-        work = SelectionWork(draft.url, made.url, made.folders, decided.url, settings)
+        older = older_url(made.store, settings)
+        work = SelectionWork(draft.url, made.url, made.folders, decided.url, settings, older)
         return self.maker.run(draft, [ALL], work)
 
     def curate(self, made: Any, selection: Artifact | None) -> Artifact:

@@ -55,11 +55,12 @@ def test_the_lowest_of_each_cell_are_chosen(rows, data) -> None:
 
 @given(st.lists(st.integers(0, 50), min_size=1), st.integers(1, 20), st.floats(0.01, 1))
 def test_quotas_bound_every_value(sizes, most, share) -> None:
-    sizes = np.array(sizes)
-    quotas = bounds(sizes, most, share)
+    sizes, none = np.array(sizes), np.zeros(len(sizes), int)
+    quotas = bounds(sizes, most, share, none)
     assert (quotas <= np.minimum(sizes, most)).all()
     assert (quotas <= share * sizes.sum()).all()
-    assert (bounds(sizes, most, None) == np.minimum(sizes, most)).all()
+    assert (bounds(sizes, most, None, none) == np.minimum(sizes, most)).all()
+    assert (bounds(sizes, most, None, none + 3) == np.minimum(sizes, max(most - 3, 0))).all()
     cells = np.repeat(np.arange(len(sizes)), sizes)
     assert rates(quotas, sizes, cells).sum() == pytest.approx(quotas.sum())
 

@@ -15,7 +15,7 @@ KEY = (0, "selection", "clusters")
 def test_a_target_is_spread_evenly_as_far_as_the_sizes_reach(sizes, target, data) -> None:
     sizes = np.array(sizes)
     drawn = np.array(data.draw(st.permutations(range(len(sizes)))), float)
-    quotas = fill(sizes, target, drawn)
+    quotas = fill(sizes, target, drawn, np.zeros_like(sizes))
     assert quotas.sum() == min(target, sizes.sum())
     assert (quotas <= sizes).all() and (quotas >= 0).all()
     below = quotas < sizes
@@ -29,13 +29,27 @@ def test_a_target_is_spread_evenly_as_far_as_the_sizes_reach(sizes, target, data
         assert sorted(lowest.tolist()) == more.tolist()
 
 
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1), st.integers(0, 60))
+def test_what_was_taken_before_counts(children, target) -> None:
+    sizes, taken = np.array(children).T
+    quotas = fill(sizes, target, np.zeros(len(sizes)), taken)
+    assert quotas.sum() == min(target, sizes.sum())
+    assert (quotas <= sizes).all() and (quotas >= 0).all()
+    together = quotas + taken  # nobody gave while one that could give more has less than it by 2
+    could = quotas < sizes
+    if could.any() and (quotas > 0).any():
+        assert together[quotas > 0].max() <= together[could].min() + 1
+
+
 @given(st.data())
 def test_every_level_sums_to_the_target(data) -> None:
     sizes = np.array(data.draw(st.lists(st.integers(0, 20), min_size=1, max_size=12)))
     middle = np.array([data.draw(st.integers(0, 3)) for _ in sizes])
     parents = [middle, np.array([data.draw(st.integers(0, 1)) for _ in range(middle.max() + 1)])]
     target = data.draw(st.integers(0, 200))
-    fine, between, top = spread(sizes, parents, target, KEY)
+    counts = (len(sizes), middle.max() + 1, parents[1].max() + 1)
+    taken = [np.zeros(count, int) for count in counts]
+    fine, between, top = spread(sizes, parents, target, KEY, taken)
     assert fine.sum() == between.sum() == top.sum() == min(target, sizes.sum())
     assert (fine <= sizes).all()
     assert np.bincount(parents[0], fine, len(between)).tolist() == between.tolist()
