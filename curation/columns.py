@@ -87,11 +87,21 @@ def read_columns(
             if scorer == ROWS_NAME
             else columns_url(dataset_url, folders[scorer], shard)
         )
-        table = read_table(url, sorted(set(columns)))
+        table = _read(url, sorted(set(columns)))
         count = table.num_rows if count < 0 else count
         _check_aligned(url, table.num_rows, count)
         joined |= {f"{scorer}.{column}": table[column] for column in table.column_names}
     return pa.table(joined)
+
+
+def _read(url: str, columns: list[str]) -> pa.Table:
+    """A file of columns; a missing or damaged one is named."""
+    try:
+        return read_table(url, columns)
+    except FileNotFoundError as error:
+        raise SluiceError(f"there are no scores at {url}", AGAIN) from error
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise SluiceError(f"{url} is damaged, or lacks {', '.join(columns)}", AGAIN) from error
 
 
 def read_vectors(dataset_url: str, folder: str, vector: str, shard: int) -> np.ndarray:

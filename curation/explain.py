@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 from curation import columns, sql
 from curation.dedup import EDGES_FILE
 from curation.rules import column_names, needed_columns, rule_scores
-from curation.rules_settings import EXACT, NEAR, DedupSettings, RuleSettings
+from curation.rules_settings import EXACT, NEAR, DedupSettings
+from curation.top import judged_rules
 from infra import artifacts, filesystem
+from infra.artifacts import Artifact
 from infra.dataset import (
     Dataset,
     index_id,
@@ -123,14 +125,15 @@ def _explain(store: str, dataset: Dataset, uid: str, shard: int, row: int) -> Ex
     if curated:
         folders = settings["scores"]
         url = join(origin.url, "verdicts", settings["verdicts"])
-        decided = columns.artifact_at(url).settings
+        decided = columns.artifact_at(url)
         verdict = _row(join(url, f"{part_name(shard)}.parquet"), row)
         if verdict["kept"] and "selection" in settings:
             found = join(origin.url, "selection", settings["selection"])
             entry = _row(join(found, f"{part_name(shard)}.parquet"), row)
             chosen = Selected(entry["selected"], entry["probability"], tuple(entry["cells"]))
             verdict |= {"kept": chosen.selected, "reasons": list(filter(None, [entry["reason"]]))}
-        near = DedupSettings.model_validate(decided["dedup"]).near if decided["dedup"] else None
+        dedup = decided.settings["dedup"]
+        near = DedupSettings.model_validate(dedup).near if dedup else None
         neighbours = _neighbours(origin, url, settings["edges"], index_id(shard, row))
         if facts["status"] == "ok":  # of what ingest rejected no rule was asked
             rules = _rules(origin.url, folders, decided, shard, row)
@@ -193,10 +196,10 @@ def _scores(
 
 
 def _rules(
-    dataset_url: str, folders: Mapping[str, str], decided: Mapping[str, Any], shard: int, row: int
+    dataset_url: str, folders: Mapping[str, str], decided: Artifact, shard: int, row: int
 ) -> tuple[RuleOutcome, ...]:
     """Ask every rule about one row; the verdicts hold only those that failed."""
-    rules = [RuleSettings.model_validate(rule) for rule in decided["rules"]]
+    rules = judged_rules(decided)
     schemas = columns.column_schemas(dataset_url, folders, shard)
     names = needed_columns(rules, schemas)
     table = columns.read_columns(dataset_url, folders, shard, names).slice(row, 1)

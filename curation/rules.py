@@ -142,12 +142,13 @@ def _value(rule: RuleSettings, expression: Expression) -> str:
     return f"CASE WHEN isfinite({number}) THEN {number} END"
 
 
-def _judging(rules: Sequence[RuleSettings], parsed: Sequence[Expression]) -> str:
-    """The query that gives f0, f1, ... (fails, or NULL) and the first one's score and bound."""
+def failing(rules: Sequence[RuleSettings], parsed: Sequence[Expression]) -> str:
+    """The query's head that gives `f`: columns s0, s1, ... (scores), f0, f1, ... (fails, or NULL).
+
+    A rule with `top` has no threshold of its own: see `curation.top`.
+    """
     values: list[str] = []
     fails: list[str] = []
-    scores: list[str] = []
-    bounds: list[str] = []
     for index, (rule, expression) in enumerate(zip(rules, parsed, strict=True)):
         values.append(f"{_value(rule, expression)} AS s{index}")
         if rule.score is None:
@@ -156,6 +157,18 @@ def _judging(rules: Sequence[RuleSettings], parsed: Sequence[Expression]) -> str
         misses = [f"s{index} < {rule.min!r}::DOUBLE"] if rule.min is not None else []
         misses += [f"s{index} > {rule.max!r}::DOUBLE"] if rule.max is not None else []
         fails.append(f"({' OR '.join(misses)}) AS f{index}")
+    return (
+        f"WITH s AS (SELECT {', '.join(values)} FROM t), f AS (SELECT *, {', '.join(fails)} FROM s)"
+    )
+
+
+def _judging(rules: Sequence[RuleSettings], parsed: Sequence[Expression]) -> str:
+    """The query that gives f0, f1, ... (fails, or NULL) and the first one's score and bound."""
+    scores: list[str] = []
+    bounds: list[str] = []
+    for index, rule in enumerate(rules):
+        if rule.score is None:
+            continue
         low, high = (f"{b!r}::DOUBLE" if b is not None else "NULL" for b in (rule.min, rule.max))
         scores.append(f"WHEN {index} THEN s{index}")
         over = f"s{index} > {high}" if rule.max is not None else "false"
@@ -169,8 +182,7 @@ def _judging(rules: Sequence[RuleSettings], parsed: Sequence[Expression]) -> str
     score = f"CASE first {' '.join(scores)} END" if scores else "NULL"
     threshold = f"CASE first {' '.join(bounds)} END" if bounds else "NULL"
     return (
-        f"WITH s AS (SELECT {', '.join(values)} FROM t), "
-        f"f AS (SELECT *, {', '.join(fails)} FROM s), "
+        f"{failing(rules, parsed)}, "
         f"g AS (SELECT *, CASE {first} END AS first FROM f) "
         f"SELECT {', '.join(f'f{index}' for index in indices)}, "
         f"CAST({score} AS DOUBLE) AS score, CAST({threshold} AS DOUBLE) AS threshold FROM g"

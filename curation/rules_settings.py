@@ -9,12 +9,17 @@ NEAR = "near_duplicate"
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Similarity = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
 Reason = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 VectorName = Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")]
 
 
 class RuleSettings(BaseModel):
-    """A filter: a score with bounds, or a predicate that drops where it is true.
+    """A filter: a score with bounds or a share to keep, or a predicate that drops where true.
+
+    `top: 0.3` stands for the `min` that is the score at place int(0.3 n) of all n scores in
+    descending order, as DataComp takes it: ties with it are kept. Rows without a score are not
+    among the n.
 
     A row whose score or predicate is NULL (or NaN) cannot be judged and is never kept.
     """
@@ -27,6 +32,9 @@ class RuleSettings(BaseModel):
     )
     min: Number | None = Field(default=None, description="drop a row whose score is below this")
     max: Number | None = Field(default=None, description="drop a row whose score is above this")
+    top: Fraction | None = Field(
+        default=None, description="keep this share of all rows that have a score, the highest"
+    )
     drop: str | None = Field(
         default=None, description="SQL predicate over score columns: true drops"
     )
@@ -36,10 +44,10 @@ class RuleSettings(BaseModel):
         bounds = [bound for bound in (self.min, self.max) if bound is not None]
         if (self.score is None) == (self.drop is None):
             raise ValueError(f"rule {self.reason}: give either `score` with bounds, or `drop`")
-        if self.drop is not None and bounds:
-            raise ValueError(f"rule {self.reason}: `min` and `max` belong to `score`")
-        if self.score is not None and not bounds:
-            raise ValueError(f"rule {self.reason}: a score needs `min`, `max` or both")
+        if self.drop is not None and (bounds or self.top is not None):
+            raise ValueError(f"rule {self.reason}: `min`, `max` and `top` belong to `score`")
+        if self.score is not None and bool(bounds) == (self.top is not None):
+            raise ValueError(f"rule {self.reason}: a score needs `min`, `max` or both, or `top`")
         if bounds != sorted(bounds):
             raise ValueError(f"rule {self.reason}: min {self.min} is above max {self.max}")
         if self.reason in (EXACT, NEAR):

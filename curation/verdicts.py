@@ -38,6 +38,7 @@ from curation.rules import (
     string_lists,
 )
 from curation.rules_settings import EXACT, NEAR, DedupSettings, RuleSettings
+from curation.top import top_thresholds, with_thresholds
 from infra.artifacts import Part, Spec
 from infra.dataset import ROW_BITS, Dataset, part_name, read_table, write_table
 from infra.filesystem import FilePart, join
@@ -99,10 +100,12 @@ class VerdictsWork:
         edges = self._edges()
         nodes = edge_nodes(edges)
         names = self._check(shards[0]) if shards else []
+        thresholds = top_thresholds(self.rules, self.dataset_url, self.score_folders, shards)
+        rules = with_thresholds(self.rules, thresholds)
         outcomes: dict[int, pa.Table] = {}
         passing, priority = np.zeros(len(nodes), bool), np.zeros(len(nodes))
         for shard in shards:
-            outcome, preference = self._judge(dataset, shard, names)
+            outcome, preference = self._judge(dataset, shard, names, rules)
             outcomes[shard] = outcome
             place, rows = _of_shard(nodes, shard)
             passing[place] = outcome["reason"].is_null().to_numpy()[rows]
@@ -121,7 +124,7 @@ class VerdictsWork:
             table = _verdicts(identity, outcome, rows, twins.slice(place.start, len(rows)), found)
             files.append(write_table(self.url, f"{part_name(shard)}.parquet", table))
             tally.add(table)
-        return {"": tally.part(files)}
+        return {"": tally.part(files, thresholds)}
 
     def _edges(self) -> pa.Table:
         if self.edges_url is None or self.dedup is None:
@@ -138,12 +141,12 @@ class VerdictsWork:
         return needed_columns(self.rules, schemas, priority)
 
     def _judge(
-        self, dataset: Dataset, shard: int, names: Sequence[str]
+        self, dataset: Dataset, shard: int, names: Sequence[str], rules: Sequence[RuleSettings]
     ) -> tuple[pa.Table, npt.NDArray[np.float64] | None]:
         """The rules' outcome for a shard, and the rows' place in the keep order."""
         table = columns.read_columns(dataset.url, self.score_folders, shard, names)
         status = dataset.rows(shard, ["status", "reason"])
-        outcome = keep_rejected(apply_rules(self.rules, table), status)
+        outcome = keep_rejected(apply_rules(rules, table), status)
         if self.dedup is None:
             return outcome, None
         return outcome, evaluate("dedup.priority", self.dedup.priority, table)
@@ -259,9 +262,12 @@ class Tally:
         self.dropped.update(_counts(table["reason"].drop_null()))
         self.flagged.update(_counts(list_entries(table["reasons"])[1]))
 
-    def part(self, files: Sequence[FilePart]) -> Part:
+    def part(self, files: Sequence[FilePart], thresholds: Mapping[str, float]) -> Part:
+        """thresholds: of the rules with `top`, by reason."""
         total = self.kept + sum(self.dropped.values())
-        extra = {"flagged": dict(sorted(self.flagged.items()))}
+        extra: dict[str, Any] = {"flagged": dict(sorted(self.flagged.items()))}
+        if thresholds:
+            extra["thresholds"] = dict(sorted(thresholds.items()))
         return Part(ALL.name, tuple(files), total, self.kept, dict(self.dropped), extra)
 
 

@@ -20,6 +20,7 @@ from curation import ingest, score
 from curation.scores.registry import pixel_scorers
 from flows.demo import corpus
 from flows.main import TARGETS, Options, Prepared, prepare, stored_artifacts
+from flows.rules_plan import rules_plan
 from flows.step import Step, closure
 from infra import artifacts, filesystem
 from infra.artifacts import Spec
@@ -61,7 +62,10 @@ def plan(options: Options, target: str) -> str:
     """The plan of a target, as a table to print."""
     prepared = prepare(options)
     steps = closure(prepared.pipeline.steps, TARGETS[target])
-    return show(prepared, target, lines(prepared, steps))
+    text = show(prepared, target, lines(prepared, steps))
+    if "verdicts" in (step.name for step in steps):
+        text += "\n\n" + rules_plan(prepared)
+    return text + "\nnothing was written"
 
 
 def lines(prepared: Prepared, steps: Sequence[Step]) -> list[Line]:
@@ -282,6 +286,5 @@ def show(prepared: Prepared, target: str, found: Sequence[Line]) -> str:
     if unknown:
         total += f"\nnot reckoned: {', '.join(unknown)}"
     return "\n".join(
-        [f"{target} of {prepared.recipe.name!r} in {prepared.store}", "", *text, "", total,
-         "nothing was written"]
-    )  # fmt: skip
+        [f"{target} of {prepared.recipe.name!r} in {prepared.store}", "", *text, "", total]
+    )

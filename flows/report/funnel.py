@@ -46,6 +46,9 @@ def rule_text(rule: RuleSettings) -> str:
     """What a rule keeps, in one line."""
     if rule.drop is not None:
         return f"dropped where {rule.drop}"
+    if rule.top is not None:
+        bound = "" if rule.min is None else f": ≥ {number(rule.min)}"
+        return f"kept where {rule.score} is in the top {number(100 * rule.top)} %{bound}"
     low, high = rule.min, rule.max
     if low is not None and high is not None:
         return f"kept where {number(low)} ≤ {rule.score} ≤ {number(high)}"

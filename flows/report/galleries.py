@@ -49,6 +49,8 @@ def violation(values: np.ndarray, rule: RuleSettings) -> np.ndarray:
 
 def change_key(rule: RuleSettings) -> str:
     """The key of --set that moves a rule's threshold."""
+    if rule.top is not None:
+        return f"curate.rules.{rule.reason}.top"
     bounds = [name for name in ("min", "max") if getattr(rule, name) is not None]
     return " ".join(f"curate.rules.{rule.reason}.{name}" for name in bounds)
 

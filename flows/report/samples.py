@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from curation.rules import list_entries
 from curation.rules_settings import DedupSettings, RuleSettings
+from curation.top import judged_rules
 from flows.report.context import ReportContext
 from flows.report.thumbnails import Place
 from infra import artifacts
@@ -91,7 +92,7 @@ class Samples:
 
     @property
     def rules(self) -> list[RuleSettings]:
-        return [RuleSettings.model_validate(rule) for rule in self._settings("rules") or []]
+        return judged_rules(self.verdicts, self.context.recipe.get("curate"))
 
     @property
     def dedup(self) -> DedupSettings:

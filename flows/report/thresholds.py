@@ -85,7 +85,8 @@ def _rule_curve(
         log_x=log,
         percent=True,
     )
-    return Threshold(rule.reason, f"curate.rules.{rule.reason}.{bound}", chart)
+    moved = bound if rule.top is None else "top"
+    return Threshold(rule.reason, f"curate.rules.{rule.reason}.{moved}", chart)
 
 
 def _within_other(rule: RuleSettings, bound: str, values: np.ndarray) -> np.ndarray:

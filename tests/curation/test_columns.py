@@ -54,6 +54,16 @@ def test_what_is_missing_or_damaged_is_named(made) -> None:
     path.write_bytes(b"\x93NUMPY")
     with pytest.raises(SluiceError, match=r"00000\.npy is damaged"):
         read_vectors(made.url, folder, "v", 0)
+    columns = path.parents[1] / "columns"
+    columns.joinpath("00001.parquet").write_bytes(columns.joinpath("00000.parquet").read_bytes())
+    with pytest.raises(SluiceError, match=r"00001\.parquet holds 4 rows, its dataset's shard 2"):
+        read_columns(made.url, made.folders, 1, ["image.width"])
+    columns.joinpath("00001.parquet").unlink()
+    with pytest.raises(SluiceError, match=r"no scores at .*columns/00001\.parquet"):
+        read_columns(made.url, made.folders, 1, ["image.width"])
+    columns.joinpath("00001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(SluiceError, match=r"00001\.parquet is damaged"):
+        read_columns(made.url, made.folders, 1, ["image.width"])
     with pytest.raises(SluiceError, match="nothing is committed"):
         dataset_at(f"{made.store}/pool/none")
 

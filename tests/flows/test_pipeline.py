@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 
-from flows.main import Options, execute, explain, prepare, report
+from flows.main import Options, execute, explain, prepare, report, stored_artifacts
 from flows.pipeline import CHOSEN
 from flows.plan import plan
 from infra import artifacts
@@ -203,6 +203,29 @@ def test_a_plan_tells_and_writes_nothing(tmp_path: Path, curated_store: Path) ->
     assert before == sorted(curated_store.rglob("*"))
     line = next(line for line in known.splitlines() if line.startswith("curated version"))
     assert "in the store" in line
+
+
+def test_a_plan_tells_what_the_rules_would_remove(curated_store: Path, tmp_path: Path) -> None:
+    """Without --set these are the counts of the verdicts, for the first reasons and what stays."""
+    text = plan(Options(None, SMALL, str(curated_store)), "curate")
+    table = text[text.index("the rules, over") :]
+    assert max(map(len, table.splitlines())) <= 100
+    prepared = prepare(Options(None, SMALL, str(curated_store)))
+    (verdicts,) = stored_artifacts(prepared.pipeline.steps["verdicts"]).values()
+    for place, rule in enumerate(prepared.recipe.curate.rules):
+        line = next(x for x in table.splitlines() if x.startswith(f"{place + 1:2d}  {rule.reason}"))
+        assert int(line.split()[-2]) == verdicts.totals["dropped"].get(rule.reason, 0)
+    near, exact = (verdicts.totals["dropped"].get(f"{x}_duplicate", 0) for x in ("near", "exact"))
+    assert int(line.split()[-1]) == verdicts.totals["kept"] + near + exact
+    assert "removed by both" in table
+    odd = (*SMALL, "curate.rules.too_small.min=9999")
+    assert "too_small removes all" in plan(Options(None, odd, str(curated_store)), "curate")
+    other = (*SMALL, "filter.references=16")
+    assert "not in the store yet: mismatched_caption (clip)" in " ".join(
+        plan(Options(None, other, str(curated_store)), "curate").split()
+    )
+    fresh = plan(Options(None, SMALL, str(tmp_path / "fresh")), "curate")
+    assert "nothing is ingested yet" in fresh
 
 
 def test_explain_names_the_reason(curated_store: Path) -> None:
