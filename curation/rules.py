@@ -63,9 +63,7 @@ def check_rules(
 
     Raises SluiceError naming the rule, the column and near matches.
     """
-    names = column_names(columns)
-    fields = [field.type for schema in columns.values() for field in schema]
-    table = pa.table({name: pa.array([], kind) for name, kind in zip(names, fields, strict=True)})
+    names, table = column_names(columns), _empty(columns)
     wanted = [
         (expression, "boolean" if rule.score is None else "number")
         for rule, expression in zip(rules, parse_rules(rules, names), strict=True)
@@ -73,6 +71,19 @@ def check_rules(
     if priority is not None:
         wanted.append((sql.parse("dedup.priority", priority, names), "number"))
     sql.check_types(wanted, table)
+
+
+def check_number(owner: str, expression: str, columns: Mapping[str, pa.Schema]) -> None:
+    """Check an expression as `check_rules` does a rule's score."""
+    parsed = sql.parse(owner, expression, column_names(columns))
+    sql.check_types([(parsed, "number")], _empty(columns))
+
+
+def _empty(columns: Mapping[str, pa.Schema]) -> pa.Table:
+    """A joined table without rows."""
+    fields = [field.type for schema in columns.values() for field in schema]
+    names = column_names(columns)
+    return pa.table({name: pa.array([], kind) for name, kind in zip(names, fields, strict=True)})
 
 
 def evaluate(owner: str, expression: str, table: pa.Table) -> np.ndarray:

@@ -67,7 +67,7 @@ def vectors_of(dataset: Dataset, embedding: str) -> Embedding:
     curated from, and its settings name that version and its score folders.
     """
     name, _, vector = embedding.partition("/")
-    url, folders = _scores_of(dataset)
+    url, folders = scores_of(dataset)
     scores = artifacts.load(join(url, "scores", folders.get(name, name)))
     if scores is None:
         there = sorted({*folders, *_folders(url)})
@@ -85,7 +85,7 @@ def vectors_of(dataset: Dataset, embedding: str) -> Embedding:
 
 def score_columns(dataset: Dataset) -> dict[str, Artifact]:
     """The score artifacts that belong to a curated version, by scorer name."""
-    url, folders = _scores_of(dataset)
+    url, folders = scores_of(dataset)
     found: dict[str, Artifact] = {}
     for name, folder in sorted(folders.items()):
         scores = artifacts.load(join(url, "scores", folder))
@@ -94,7 +94,7 @@ def score_columns(dataset: Dataset) -> dict[str, Artifact]:
     return found
 
 
-def _scores_of(dataset: Dataset) -> tuple[str, dict[str, str]]:
+def scores_of(dataset: Dataset) -> tuple[str, dict[str, str]]:
     """The version whose folder holds the scores of `dataset`, and their folders by scorer."""
     match dataset.artifact.settings:
         case {"source": {"dataset": str(name), "version": str(version)}, "scores": folders}:

@@ -4,7 +4,6 @@
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false
 
-import html
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from indexes.grid import STYLE, figure, grid, short
 from indexes.pictures import decode, originals, thumbnail
 from infra.errors import SluiceError
 
@@ -23,18 +23,6 @@ if TYPE_CHECKING:
     from indexes.search import Index
 
 SHOWN = 24  # thumbnails in one grid
-CAPTION = 90  # characters under a thumbnail
-
-STYLE = """<style>
-.sluice-hits{display:flex;flex-wrap:wrap;gap:10px;margin:6px 0}
-.sluice-hits figure{margin:0;width:128px;font:12px/1.35 system-ui,sans-serif}
-.sluice-hits .p{width:128px;height:128px;display:flex;align-items:center;justify-content:center;
-background:rgba(128,128,128,.12);border-radius:6px;overflow:hidden}
-.sluice-hits img{width:100%;height:100%;object-fit:contain}
-.sluice-hits figcaption{margin-top:4px;overflow-wrap:anywhere}
-.sluice-hits b{font-variant-numeric:tabular-nums}
-.sluice-note{font:12px system-ui,sans-serif;opacity:.7}
-</style>"""
 
 
 @dataclass(frozen=True)
@@ -100,33 +88,25 @@ class Hits:
     def __repr__(self) -> str:
         lines = [f"{len(self)} hits for {self.query} in {self.index.name}"]
         for hit in self.table.slice(0, 10).to_pylist():
-            caption = _short(hit["caption"] or "", 70)
+            caption = short(hit["caption"] or "", 70)
             lines.append(f"{hit['rank']:4d}  {hit['similarity']:.3f}  {hit['uid'][:8]}  {caption}")
         if len(self) > 10:
             lines.append(f"      ... {len(self) - 10} more: .to_pandas()")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        """A grid of thumbnails. Captions come from the web: everything is escaped."""
-        figures = [self._figure(hit) for hit in self.table.slice(0, SHOWN).to_pylist()]
+        """A grid of thumbnails."""
         more = f", the first {SHOWN} shown" if len(self) > SHOWN else ""
-        note = html.escape(f"{len(self)} hits for {self.query}{more}")
-        grid = f'<div class="sluice-hits">{"".join(figures)}</div>'
-        return f'{STYLE}<div class="sluice-note">{note}</div>{grid}'
-
-    def _figure(self, hit: dict[str, Any]) -> str:
-        caption = hit["caption"] or ""
-        uri = self._thumbnails.get(hit["id"])
-        picture = f'<img src="{uri}" alt="">' if uri else "no picture"
-        title = html.escape(f"{hit['uid']}\n{_short(caption, 500)}", quote=True)
-        text = html.escape(_short(caption, CAPTION))
-        return (
-            f'<figure title="{title}"><div class="p">{picture}</div>'
-            f"<figcaption><b>{hit['similarity']:.3f}</b> {text}</figcaption></figure>"
+        shown = self.table.slice(0, SHOWN).to_pylist()
+        return STYLE + grid(
+            f"{len(self)} hits for {self.query}{more}",
+            (
+                figure(
+                    self._thumbnails.get(hit["id"]),
+                    hit["uid"],
+                    f"{hit['similarity']:.3f}",
+                    hit["caption"] or "",
+                )
+                for hit in shown
+            ),
         )
-
-
-def _short(text: str, length: int) -> str:
-    """One printable line: control characters of a caption do not reach a terminal."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= length else line[: length - 1] + "…"

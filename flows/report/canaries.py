@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.canaries import PAIRS, RIGHTLY, measure
-from flows.report.charts import number
 from flows.report.context import ReportContext
 from flows.report.samples import Samples, Tile, shuffled
 from infra import filesystem
+from infra.charts import number
 from infra.dataset import read_table
 
 SHOWN = 9  # pictures of one kind of mistake

@@ -6,11 +6,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from flows.report import charts
-from flows.report.charts import label
 from flows.report.context import ReportContext
-from infra import artifacts
+from infra import artifacts, charts
 from infra.artifacts import Artifact
+from infra.charts import label
 from pretrain.evaluate.stage import read_results
 
 METRIC = "accuracy"  # of the headline and the charts; the other metrics stand in tables

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from curation.rules_settings import EXACT, NEAR, DedupSettings, RuleSettings
-from flows.report.charts import number
 from flows.report.context import ReportContext
 from infra import artifacts
 from infra.artifacts import Artifact
+from infra.charts import number
 
 
 @dataclass(frozen=True)

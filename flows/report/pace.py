@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from flows.report.charts import Line, Rug, line_chart
+from infra.charts import Line, Rug, line_chart
 
 BINS = 120
 UNITS = ((2 * 86_400, 86_400, "days"), (2 * 3600, 3600, "hours"), (120, 60, "minutes"))

@@ -6,11 +6,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from flows.report import charts
 from flows.report.collect import Report, collect
 from flows.report.context import ReportContext
 from flows.report.thumbnails import thumbnails
-from infra import filesystem
+from infra import charts, filesystem
 from infra.filesystem import join
 from infra.progress import duration
 

@@ -7,15 +7,14 @@ import numpy as np
 import pyarrow.compute as pc
 from markupsafe import Markup
 
+from curation.curves import sweep_near
 from curation.dedup import EDGES_FILE, edge_nodes
 from curation.rules_settings import EXACT, NEAR, RuleSettings
-from curation.sweep import sweep_near
-from flows.report import charts
-from flows.report.charts import label, number
 from flows.report.galleries import NEAR_KEY
 from flows.report.samples import Samples
 from flows.report.scores import Scores
-from infra import artifacts
+from infra import artifacts, charts
+from infra.charts import label, number
 from infra.dataset import read_table
 
 STEPS = 120  # thresholds tried on a curve

@@ -7,11 +7,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from flows.report import charts
-from flows.report.charts import label
 from flows.report.context import ReportContext
-from infra import artifacts, filesystem
+from infra import artifacts, charts, filesystem
 from infra.artifacts import Artifact
+from infra.charts import label
 
 METRICS = "metrics.jsonl"
 

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 from record import keep
 
+from curation.curves import sweep
 from curation.dedup import greedy
 from curation.rules import apply_rules
 from curation.rules_settings import RuleSettings
-from curation.sweep import sweep
 
 ROWS, COLUMNS, RULES = 10_000_000, 30, 10
 NODES, PAIRS = 2_000_000, 5_000_000

@@ -15,7 +15,6 @@ from curation.rules_settings import EXACT, NEAR, RuleSettings
 from flows.report import ReportContext
 from flows.report import evaluation as evaluations
 from flows.report.canaries import canaries, read_key
-from flows.report.charts import number
 from flows.report.duplicates import duplicates, near_misses
 from flows.report.funnel import funnel, rule_text
 from flows.report.galleries import galleries, violation
@@ -27,6 +26,7 @@ from flows.report.thresholds import survivors, thresholds
 from flows.report.thumbnails import thumbnails
 from flows.report.training import read_metrics, training
 from infra.artifacts import Artifact
+from infra.charts import number
 
 Made = tuple[str, ReportContext]
 

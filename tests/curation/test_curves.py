@@ -3,10 +3,10 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curation.curves import CURVE, sweep, sweep_near
 from curation.dedup import EDGES, edge_nodes
 from curation.rules import apply_rules
 from curation.rules_settings import DedupSettings, RuleSettings
-from curation.sweep import CURVE, sweep, sweep_near
 
 
 @settings(max_examples=15, deadline=None)

@@ -39,19 +39,20 @@ def sweep(rule: RuleSettings, table: pa.Table, points: int = POINTS) -> pa.Table
         for bound in ("min", "max"):
             chosen = getattr(rule, bound)
             if chosen is not None:
-                thresholds = _thresholds(scores, chosen, points)
+                thresholds = grid(scores, points, [chosen])
                 curves.append(
                     _curve(bound, thresholds, _survivors(rule, bound, scores, thresholds))
                 )
     return pa.concat_tables(curves)
 
 
-def _thresholds(scores: Floats, chosen: float, points: int) -> Floats:
+def grid(scores: Floats, points: int, chosen: Sequence[float] = ()) -> Floats:
+    """Ascending thresholds: half evenly over the finite scores, half by rank, and those chosen."""
     if not len(scores):
-        return np.array([chosen])
+        return np.array(chosen, np.float64)
     even = np.linspace(scores.min(), scores.max(), points - points // 2)
     ranked = np.quantile(scores, np.linspace(0, 1, max(points // 2, 1)))
-    return np.unique(np.concatenate([even, ranked, [chosen]]))
+    return np.unique(np.concatenate([even, ranked, chosen]))
 
 
 def _survivors(rule: RuleSettings, bound: str, scores: Floats, thresholds: Floats) -> Counts:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.report import charts
+from infra import charts
 
 FINITE = st.floats(-1e9, 1e9, allow_nan=False)
 
