@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Group, Parameter
 
@@ -275,33 +275,43 @@ def export(
     samples_per_shard: Annotated[int, Parameter(name="--samples-per-shard")] = 10_000,
     bytes_per_shard: Annotated[int | None, Parameter(name="--bytes-per-shard")] = None,
     column: Annotated[tuple[str, ...], Parameter(name="--column", negative=())] = ("uid",),
+    format: Annotated[Literal["img2dataset", "subset"], Parameter(name="--format")] = "img2dataset",
+    verdicts: Annotated[str | None, Parameter(name="--verdicts")] = None,
     choices: Choices | None = None,
 ) -> None:
-    """Write a version in img2dataset's own layout.
+    """Write a version in img2dataset's own layout, or as a list of uids.
 
-    Example, with LAION's similarity beside img2dataset's columns:
+    Examples, with LAION's similarity beside img2dataset's columns; DataComp's subset file:
 
         prefect run export pool --to /data/laion --column uid --column similarity:float64
+        prefect run export curated --to /data/subset.npy --format subset
 
     Parameters
     ----------
     dataset
         The version: NAME, its latest one, or NAME@VERSION.
     to
-        An empty or new folder, or a URL.
+        An empty or new folder, or a URL; of a subset, the file.
     samples_per_shard
         Images in each tar.
     bytes_per_shard
         Bytes of images in each tar, instead of a number of them.
     column
         More columns: of rows/, or of what rode along as NAME:string|int64|float64|bool.
+    format
+        img2dataset, or subset: the sorted uids as DataComp's `u8,u8` npy.
+    verdicts
+        Of a subset: the digest of verdicts over the version, to take the uids that they keep.
     """
 
     def action() -> None:
-        from flows.export import export
+        from flows.export import export, export_subset
         from infra.progress import display
 
         options = (choices or Choices()).options()
+        if format == "subset":
+            print(export_subset(options, dataset, to, verdicts), flush=True)
+            return
         cut = {"samples_per_shard": samples_per_shard, "bytes_per_shard": bytes_per_shard}
         print(export(options, dataset, to, display(), columns=column, **cut), flush=True)
 

@@ -1,6 +1,7 @@
 """`export`: a dataset version in another tool's layout, in a folder of one's own."""
 
 from curation.export import ExportSettings, ExportWork, export_draft, export_items
+from curation.subset_file import write_subset
 from flows.main import Options, store_url
 from flows.recipe import load_recipe
 from flows.settings import validate
@@ -26,3 +27,10 @@ def export(options: Options, name: str, target: str, display: Display, **setting
         items = export_items(version, chosen)
         made = run_stage(f"export {name}", {"": draft}, items, work, runner, display)[""]
     return f"{made.totals['kept']} samples in {made.totals['parts']} shards: {target}"
+
+
+def export_subset(options: Options, name: str, target: str, verdicts: str | None = None) -> str:
+    """Write the uids of NAME or NAME@VERSION, or those that verdicts keep, to the file `target`."""
+    target = store_url(target)
+    dataset = open_dataset(store_url(options.store), name)
+    return f"{write_subset(dataset, target, verdicts)} uids: {target}"
