@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from curation.score import Scorer
 from curation.scores.clip import ClipScorer
+from curation.scores.clusters import ClustersScorer
 from curation.scores.concepts import ConceptsScorer
 from curation.scores.descriptor import DescriptorScorer
 from curation.scores.fooling import FoolingScorer
@@ -11,22 +12,27 @@ from curation.scores.hash import HashScorer
 from curation.scores.head import HeadScorer
 from curation.scores.image import ImageScorer
 from curation.scores.labels import LabelsScorer
+from curation.scores.language import LanguageScorer
 from curation.scores.outlier import OutlierScorer
 from curation.scores.reference import Given, Reference
 from curation.scores.settings import (
+    ClustersSettings,
     ConceptsSettings,
     FoolingSettings,
     HeadSettings,
     LabelsSettings,
     OutlierSettings,
     ScoreSettings,
+    WordsSettings,
 )
 from curation.scores.text import TextScorer
+from curation.scores.words import WordsScorer
 from infra.errors import SluiceError
 
 REGISTRY: Mapping[str, Callable[..., Scorer]] = {
     "image": ImageScorer,
     "text": TextScorer,
+    "language": LanguageScorer,
     "hash": HashScorer,
     "descriptor": DescriptorScorer,
     "clip": ClipScorer,
@@ -35,7 +41,8 @@ REGISTRY: Mapping[str, Callable[..., Scorer]] = {
 
 def pixel_scorers(only_matching: bool = False) -> list[Scorer]:
     """The scorers that need no model; only those that find equal pictures, if asked for."""
-    names = ["descriptor"] if only_matching else ["image", "text", "hash", "descriptor"]
+    every = ["image", "text", "language", "hash", "descriptor"]
+    names = ["descriptor"] if only_matching else every
     return [REGISTRY[name]() for name in names]
 
 
@@ -44,6 +51,10 @@ def chosen_scorer(name: str, settings: ScoreSettings, given: Given) -> Scorer:
     match settings:
         case HeadSettings(file=file, vectors=vectors):
             return HeadScorer(name, file, vectors)
+        case WordsSettings(file=file):
+            return WordsScorer(name, file)
+        case ClustersSettings(centroids=centroids, references=references, vectors=vectors):
+            return ClustersScorer(name, centroids, references, vectors)
         case ConceptsSettings(prompts=prompts, templates=templates):
             return ConceptsScorer(name, given.clip, tuple(prompts.items()), templates)
         case OutlierSettings(vectors=vectors, components=components, limit=limit):

@@ -108,7 +108,29 @@ class LabelsSettings(_Settings):
         return self.captions == "trusted"
 
 
+class WordsSettings(_Settings):
+    """How often the entries of a list of words stand in the caption: blocked ones, or wanted."""
+
+    kind: Literal["words"]
+    file: str = Field(description="text file, one entry in each line, on any fsspec URL")
+
+
+class ClustersSettings(_Settings):
+    """Which of given clusters a vector falls into, and whether references fall into it too."""
+
+    kind: Literal["clusters"]
+    centroids: str = Field(description=".npy of the clusters' centres, [k, dim]")
+    references: str = Field(description=".npy of the references' vectors, [m, dim]")
+    vectors: VectorName = Field("clip/image", description="vectors it reads, as SCORER/VECTOR")
+
+
 ScoreSettings = Annotated[
-    HeadSettings | ConceptsSettings | OutlierSettings | FoolingSettings | LabelsSettings,
+    HeadSettings
+    | WordsSettings
+    | ClustersSettings
+    | ConceptsSettings
+    | OutlierSettings
+    | FoolingSettings
+    | LabelsSettings,
     Field(discriminator="kind"),
 ]

@@ -1,6 +1,5 @@
 """Statistics of the caption."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 import pyarrow as pa
 
 from curation.score import Batch, Scores, filled
+from curation.scores import patterns
 
-URL = re.compile(r"(?:https?://|www\.)\S+|\S+\.(?:jpe?g|png|webp|gif|html?)\b", re.IGNORECASE)
+LONGEST = 10_000  # characters that the patterns look at
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,18 @@ class TextScorer:
     repetition    float32 0..1, share of words that stood in the caption before
     url_share     float32 0..1, share of characters in web addresses and file names
     digit_share   float32 0..1, share of characters that are digits
+    date_share    float32 0..1, share of characters in dates
+    file_name     bool, the caption is a file's name: IMG_1234, a digest, a UUID, numbers alone
+    boilerplate   bool, it is an empty word ("untitled") or holds a stock agency's phrase
+    emails        int32, e-mail addresses
+    phones        int32, telephone numbers
+    cards         int32, card numbers (Luhn)
+
+    Of a caption longer than LONGEST the patterns see the beginning.
     """
 
     name = "text"
-    code = 1
+    code = 2
     reads_images = False
     reads_vectors = ()
     vectors = ()
@@ -35,6 +43,12 @@ class TextScorer:
             "repetition": pa.float32(),
             "url_share": pa.float32(),
             "digit_share": pa.float32(),
+            "date_share": pa.float32(),
+            "file_name": pa.bool_(),
+            "boilerplate": pa.bool_(),
+            "emails": pa.int32(),
+            "phones": pa.int32(),
+            "cards": pa.int32(),
         }
     )
 
@@ -46,7 +60,7 @@ class TextScorer:
         captions: list[str] = (
             batch.rows["caption"].take(pa.array(positions, pa.int64())).to_pylist()
         )
-        values = [statistics(caption) for caption in captions]
+        values = [statistics(caption or "") for caption in captions]
         columns = {
             field.name: filled(
                 len(batch), positions, [value[index] for value in values], field.type
@@ -56,14 +70,29 @@ class TextScorer:
         return Scores(pa.table(columns))
 
 
-def statistics(caption: str) -> tuple[int, int, float, float, float]:
-    """characters, words, repetition, url_share, digit_share of one caption."""
-    words = caption.casefold().split()
+def statistics(caption: str) -> tuple[float | bool, ...]:
+    """The columns of one caption, in order.
+
+    Most captions hold no digit, dot, slash or @: what cannot match is not looked for.
+    """
+    folded = caption.casefold()
+    words = folded.split()
     length = max(len(caption), 1)
+    seen = caption[:LONGEST]
+    digits = len(patterns.DIGIT.findall(caption))
+    urls = patterns.url_characters(seen) if "." in seen or "://" in seen else 0
+    dates = patterns.date_characters(seen) if digits >= 4 else 0
+    phones, cards = patterns.phones_and_cards(seen) if digits >= 9 else (0, 0)
     return (
         len(caption),
         len(words),
         1 - len(set(words)) / len(words) if words else 0.0,
-        sum(len(found) for found in URL.findall(caption)) / length,
-        sum(sign.isdigit() for sign in caption) / length,
+        urls / length,
+        digits / length,
+        dates / length,
+        patterns.is_file_name(seen.strip()),
+        patterns.is_boilerplate(folded[:LONGEST]),
+        len(patterns.EMAIL.findall(seen)) if "@" in seen else 0,
+        phones,
+        cards,
     )
