@@ -6,9 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curation.rules_settings import DedupSettings
+from flows.main import Options
+from flows.plan import plan
 from flows.recipe import RECIPES, load_recipe
 from flows.settings import merge, override
 from infra.errors import SluiceError
+from tests.curation.sources.made import samples, tar_bytes
 
 LEAVES = st.one_of(st.integers(), st.text(max_size=3), st.booleans())
 TREES = st.recursive(
@@ -31,6 +35,23 @@ def test_a_recipe_lies_over_the_one_it_extends(tmp_path: Path) -> None:
     mine.write_text("extends: mine.yaml\nname: mine\n")
     with pytest.raises(SluiceError, match="extends itself"):
         load_recipe(str(mine))
+
+
+BASELINES = sorted(path.stem for path in RECIPES.glob("datacomp-*.yaml"))
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_of_datacomp_can_be_planned(name: str, tmp_path: Path) -> None:
+    """Its rules name scores that there are, and it removes no duplicates."""
+    (tmp_path / "0.tar").write_bytes(tar_bytes(samples(4)))
+    changes = [f"data.pool.0.tars={tmp_path}/*.tar"]
+    if name == "datacomp-text":
+        (tmp_path / "classes.txt").write_text("tench\ngreat white shark\n")
+        changes.append(f"curate.scores.classes.file={tmp_path}/classes.txt")
+    assert load_recipe(name).curate.dedup == DedupSettings(exact=False, near=None)
+    text = plan(Options(name, tuple(changes), str(tmp_path / "store")), "curate")
+    assert f"curate of {name!r}" in text and "nothing is ingested yet" in text
+    assert not (tmp_path / "store").exists()
 
 
 @given(MAPPINGS, MAPPINGS)
