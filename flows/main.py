@@ -9,13 +9,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from curation.fetch.observed import STATISTICS
 from curation.sources.detect import detect
 from flows.pipeline import Pipeline
-from flows.recipe import Recipe, load_recipe
+from flows.recipe import ExecutionSettings, Recipe, load_recipe
 from flows.step import LAUNCHERS, Session, Step, closure
 from infra import artifacts, dataset, filesystem
 from infra.artifacts import Artifact
@@ -139,16 +139,30 @@ def execute(
     run_step: Callable[[Step, Session], Mapping[str, Artifact]],
 ) -> Result:
     """Run the steps `target` needs, each through `run_step`; then write the report."""
-    start = time.monotonic()
-    recipe, store = prepared.recipe, prepared.store
-    check_store(store)
     steps = closure(prepared.pipeline.steps, TARGETS[target])
+    result = run_steps(prepared.store, prepared.recipe.run, target, steps, display, run_step)
+    if target != "curate-and-pretrain":
+        return result
+    return replace(result, report=write_report(prepared, result.timings))
+
+
+def run_steps(
+    store: str,
+    where: ExecutionSettings,
+    target: str,
+    steps: Sequence[Step],
+    display: Display,
+    run_step: Callable[[Step, Session], Mapping[str, Artifact]],
+) -> Result:
+    """Run steps in order, each through `run_step`."""
+    start = time.monotonic()
+    check_store(store)
     made: dict[str, Mapping[str, Artifact]] = {}
     timings: list[StepTiming] = []
-    runner = make_runner(recipe.run.executor, recipe.run.workers, recipe.run.address)
+    runner = make_runner(where.executor, where.workers, where.address)
     with display, runner, contextlib.ExitStack() as lent:
         lent.callback(close_training)  # before Ray itself goes
-        session = Session(runner, display, LAUNCHERS[recipe.run.executor], recipe.run.address)
+        session = Session(runner, display, LAUNCHERS[where.executor], where.address)
         trainings = {step.name for step in steps if step.trains}
         for step in steps:
             stored = step.stored
@@ -165,10 +179,7 @@ def execute(
                 dataset.publish(store, step.publishes, artifact)
                 if not stored and filesystem.is_folder(artifact.path(STATISTICS)):
                     display.say(f"crawl report: {write_crawl_report(artifact.url)}")
-    report = None
-    if target == "curate-and-pretrain":
-        report = write_report(prepared, timings)
-    return Result(store, target, made, timings, time.monotonic() - start, report)
+    return Result(store, target, made, timings, time.monotonic() - start)
 
 
 def write_crawl_report(url: str) -> str:

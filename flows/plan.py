@@ -62,19 +62,24 @@ def plan(options: Options, target: str) -> str:
     """The plan of a target, as a table to print."""
     prepared = prepare(options)
     steps = closure(prepared.pipeline.steps, TARGETS[target])
-    text = show(prepared, target, lines(prepared, steps))
+    title = f"{target} of {prepared.recipe.name!r}"
+    text = show(title, prepared.store, lines(prepared, steps))
     if "verdicts" in (step.name for step in steps):
-        text += "\n\n" + rules_plan(prepared)
-    return text + "\nnothing was written"
+        text += "
+
+" + rules_plan(prepared)
+    return text + "
+nothing was written"
 
 
 def lines(prepared: Prepared, steps: Sequence[Step]) -> list[Line]:
     """A line for each step, in order."""
     estimate = Estimate(prepared)
-    return [_line(step, estimate) for step in steps]
+    return [line_of(step, estimate) for step in steps]
 
 
-def _line(step: Step, estimate: "Estimate") -> Line:
+def line_of(step: Step, estimate: "Estimate") -> Line:
+    """What is there of a step, or what it would cost."""
     if step.stored:
         made = stored_artifacts(step).values()
         rows = max(one.totals["rows"] or samples_seen(one.settings) for one in made)
@@ -253,7 +258,7 @@ def size(count: float) -> str:
     raise AssertionError
 
 
-def show(prepared: Prepared, target: str, found: Sequence[Line]) -> str:
+def show(title: str, store: str, found: Sequence[Line]) -> str:
     """The table, its sum, and what could not be told."""
     header: tuple[str, ...] = ("step", "state", "rows", "size", "time", "known from")
     table: list[tuple[str, ...]] = [header]
@@ -275,7 +280,7 @@ def show(prepared: Prepared, target: str, found: Sequence[Line]) -> str:
     todo = [line for line in found if not line.stored]
     unknown = [line.step for line in todo if line.seconds is None]
     seconds = sum(line.seconds or 0 for line in todo)
-    free = filesystem.free_bytes(prepared.store)
+    free = filesystem.free_bytes(store)
     total = f"to do: {len(todo)} of {len(found)} steps"
     if todo:
         total += (
@@ -286,5 +291,5 @@ def show(prepared: Prepared, target: str, found: Sequence[Line]) -> str:
     if unknown:
         total += f"\nnot reckoned: {', '.join(unknown)}"
     return "\n".join(
-        [f"{target} of {prepared.recipe.name!r} in {prepared.store}", "", *text, "", total]
+        [f"{title} in {store}", "", *text, "", total]
     )

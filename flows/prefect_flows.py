@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import deployment
 
 from flows.main import Options, Result, execute, prepare
+from flows.race import main as races
 from flows.step import Session, Step
 from infra.artifacts import Artifact
 from infra.progress import Display, PlainDisplay, display, duration
@@ -31,10 +32,16 @@ def run_target(
     target: str, recipe: str | None, overrides: list[str] | None, store: str | None
 ) -> Result:
     """The body of every flow: steps as tasks, then the report as a link."""
-    options = Options(recipe, tuple(overrides or ()), store)
     shown = _display()
-    result = execute(prepare(options), target, shown, run_step)
-    shown.say(f"{target}: done in {duration(result.seconds)}, store {result.store}")
+    result = execute(
+        prepare(Options(recipe, tuple(overrides or ()), store)), target, shown, run_step
+    )
+    return tell(result, shown)
+
+
+def tell(result: Result, shown: Display) -> Result:
+    """Say where a run's results are, to the terminal and to Prefect's page of the run."""
+    shown.say(f"{result.target}: done in {duration(result.seconds)}, store {result.store}")
     if result.report:
         link = result.report if "://" in result.report else f"file://{result.report}"
         if deployment.id or sys.stdout.isatty():  # else it goes to whoever reads our output
@@ -103,6 +110,21 @@ def evaluate(
 ) -> None:
     """Evaluate the encoders against baselines."""
     run_target("evaluate", recipe, overrides, store)
+
+
+@flow(name="race")
+def race(
+    recipes: list[str],
+    race: str | None = None,
+    budget: str | None = None,
+    seeds: int | None = None,
+    overrides: list[str] | None = None,
+    store: str | None = None,
+) -> None:
+    """Try recipes against each other on one small model."""
+    shown = _display()
+    options = races.RaceOptions(tuple(recipes), race, budget, seeds, tuple(overrides or ()), store)
+    tell(races.execute(races.prepare(options), shown, run_step), shown)
 
 
 FLOWS: Mapping[str, Flow[..., None]] = {

@@ -55,12 +55,12 @@ def python(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
 def test_help_has_one_line_for_each_command() -> None:
     shown = python("-m", "flows", "--help").stdout
     assert shown.startswith("Usage: python -m flows COMMAND")
-    for name in (*RUNS, "report", "explain"):
+    for name in (*RUNS, "race", "report", "explain"):
         (line,) = [line for line in shown.splitlines() if re.match(rf"│ {name} ", line)]
         assert re.fullmatch(rf"│ {name} +[A-Z].*\. *│", line), line
 
 
-@pytest.mark.parametrize("name", [*RUNS, "report", "explain"])
+@pytest.mark.parametrize("name", [*RUNS, "race", "report", "explain"])
 def test_the_help_of_each_command_shows_an_example(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,7 +68,8 @@ def test_the_help_of_each_command_shows_an_example(
     shown = capsys.readouterr().out
     assert "Example" in shown
     assert f"prefect run {name}" in shown
-    for option in ("--recipe", "--set", "--store", *(["--plan"] if name in RUNS else [])):
+    plans = ["--plan"] if name in (*RUNS, "race") else []
+    for option in ("--recipe", "--set", "--store", *plans):
         assert option in shown
 
 
@@ -82,6 +83,15 @@ def test_every_flow_takes_the_same_options(name: str) -> None:
     assert options.recipe == "r.yaml"
     assert options.overrides == ("a.b=1", "c=[x, y]")
     assert options.store == "s3://bucket/store"
+
+
+def test_a_race_takes_several_recipes() -> None:
+    tokens = ["race", "--recipes", "a.yaml", "b.yaml", "--budget", "32k", "--set", "race.seeds=2"]
+    _, bound, _ = app.parse_args([*tokens, "--recipes", "c.yaml", "--plan"])
+    assert bound.arguments["recipes"] == ("a.yaml", "b.yaml", "c.yaml")
+    assert bound.arguments["budget"] == "32k"
+    assert bound.arguments["overrides"] == ("race.seeds=2",)
+    assert bound.arguments["plan"]
 
 
 def test_a_value_may_look_like_an_option_or_a_number() -> None:

@@ -1,0 +1,210 @@
+"""The steps of a race: those of every recipe up to its curated version, then one race for all.
+
+recipes -> curated versions, and the raw pool -> one training run a seed -> one evaluation a run
+-> the table of the race
+
+What several recipes ask for alike has one digest, and is one step. Runs and evaluations are known
+by what they are made of, not by the recipe's name: two recipes that keep the same share them, and
+a recipe or a seed that is added later runs nothing twice.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from flows.pipeline import Pipeline
+from flows.race.settings import RaceSettings
+from flows.race.table import ENTRANT, Entrant, TableWork, table_draft
+from flows.recipe import Recipe
+from flows.step import Session, Step, sharded
+from infra.artifacts import Artifact
+from infra.errors import SluiceError
+from infra.stage import Draft, Item
+from pretrain import run
+from pretrain.data import Source
+from pretrain.evaluate import stage as evaluation
+
+FLOW = "race"
+RAW = "raw pool"
+CURATED = "curated version"
+POOL, TRUSTED, EVALUATION = "ingest pool", "ingest trusted", "ingest evaluation"
+
+
+@dataclass(frozen=True)
+class Version:
+    """What an entrant is trained on: a dataset version, and the step that makes it."""
+
+    label: str
+    draft: Draft
+    step: str
+    pool: Draft
+    baseline: str | None  # the label of what it is compared with
+
+
+class Race:
+    """All steps of a race, by name, in an order in which they could run."""
+
+    def __init__(self, recipes: Mapping[str, Recipe], settings: RaceSettings, store: str) -> None:
+        self.recipes, self.settings, self.store = recipes, settings, store
+        self.pipelines = {name: Pipeline(recipe, store) for name, recipe in recipes.items()}
+        self.first = next(iter(recipes))
+        self.steps: dict[str, Step] = {}
+        self.origins: dict[str, tuple[str, str]] = {}  # step -> recipe, and what it is like there
+        self._names: dict[frozenset[str], str] = {}  # URLs of what a step makes -> its name here
+        self._check_splits()
+        self._curation()
+        self.versions = self._versions()
+        self._runs()
+
+    # ---- what recipes make ----
+
+    def _check_splits(self) -> None:
+        """Every recipe has the same trusted and the same evaluation split."""
+        first, *others = self.pipelines
+        for name, pipeline in self.pipelines.items():
+            for split in (TRUSTED, EVALUATION):
+                if split not in pipeline.steps:
+                    raise SluiceError(
+                        f"recipe {name!r} has no {split.removeprefix('ingest ')} split",
+                        f"a race needs one to judge by: set data.{split.split()[1]} in each recipe",
+                    )
+        for name in others:
+            for split in (TRUSTED, EVALUATION):
+                ours, theirs = (self.pipelines[each].steps[split].draft for each in (first, name))
+                if ours.spec.digest != theirs.spec.digest:
+                    raise SluiceError(
+                        f"recipes {first!r} and {name!r} differ in their "
+                        f"{split.removeprefix('ingest ')} split",
+                        "give all recipes of a race the same data.trusted and data.evaluation",
+                    )
+
+    def _curation(self) -> None:
+        """The steps up to each curated version; one step for what several recipes share."""
+        users: dict[frozenset[str], list[str]] = {}
+        wanted: dict[str, list[Step]] = {}
+        for name, pipeline in self.pipelines.items():
+            wanted[name] = needed(pipeline.steps, (TRUSTED, EVALUATION, CURATED))
+            for step in wanted[name]:
+                users.setdefault(_identity(step), []).append(name)
+        for name, steps in wanted.items():
+            names: dict[str, str] = {}
+            for step in steps:
+                names[step.name] = self._join(step, name, users[_identity(step)], names)
+
+    def _join(self, step: Step, recipe: str, users: Sequence[str], names: Mapping[str, str]) -> str:
+        """Take a recipe's step over; its name in the race."""
+        name = step.name
+        if len(users) < len(self.recipes):
+            name = f"{step.name} ({', '.join(users)})"
+        publishes = None if step.publishes == "curated" else step.publishes  # `latest` stays
+        needs = tuple(names[need] for need in step.needs)
+        here = replace(step, name=name, needs=needs, publishes=publishes, flow=FLOW)
+        return self._add(here, recipe, step.name).name
+
+    def _add(self, step: Step, recipe: str, like: str) -> Step:
+        """Take a step in, unless what it makes is made already; the step that makes it.
+
+        recipe, like: whose step of which name sees the same rows; a plan reckons by it.
+        """
+        identity = _identity(step)
+        if identity not in self._names:
+            self._names[identity] = step.name
+            self.steps[step.name] = step
+            self.origins[step.name] = (recipe, like)
+        return self.steps[self._names[identity]]
+
+    def _draft(self, recipe: str, step: str) -> Draft:
+        return self.pipelines[recipe].steps[step].draft
+
+    def _here(self, recipe: str, step: str) -> str:
+        return self._names[_identity(self.pipelines[recipe].steps[step])]
+
+    # ---- the race ----
+
+    def _versions(self) -> list[Version]:
+        """Raw pools first, one for each that there is; then the recipes, in the order given."""
+        raw: dict[str, Version] = {}
+        pools = {recipe: self._draft(recipe, POOL) for recipe in self.recipes}
+        for recipe, pool in pools.items() if self.settings.raw else ():
+            if pool.url not in raw:
+                several = len({pool.url for pool in pools.values()}) > 1
+                label = f"{RAW} of {recipe}" if several else RAW
+                raw[pool.url] = Version(label, pool, self._here(recipe, POOL), pool, None)
+        found = list(raw.values())
+        for recipe, pool in pools.items():
+            rival = raw[pool.url].label if raw else self.first if recipe != self.first else None
+            draft = self._draft(recipe, CURATED)
+            found.append(Version(recipe, draft, self._here(recipe, CURATED), pool, rival))
+        return found
+
+    def _runs(self) -> None:
+        entrants, needs = [], list[str]()
+        for version in self.versions:
+            judged = [self._run(version, seed) for seed in range(self.settings.seeds)]
+            entrants.append(
+                Entrant(
+                    version.label,
+                    version.draft.url,
+                    version.draft.spec.digest,
+                    version.baseline,
+                    tuple(step.draft.url for step in judged),
+                    tuple(step.draft.spec.digest for step in judged),
+                )
+            )
+            needs += [version.step, *(step.name for step in judged)]
+        draft = table_draft(self.store, entrants, self.settings)
+        work = TableWork(draft.url, tuple(entrants), self.settings)
+        step = sharded("table", FLOW, {"": draft}, lambda: [Item("race", None)], work, needs)
+        self._add(step, self.first, "evaluation")
+
+    @property
+    def table(self) -> Draft:
+        """The artifact that a race is for."""
+        return self.steps["table"].draft
+
+    def _run(self, version: Version, seed: int) -> Step:
+        """Train on a version with one seed, and evaluate; the step of the evaluation."""
+        training = self._train(version, seed)
+        train, test = (self._draft(self.first, split) for split in (TRUSTED, EVALUATION))
+        settings = self.settings.evaluate
+        splits = {"train": train.spec.digest, "test": test.spec.digest}
+        digests = {ENTRANT: training.draft.spec.digest}
+        draft = evaluation.evaluate_draft(self.store, digests, splits, settings)
+        work = evaluation.EvaluateWork(
+            draft.url, {ENTRANT: training.draft.url}, train.url, test.url, settings
+        )
+        splits_here = [self._here(self.first, split) for split in (TRUSTED, EVALUATION)]
+        needs = [training.name, *splits_here]
+        name = f"evaluate {version.label}, seed {seed}"
+        step = sharded(
+            name, FLOW, {"": draft}, lambda: evaluation.evaluate_items(digests), work, needs,
+            extra=work.comparisons,
+        )  # fmt: skip
+        return self._add(step, self.first, "evaluation")
+
+    def _train(self, version: Version, seed: int) -> Step:
+        settings = self.settings.training(seed)
+        draft = run.run_draft(self.store, FLOW, settings, {"data": version.draft.spec.digest})
+        sources = [Source(version.draft.url, 1.0)]
+
+        def train(lent: Session) -> Mapping[str, Artifact]:
+            made = run.train(draft, sources, settings, lent.launcher, lent.display, lent.address)
+            return {"": made}
+
+        step = Step(
+            f"train {version.label}, seed {seed}", FLOW, {"": draft}, train, (version.step,)
+        )
+        return self._add(step, self.first, step.name)
+
+
+def needed(steps: Mapping[str, Step], names: Sequence[str]) -> list[Step]:
+    """The steps of these names and all they need, in the order of `steps`."""
+    wanted = set(names)
+    for name in reversed(list(steps)):
+        if name in wanted:
+            wanted |= set(steps[name].needs)
+    return [step for name, step in steps.items() if name in wanted]
+
+
+def _identity(step: Step) -> frozenset[str]:
+    """What a step makes: two that make the same are one."""
+    return frozenset(draft.url for draft in step.drafts.values())
