@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from curation.measures.settings import MeasureSettings
 from flows.settings import load_yaml, merge, override, validate
 from infra.errors import SluiceError
 from pretrain.evaluate_settings import EvaluateSettings
@@ -46,6 +47,7 @@ class RaceSettings(BaseModel):
         True, description="also train on the raw pool, the baseline; else the first recipe is"
     )
     evaluate: EvaluateSettings = EvaluateSettings.model_validate({})
+    measures: MeasureSettings = MeasureSettings.model_validate({})
 
     @model_validator(mode="after")
     def _one_budget(self) -> "RaceSettings":

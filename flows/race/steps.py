@@ -1,17 +1,22 @@
 """The steps of a race: those of every recipe up to its curated version, then one race for all.
 
 recipes -> curated versions, and the raw pool -> one training run a seed -> one evaluation a run
--> the table of the race
+first recipe's CLIP -> vectors of pool and reference -> cells of the pool -> measures of a version
+evaluations and measures -> the table of the race
 
 What several recipes ask for alike has one digest, and is one step. Runs and evaluations are known
 by what they are made of, not by the recipe's name: two recipes that keep the same share them, and
 a recipe or a seed that is added later runs nothing twice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from flows.pipeline import Pipeline
+from curation import score
+from curation.contamination import shard_items
+from curation.measures import cells
+from curation.measures.measure import Inputs, MeasuresWork, measures_draft
+from flows.pipeline import Pipeline, dataset_at, folder_of
 from flows.race.settings import RaceSettings
 from flows.race.table import ENTRANT, Entrant, TableWork, table_draft
 from flows.recipe import Recipe
@@ -26,6 +31,7 @@ from pretrain.evaluate import stage as evaluation
 FLOW = "race"
 RAW = "raw pool"
 CURATED = "curated version"
+EMBED, VECTOR = "embed pool", "image"
 POOL, TRUSTED, EVALUATION = "ingest pool", "ingest trusted", "ingest evaluation"
 
 
@@ -34,9 +40,9 @@ class Version:
     """What an entrant is trained on: a dataset version, and the step that makes it."""
 
     label: str
+    recipe: str  # whose pool it is of
     draft: Draft
     step: str
-    pool: Draft
     baseline: str | None  # the label of what it is compared with
 
 
@@ -45,6 +51,7 @@ class Race:
 
     def __init__(self, recipes: Mapping[str, Recipe], settings: RaceSettings, store: str) -> None:
         self.recipes, self.settings, self.store = recipes, settings, store
+        self.measures = settings.measures
         self.pipelines = {name: Pipeline(recipe, store) for name, recipe in recipes.items()}
         self.first = next(iter(recipes))
         self.steps: dict[str, Step] = {}
@@ -82,7 +89,7 @@ class Race:
         users: dict[frozenset[str], list[str]] = {}
         wanted: dict[str, list[Step]] = {}
         for name, pipeline in self.pipelines.items():
-            wanted[name] = needed(pipeline.steps, (TRUSTED, EVALUATION, CURATED))
+            wanted[name] = needed(pipeline.steps, (TRUSTED, EVALUATION, CURATED, EMBED))
             for step in wanted[name]:
                 users.setdefault(_identity(step), []).append(name)
         for name, steps in wanted.items():
@@ -128,17 +135,18 @@ class Race:
             if pool.url not in raw:
                 several = len({pool.url for pool in pools.values()}) > 1
                 label = f"{RAW} of {recipe}" if several else RAW
-                raw[pool.url] = Version(label, pool, self._here(recipe, POOL), pool, None)
+                raw[pool.url] = Version(label, recipe, pool, self._here(recipe, POOL), None)
         found = list(raw.values())
         for recipe, pool in pools.items():
             rival = raw[pool.url].label if raw else self.first if recipe != self.first else None
             draft = self._draft(recipe, CURATED)
-            found.append(Version(recipe, draft, self._here(recipe, CURATED), pool, rival))
+            found.append(Version(recipe, recipe, draft, self._here(recipe, CURATED), rival))
         return found
 
     def _runs(self) -> None:
         entrants, needs = [], list[str]()
         for version in self.versions:
+            measured = self._measure(version)
             judged = [self._run(version, seed) for seed in range(self.settings.seeds)]
             entrants.append(
                 Entrant(
@@ -146,20 +154,84 @@ class Race:
                     version.draft.url,
                     version.draft.spec.digest,
                     version.baseline,
+                    measured.draft.url,
+                    measured.draft.spec.digest,
                     tuple(step.draft.url for step in judged),
                     tuple(step.draft.spec.digest for step in judged),
                 )
             )
-            needs += [version.step, *(step.name for step in judged)]
+            needs += [version.step, measured.name, *(step.name for step in judged)]
         draft = table_draft(self.store, entrants, self.settings)
         work = TableWork(draft.url, tuple(entrants), self.settings)
-        step = sharded("table", FLOW, {"": draft}, lambda: [Item("race", None)], work, needs)
+        step = sharded("table", FLOW, {"": draft}, whole, work, needs)
         self._add(step, self.first, "evaluation")
 
     @property
     def table(self) -> Draft:
         """The artifact that a race is for."""
         return self.steps["table"].draft
+
+    def _suffix(self, recipe: str) -> str:
+        """What tells the steps of another pool from those of the first recipe's."""
+        return "" if recipe == self.first else f" ({recipe})"
+
+    def _embed(self, recipe: str, split: str) -> Step:
+        """Vectors of a split by the first recipe's CLIP: one yardstick for all."""
+        dataset, scorer = self._draft(recipe, split), self.pipelines[self.first].clip
+        draft = score.score_draft(dataset.url, dataset.spec.digest, scorer)
+        step = sharded(
+            f"embed {split.removeprefix('ingest ')} to measure{self._suffix(recipe)}",
+            FLOW,
+            {scorer.name: draft},
+            shards_of(dataset.url),
+            score.ScoreWork(dataset.url, {scorer.name: scorer}),
+            [self._here(recipe, split), self._here(self.first, EMBED)],
+            gpu=True,
+        )
+        return self._add(step, recipe, split)
+
+    def _cells(self, recipe: str, embedded: Step) -> Step:
+        """The cell of every row of a recipe's pool."""
+        pool, folder, asked = self._draft(recipe, POOL), folder_of(embedded.draft), self.measures
+        found = cells.cells_draft(pool.url, folder, VECTOR, asked)
+        work = cells.CellsWork(found.url, pool.url, folder, VECTOR, asked)
+        step = sharded(
+            f"cells of the pool{self._suffix(recipe)}", FLOW, {"": found}, whole, work,
+            [embedded.name],
+        )  # fmt: skip
+        fitted = self._add(step, recipe, POOL)
+        draft = cells.cell_scores_draft(pool.url, folder, VECTOR, asked)
+        each = cells.CellScoresWork(draft.url, found.url, pool.url, folder, VECTOR)
+        step = sharded(
+            f"cell of each row{self._suffix(recipe)}", FLOW, {"": draft}, shards_of(pool.url), each,
+            [fitted.name],
+        )  # fmt: skip
+        return self._add(step, recipe, POOL)
+
+    def _measure(self, version: Version) -> Step:
+        """What a version is like as a whole."""
+        pool = self._embed(version.recipe, POOL)
+        other = self._embed(self.first, f"ingest {self.measures.reference}")
+        placed = self._cells(version.recipe, pool)
+        inputs = Inputs(
+            version.draft.url,
+            self._draft(version.recipe, POOL).url,
+            folder_of(pool.draft),
+            folder_of(placed.draft),
+            self._draft(self.first, f"ingest {self.measures.reference}").url,
+            folder_of(other.draft),
+            VECTOR,
+        )
+        draft = measures_draft(inputs, self.measures)
+        step = sharded(
+            f"measure {version.label}",
+            FLOW,
+            {"": draft},
+            whole,
+            MeasuresWork(draft.url, inputs, self.measures),
+            [version.step, placed.name, other.name],
+        )
+        return self._add(step, version.recipe, POOL)
 
     def _run(self, version: Version, seed: int) -> Step:
         """Train on a version with one seed, and evaluate; the step of the evaluation."""
@@ -194,6 +266,16 @@ class Race:
             f"train {version.label}, seed {seed}", FLOW, {"": draft}, train, (version.step,)
         )
         return self._add(step, self.first, step.name)
+
+
+def whole() -> list[Item]:
+    """The one unit of work of a step that sees everything."""
+    return [Item("all", None)]
+
+
+def shards_of(url: str) -> Callable[[], Sequence[Item]]:
+    """The shards of a dataset that will be there when this is called."""
+    return lambda: shard_items(dataset_at(url).shards)
 
 
 def needed(steps: Mapping[str, Step], names: Sequence[str]) -> list[Step]:

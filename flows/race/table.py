@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from curation.measures.measure import FILE as MEASURES
 from flows.race.settings import RaceSettings
 from infra import artifacts
 from infra.artifacts import Artifact, Part, Spec
 from infra.dataset import read_table
 from infra.digests import canonical_json
 from infra.errors import SluiceError
-from infra.filesystem import join, write_bytes
+from infra.filesystem import join, read_json, write_bytes
 from infra.stage import Draft
 from pretrain.evaluate.intervals import Estimate, accuracies, over_seeds
 
@@ -31,12 +32,17 @@ ENTRANT = "encoder"  # the name of the one encoder of each evaluation
 
 @dataclass(frozen=True)
 class Entrant:
-    """A version in the race, and its evaluations, one a seed; baseline: a label, or None."""
+    """A version in the race, its measures and its evaluations, one a seed.
+
+    baseline: the label of the entrant it is compared with, or None.
+    """
 
     label: str
     url: str
     digest: str
     baseline: str | None
+    measures_url: str
+    measures: str
     evaluation_urls: tuple[str, ...]
     evaluations: tuple[str, ...]
 
@@ -45,6 +51,7 @@ class Entrant:
             "label": self.label,
             "version": self.digest,
             "baseline": self.baseline,
+            "measures": self.measures,
             "evaluations": list(self.evaluations),
         }
 
@@ -52,7 +59,9 @@ class Entrant:
 def table_draft(store: str, entrants: Sequence[Entrant], settings: RaceSettings) -> Draft:
     """The table of these entrants, in this order."""
     identity = {"entrants": [entrant.identity() for entrant in entrants], **_setting(settings)}
-    parents = tuple(digest for each in entrants for digest in (each.digest, *each.evaluations))
+    parents = tuple(
+        digest for each in entrants for digest in (each.digest, each.measures, *each.evaluations)
+    )
     spec = Spec("race", "flows.race", identity, parents, CODE)
     return Draft(join(store, FOLDER, spec.digest), spec)
 
@@ -86,7 +95,7 @@ class TableWork:
         found = [self._line(each, answers) for each in self.entrants]
         table = {**_setting(self.settings), "entrants": found}
         file = write_bytes(self.url, FILE, canonical_json(table))
-        return {"": Part("race", (file,), len(found), len(found))}
+        return {"": Part("all", (file,), len(found), len(found))}
 
     def _line(self, entrant: Entrant, answers: Mapping[str, "Answers"]) -> dict[str, Any]:
         made = artifact_at(entrant.url)
@@ -101,6 +110,7 @@ class TableWork:
             "kept_share": kept / rows if rows else 0.0,
             "samples_seen": self.settings.samples_seen,
             "epochs": self.settings.samples_seen / kept if kept else None,
+            "measures": read_json(join(entrant.measures_url, MEASURES)),
             "test_samples": len(own.labels),
             "evaluation": {
                 task: figures(right, own.labels, self.settings) for task, right in own.right.items()

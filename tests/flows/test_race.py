@@ -90,6 +90,9 @@ def test_the_table_tells_what_the_artifacts_hold(raced: Raced) -> None:
         assert made is not None
         assert (entry["rows"], entry["kept"]) == (made.totals["rows"], made.totals["kept"])
         assert entry["version"] == made.digest
+        (measured,) = Path(version.draft.url).glob("measures/*/measures.json")
+        assert entry["measures"] == json.loads(measured.read_text())
+        assert entry["measures"]["kept"] == entry["kept"]
         assert entry["epochs"] == entry["samples_seen"] / entry["kept"]
         for task, figures in entry["evaluation"].items():
             seeds = [_accuracy(race.steps[f"evaluate {version.label}, seed {seed}"].draft.url, task)
@@ -101,6 +104,7 @@ def test_the_table_tells_what_the_artifacts_hold(raced: Raced) -> None:
         ours, theirs = (each["evaluation"][task]["accuracy"]["seeds"] for each in (strict, raw))
         assert figures["accuracy"]["seeds"] == pytest.approx(np.subtract(ours, theirs))
         assert figures["accuracy"]["over"] == "seeds"
+    assert raw["measures"]["coverage"] == 1
     assert strict["kept"] < found["entrants"][1]["kept"] < raw["kept"]
 
 
@@ -132,10 +136,11 @@ def test_the_curated_version_people_use_stays_the_latest(raced: Raced) -> None:
 def test_an_added_recipe_runs_its_own_steps_alone(raced: Raced, recipes: dict[str, str]) -> None:
     given = (*raced[0].recipes, recipes["middle"])
     chosen = options(given, Path(str(raced[0].store)))
-    assert "to do: 7 of" in plan(chosen)
+    assert "to do: 8 of" in plan(chosen)
     assert ran(run_race(chosen)) == [
         "verdicts (middle)",
         "curated version (middle)",
+        "measure middle",
         *(f"{what} middle, seed {seed}" for seed in (0, 1) for what in ("train", "evaluate")),
         "table",
     ]
