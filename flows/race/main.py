@@ -1,7 +1,7 @@
 """A race from the command line's options to its table; nothing heavy is imported here."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flows.main import Result, check_store, run_steps, store_url
 from flows.race.settings import labels, load_race, split_overrides
@@ -10,7 +10,10 @@ from flows.recipe import load_recipe
 from flows.step import Session, Step, closure
 from infra.artifacts import Artifact
 from infra.errors import SluiceError
+from infra.filesystem import join
 from infra.progress import Display
+
+PAGE = "report/index.html"
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,12 @@ def execute(
     display: Display,
     run_step: Callable[[Step, Session], Mapping[str, Artifact]],
 ) -> Result:
-    """Run all steps of a race, each through `run_step`."""
-    first = next(iter(race.recipes.values()))
-    return run_steps(race.store, first.run, FLOW, closure(race.steps, (FLOW,)), display, run_step)
+    """Run all steps of a race, each through `run_step`; then write its page."""
+    where, steps = race.recipes[race.first].run, closure(race.steps, (FLOW,))
+    result = run_steps(race.store, where, FLOW, steps, display, run_step)
+    from flows.race.page import write_page
+
+    return replace(result, report=write_page(race.table.url))
 
 
 def plan(options: RaceOptions) -> str:
@@ -65,5 +71,5 @@ def run(options: RaceOptions) -> None:
 
 
 def page(race: Race) -> str:
-    """Where the table lies."""
-    return race.table.url
+    """Where the page lies, or will."""
+    return join(race.table.url, PAGE)

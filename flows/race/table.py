@@ -79,6 +79,7 @@ def _setting(settings: RaceSettings) -> dict[str, Any]:
         "resamples": settings.evaluate.resamples,
         "interval_seed": settings.evaluate.seed,
         "tasks": list(settings.evaluate.tasks),
+        "measures": settings.measures.model_dump(),
     }
 
 

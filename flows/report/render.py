@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from flows.report.collect import Report, collect
 from flows.report.context import ReportContext
+from flows.report.evaluation import signed
 from flows.report.thumbnails import thumbnails
 from infra import charts, filesystem
 from infra.filesystem import join
@@ -51,6 +52,7 @@ def fill(template: str, **values: Any) -> str:
         "duration": duration,
         "size": size,
         "label": charts.label,
+        "signed": signed,
         "words": lambda name: name.replace("_", " "),
     }
     style = Markup((HERE / "style.css").read_text(encoding="utf-8"))  # ours, not a caption

@@ -1,7 +1,10 @@
 """A race in small: what recipes share runs once, figures are those of the artifacts, resume."""
 
 import json
+import re
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 
 from flows.main import Result
 from flows.race.main import RaceOptions, execute, plan, prepare
+from flows.race.page import view
 from flows.race.settings import RaceSettings, count, labels
 from flows.race.steps import RAW
 from infra import artifacts
@@ -18,6 +22,7 @@ from infra.errors import SluiceError
 from infra.progress import SilentDisplay
 from tests.curation.sources.made import samples, tar_bytes
 from tests.flows.conftest import SMALL
+from tests.flows.report.test_render import Page
 
 OF_RACE = (
     "run.executor=inline",
@@ -117,6 +122,72 @@ def _accuracy(url: str, task: str) -> float:
     return value
 
 
+def test_the_page_shows_the_figures_of_the_table(raced: Raced) -> None:
+    assert raced[1].report
+    text = Path(raced[1].report).read_text(encoding="utf-8")
+    page, found = Page(text), table(raced[0])
+    assert not {name for name, _ in page.elements} & {"script", "iframe", "form", "object"}
+    assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
+    (body,) = re.findall(r'<table class="race">.*?<tbody>(.*?)</tbody>', text, re.DOTALL)
+    lines = body.split("<tr>")[1:]
+    assert len(lines) == len(found["entrants"]) == 3
+    for line, entry in zip(lines, found["entrants"], strict=True):
+        shown = line.replace("−", "-")
+        assert entry["label"] in shown
+        for value in (entry["kept"], entry["samples_seen"], f"{entry['epochs']:.1f} epochs"):
+            assert f">{value}<" in shown
+        measures = entry["measures"]
+        for name in ("clip_score", "diversity"):
+            assert f"{measures[name]:.3f}" in shown
+        assert f"{measures['cmmd']:.2f}" in shown
+        for task in found["tasks"]:
+            figure = entry["evaluation"][task]["accuracy"]
+            assert f"{100 * figure['value']:.1f}" in shown
+            assert f"{100 * figure['low']:.1f} to {100 * figure['high']:.1f}" in shown
+            if entry["difference"]:
+                gain = entry["difference"][task]["accuracy"]
+                assert f">{100 * gain['value']:+.1f}<" in shown
+                assert f"{100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}" in shown
+    assert len(page.all("figure")) == 1 + len(found["tasks"])
+
+
+def entrant(label: str, accuracy: float, low: float | None = None) -> dict[str, Any]:
+    figure = {"value": accuracy, "low": accuracy - 0.1, "high": accuracy + 0.1}
+    gain = {"value": 0.05, "low": low, "high": 0.1}
+    return {
+        "label": label,
+        "baseline": None if low is None else RAW,
+        "evaluation": {"knn": {"accuracy": figure}},
+        "difference": None if low is None else {"knn": {"accuracy": gain}},
+        "measures": {"cells": 4},
+        "test_samples": 10,
+    }
+
+
+@pytest.mark.parametrize(
+    ("entrants", "verdict", "word"),
+    [
+        ([entrant(RAW, 0.5), entrant("<b>", 0.55, 0.01)], "yes", "<b>."),
+        ([entrant(RAW, 0.5), entrant("a", 0.55, -0.01)], "unclear", "a, but it may be luck."),
+        ([entrant(RAW, 0.5), entrant("a", 0.4, -0.2)], "no", "None beats raw pool."),
+        ([entrant(RAW, 0.5), entrant("a", 0.5, 0.0)], "no", "None beats raw pool."),
+    ],
+)
+def test_the_answer_is_no_surer_than_its_interval(
+    entrants: list[dict[str, Any]], verdict: str, word: str
+) -> None:
+    found = view(
+        {
+            "entrants": entrants, "tasks": ["zero_shot", "knn"], "samples_seen": 64, "seeds": 2,
+            "model": "RN50", "objective": "clip", "confidence": 0.95, "measures": {},
+        },
+        "0" * 16,
+    )  # fmt: skip
+    assert (found["verdict"], found["word"]) == (verdict, word)
+    assert found["tasks"] == ["knn"]
+    assert "<b>" not in found["headline"]
+
+
 def test_a_second_race_runs_nothing(raced: Raced) -> None:
     store = Path(str(raced[0].store))
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*.*") if path.is_file()}
@@ -125,6 +196,18 @@ def test_a_second_race_runs_nothing(raced: Raced) -> None:
     assert {path for path in before if before[path] != after[path]} <= set(
         store.glob("*/*/report/*")
     )
+
+
+def test_a_race_goes_on_where_it_was_killed(raced: Raced, tmp_path: Path) -> None:
+    """What a kill left undone is made again, and the table has the same bytes."""
+    store = tmp_path / "store"
+    shutil.copytree(str(raced[0].store), store)
+    chosen = replace(raced[0], store=str(store))
+    race, name = prepare(chosen), "strict, seed 1"
+    for step in (f"train {name}", f"evaluate {name}", "table"):
+        shutil.rmtree(race.steps[step].draft.url)
+    assert ran(run_race(chosen)) == [f"train {name}", f"evaluate {name}", "table"]
+    assert table(chosen) == table(raced[0])
 
 
 def test_the_curated_version_people_use_stays_the_latest(raced: Raced) -> None:
