@@ -6,6 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from flows.race.main import PAGE
+from flows.race.steps import RAW
 from flows.race.table import FILE, artifact_at
 from flows.report import charts
 from flows.report.charts import label
@@ -50,7 +51,7 @@ def view(table: Mapping[str, Any], digest: str) -> dict[str, Any]:
         "test_samples": first["test_samples"],
         "model": _model(table),
         "confidence": f"{100 * table['confidence']:.0f}\u00a0%",
-        "baselines": " or ".join(compared) if len(compared) < 2 else "its raw pool",
+        "baselines": _the(compared[0]) if len(compared) == 1 else "its raw pool",
         "basis": _basis(table),
         "headline": _values(entrants, tasks[0]),
         "charts": [_gains(entrants, task) for task in tasks if len(entrants) > 1],
@@ -70,6 +71,11 @@ def _best(entrants: Sequence[Line], task: str) -> Line:
     """The entrant with the highest accuracy, the first of equals."""
     asked = [each for each in entrants if task in each["evaluation"]]
     return max(asked, key=lambda each: each["evaluation"][task][METRIC]["value"])
+
+
+def _the(name: str) -> str:
+    """A label within a sentence."""
+    return f"the {name}" if name.startswith(RAW) else name
 
 
 def _model(table: Mapping[str, Any]) -> str:
@@ -94,7 +100,7 @@ def _answer(table: Mapping[str, Any], entrants: Sequence[Line], task: str) -> di
     if leader["baseline"] is None:
         return {
             "verdict": "no",
-            "word": f"None beats {leader['label']}.",
+            "word": f"None beats {_the(leader['label'])}.",
             "sentence": f"Its {said[0].lower()}{said[1:]}, the highest of {len(entrants)}.",
             "gain": "",
             "interval": "",
@@ -108,7 +114,7 @@ def _answer(table: Mapping[str, Any], entrants: Sequence[Line], task: str) -> di
         "verdict": "yes" if sure else "unclear",
         "word": f"{leader['label']}." if sure else f"{leader['label']}, but it may be luck.",
         "sentence": f"{said} after training on what it keeps, {100 * theirs:.1f}\u00a0% after "
-        f"{rival['label']}, at the same {table['samples_seen']:,} samples seen.",
+        f"{_the(rival['label'])}, at the same {table['samples_seen']:,} samples seen.",
         "gain": f"{signed(figure['value'])} points",
         "interval": f"{100 * table['confidence']:.0f}\u00a0% interval {signed(figure['low'])} to "
         f"{signed(figure['high'])}, paired, {seeds} seed{'' if seeds == 1 else 's'}",
