@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 import pyarrow as pa
 
 from curation.rules import list_entries
-from curation.rules_settings import EXACT, NEAR
+from curation.rules_settings import EXACT, NEAR, PERCEPTUAL, PIXELS
 
 RESULT = pa.schema(
     [
@@ -31,7 +31,8 @@ RESULT = pa.schema(
 PAIRS = (EXACT, NEAR)
 # A damaged file may be refused at ingest already, by its first bytes.
 REASONS: Mapping[str, tuple[str, ...]] = {
-    "corrupt": ("corrupt", "not_an_image", "unsupported_format")
+    "corrupt": ("corrupt", "not_an_image", "unsupported_format"),
+    NEAR: (NEAR, PERCEPTUAL, PIXELS),  # whichever rung of the ladder comes first
 }
 NOTHING_TO_SEE = ("blank", "corrupt", "too_small", "extreme_aspect")
 RIGHTLY: Mapping[str, tuple[str, ...]] = {

@@ -70,20 +70,23 @@ def sweep_near(
     rows: int,
     settings: DedupSettings,
     points: int = POINTS,
+    search: int = 0,
 ) -> pa.Table:
-    """Move `near` from the floor of the stored pairs up to 1, choosing anew each time: CURVE.
+    """Move the threshold of `near[search]` from its floor up to 1, choosing anew: CURVE.
 
     passing, priority: of the rows `edge_nodes(edges)`, as for `find_duplicates`; rows: how many
     rows pass the rules in all. Survivors are rows that pass the rules and deduplication.
     """
-    if settings.near is None:
+    if len(settings.near) <= search:
         return CURVE.empty_table()
-    nodes = edge_nodes(edges)
-    even = np.linspace(settings.floor, 1, points)
-    thresholds: Sequence[float] = np.unique([*even, settings.near]).tolist()
+    nodes, chosen = edge_nodes(edges), settings.near[search]
+    even = np.linspace(chosen.floor, 1, points)
+    thresholds: Sequence[float] = np.unique([*even, chosen.threshold]).tolist()
     survivors: list[int] = []
     for threshold in thresholds:
-        moved = settings.model_copy(update={"near": threshold})
+        near = list(settings.near)
+        near[search] = chosen.model_copy(update={"threshold": threshold})
+        moved = settings.model_copy(update={"near": tuple(near)})
         found = find_duplicates(edges, nodes, passing, priority, moved)
         survivors.append(rows - int(passing[np.searchsorted(nodes, found.ids)].sum()))
     return _curve("near", np.array(thresholds), np.array(survivors))

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import columns, sql
-from curation.dedup import EDGES_FILE
+from curation.dedup import EDGES_FILE, EXACT_KIND, PIXELS_KIND
 from curation.rules import column_names, needed_columns, rule_scores
-from curation.rules_settings import EXACT, NEAR, DedupSettings
+from curation.rules_settings import DUPLICATES
 from curation.top import judged_rules
 from infra import artifacts, filesystem
 from infra.artifacts import Artifact
@@ -52,7 +52,7 @@ class Neighbour:
     uid: str
     shard: int
     row: int
-    kind: str  # "exact" or "near"
+    kind: str  # "exact", "pixels", "perceptual", or the vectors compared
     similarity: float
     kept: bool
     source: str
@@ -81,7 +81,7 @@ class Explanation:
     row: Mapping[str, Any]  # its row where it was judged: caption, url, ...
     scores: Mapping[str, Mapping[str, Any]]  # scorer -> column -> value
     rules: tuple[RuleOutcome, ...]
-    near: float | None  # the similarity from which near-duplicates go
+    bound: float | None  # the similarity from which a duplicate of its kind goes
     twin_uid: str | None
     twin_similarity: float | None
     neighbours: tuple[Neighbour, ...]
@@ -121,7 +121,7 @@ def _explain(store: str, dataset: Dataset, uid: str, shard: int, row: int) -> Ex
     origin = lineage[1] if curated else dataset
     facts = origin.rows(shard).slice(row, 1).to_pylist()[0]
     verdict: dict[str, Any] = {}
-    near, rules, neighbours, chosen = None, (), (), None
+    rules, neighbours, chosen = (), (), None
     if curated:
         folders = settings["scores"]
         url = join(origin.url, "verdicts", settings["verdicts"])
@@ -132,8 +132,6 @@ def _explain(store: str, dataset: Dataset, uid: str, shard: int, row: int) -> Ex
             entry = _row(join(found, f"{part_name(shard)}.parquet"), row)
             chosen = Selected(entry["selected"], entry["probability"], tuple(entry["cells"]))
             verdict |= {"kept": chosen.selected, "reasons": list(filter(None, [entry["reason"]]))}
-        dedup = decided.settings["dedup"]
-        near = DedupSettings.model_validate(dedup).near if dedup else None
         neighbours = _neighbours(origin, url, settings["edges"], index_id(shard, row))
         if facts["status"] == "ok":  # of what ingest rejected no rule was asked
             rules = _rules(origin.url, folders, decided, shard, row)
@@ -150,7 +148,7 @@ def _explain(store: str, dataset: Dataset, uid: str, shard: int, row: int) -> Ex
         row=facts,
         scores=_scores(origin.url, folders, shard, row),
         rules=rules,
-        near=near,
+        bound=verdict["threshold"] if verdict.get("reason") in DUPLICATES else None,
         twin_uid=verdict.get("twin_uid"),
         twin_similarity=verdict.get("twin_similarity"),
         neighbours=neighbours,
@@ -225,13 +223,16 @@ def _neighbours(
 ) -> tuple[Neighbour, ...]:
     """The rows that stored pairs join to this one, the closest first.
 
-    Rows with equal bytes are stored as a star around one of them, which alone has near pairs.
+    Rows with equal bytes, and with equal pixels, are stored as a star around one of them, which
+    alone has other pairs.
     """
     if edges_digest is None:
         return ()
     edges = read_table(join(dataset.url, "edges", edges_digest, EDGES_FILE))
-    star = edges.filter((pc.field("kind") == "exact") & (pc.field("b") == identifier))
-    centre = star["a"][0].as_py() if star.num_rows else identifier
+    centre = identifier
+    for kind in (EXACT_KIND, PIXELS_KIND):
+        star = edges.filter((pc.field("kind") == kind) & (pc.field("b") == centre))
+        centre = star["a"][0].as_py() if star.num_rows else centre
     found: dict[int, tuple[str, float]] = {}
     joined = edges.filter((pc.field("a") == centre) | (pc.field("b") == centre))
     for edge in joined.to_pylist():
@@ -304,16 +305,16 @@ def _lines(found: Explanation) -> Iterator[str]:
 
 def _duplicate_lines(found: Explanation) -> Iterator[str]:
     if found.twin_uid is not None and found.twin_similarity is not None:
-        bound = f" (near-duplicates from {found.near:g})" if found.near is not None else ""
+        bound = f" (duplicates from {found.bound:g})" if found.bound is not None else ""
         # What a rule dropped may look like a row that was itself dropped.
-        stands = "kept twin" if found.reasons[0] in (EXACT, NEAR) else "like"
+        stands = "kept twin" if found.reasons[0] in DUPLICATES else "like"
         yield f"{stands} {found.twin_uid}, similarity {found.twin_similarity:.4f}{bound}"
     if found.neighbours:
         yield "closest pairs"
     for other in found.neighbours:
         state = "kept" if other.kept else "not kept"
         caption = _clean(other.caption)
-        yield f"  {other.similarity:.4f} {other.kind:<5} {other.uid} {state}: {caption}"
+        yield f"  {other.similarity:.4f} {other.kind:<10} {other.uid} {state}: {caption}"
 
 
 def _compared(rule: RuleOutcome) -> str:

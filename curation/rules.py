@@ -46,18 +46,22 @@ def parse_rules(rules: Sequence[RuleSettings], names: Sequence[str]) -> list[Exp
 
 
 def needed_columns(
-    rules: Sequence[RuleSettings], schemas: Mapping[str, pa.Schema], priority: str | None = None
+    rules: Sequence[RuleSettings],
+    schemas: Mapping[str, pa.Schema],
+    priority: Sequence[str] = (),
 ) -> list[str]:
     """The columns the rules (and the keep order of duplicates) read, by full name."""
     names = column_names(schemas)
     found = {name for expression in parse_rules(rules, names) for name in expression.columns}
-    if priority is not None:
-        found |= set(sql.parse("dedup.priority", priority, names).columns)
+    for expression in priority:
+        found |= set(sql.parse("dedup.priority", expression, names).columns)
     return sorted(found)
 
 
 def check_rules(
-    rules: Sequence[RuleSettings], columns: Mapping[str, pa.Schema], priority: str | None = None
+    rules: Sequence[RuleSettings],
+    columns: Mapping[str, pa.Schema],
+    priority: Sequence[str] = (),
 ) -> None:
     """Check names and types before anything is computed.
 
@@ -68,8 +72,7 @@ def check_rules(
         (expression, "boolean" if rule.score is None else "number")
         for rule, expression in zip(rules, parse_rules(rules, names), strict=True)
     ]
-    if priority is not None:
-        wanted.append((sql.parse("dedup.priority", priority, names), "number"))
+    wanted += [(sql.parse("dedup.priority", each, names), "number") for each in priority]
     sql.check_types(wanted, table)
 
 

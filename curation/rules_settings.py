@@ -1,17 +1,26 @@
 """Settings of the decisions: rules, duplicates, contamination. Light: imports no engine."""
 
+from collections.abc import Collection
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 EXACT = "exact_duplicate"
+PIXELS = "pixel_duplicate"
+PERCEPTUAL = "perceptual_duplicate"
 NEAR = "near_duplicate"
+DUPLICATES = (EXACT, PIXELS, PERCEPTUAL, NEAR)  # in the order of the ladder
+HASH_BITS = 64
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Similarity = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Reason = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 VectorName = Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")]
+KEEP_ORDER = (  # of duplicates; each expression with the column that it needs
+    ("clip.similarity", "clip.similarity"),
+    ("rows.width * rows.height", "rows.width"),
+)
 
 
 class RuleSettings(BaseModel):
@@ -50,7 +59,7 @@ class RuleSettings(BaseModel):
             raise ValueError(f"rule {self.reason}: a score needs `min`, `max` or both, or `top`")
         if bounds != sorted(bounds):
             raise ValueError(f"rule {self.reason}: min {self.min} is above max {self.max}")
-        if self.reason in (EXACT, NEAR):
+        if self.reason in DUPLICATES:
             raise ValueError(
                 f"{self.reason} is what deduplication reports; call the rule otherwise"
             )
@@ -61,36 +70,99 @@ class RuleSettings(BaseModel):
         return self.score if self.score is not None else self.drop or ""
 
 
+class NearSettings(BaseModel):
+    """One search by embedding: which vectors, and from which cosine on two rows are duplicates."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vectors: VectorName = Field(
+        default="descriptor/pixels", description="vectors compared, as SCORER/VECTOR"
+    )
+    threshold: Similarity = Field(
+        default=0.95, description="cosine similarity from which a row is a near-duplicate"
+    )
+    floor: Similarity = Field(
+        default=0.85,
+        description="similarity from which pairs are stored, so that `threshold` can be moved",
+    )
+
+    @model_validator(mode="after")
+    def _floor_below(self) -> "NearSettings":
+        if self.threshold < self.floor:
+            raise ValueError(
+                f"threshold {self.threshold} of {self.vectors} is below its floor {self.floor}: "
+                "pairs under the floor are not stored; lower the floor too"
+            )
+        return self
+
+
 class DedupSettings(BaseModel):
     """Which duplicates are dropped, and which member of a group is kept."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     exact: bool = Field(default=True, description="drop rows whose image bytes equal a kept row's")
-    near: Similarity | None = Field(
-        default=0.95,
-        description="cosine similarity from which a row is a near-duplicate; null: none are",
+    pixels: bool = Field(default=True, description="drop rows whose pixels equal a kept row's")
+    perceptual: bool = Field(
+        default=True, description="drop rows whose perceptual hashes are close to a kept row's"
     )
-    floor: Similarity = Field(
-        default=0.85,
-        description="similarity from which pairs are stored, so that `near` can be moved",
+    radius: int = Field(
+        default=10, ge=0, le=16, description="bits of 64 in which pHash, and dHash, may differ"
     )
-    descriptor: VectorName = Field(
-        default="descriptor/pixels", description="vectors compared, as SCORER/VECTOR"
+    radius_floor: int = Field(
+        default=12,
+        ge=0,
+        le=16,
+        description="distance down to which pairs are stored, so that `radius` can be moved",
     )
-    priority: str = Field(
-        default="rows.width * rows.height",
-        description="SQL expression; of duplicates that pass all rules the largest is kept",
+    near: tuple[NearSettings, ...] = Field(
+        default=(NearSettings.model_validate({}),),
+        description="searches by embedding, in order; [] for none",
+    )
+    priority: tuple[str, ...] | None = Field(
+        default=None,
+        description="SQL expressions in order, highest first; of duplicates that pass all rules "
+        "the first is kept, of equal ones the lowest uid. Without: clip.similarity, pixels",
     )
 
+    @field_validator("priority", mode="before")
+    @classmethod
+    def _one_expression(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
     @model_validator(mode="after")
-    def _floor_below(self) -> "DedupSettings":
-        if self.near is not None and self.near < self.floor:
+    def _consistent(self) -> "DedupSettings":
+        if self.radius > self.radius_floor:
             raise ValueError(
-                f"dedup.near {self.near} is below dedup.floor {self.floor}: pairs under the floor "
-                "are not stored; lower the floor too"
+                f"dedup.radius {self.radius} is above dedup.radius_floor {self.radius_floor}: "
+                "pairs further apart are not stored; raise the floor too"
             )
+        vectors = [search.vectors for search in self.near]
+        for name in vectors:
+            if vectors.count(name) > 1:
+                raise ValueError(f"dedup.near compares {name} twice; keep one of them")
         return self
+
+    def order(self, columns: Collection[str]) -> tuple[str, ...]:
+        """The keep order: `priority`, else what there is of similarity, then pixels."""
+        if self.priority is not None:
+            return self.priority
+        return tuple(text for text, column in KEEP_ORDER if column in columns)
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The least similarity of each rung: exact, pixels, perceptual, then those of `near`."""
+        return (1.0, 1.0, 1 - self.radius / HASH_BITS, *(each.threshold for each in self.near))
+
+    @property
+    def active(self) -> tuple[bool, ...]:
+        """Which rungs drop rows, in the same order."""
+        return (self.exact, self.pixels, self.perceptual, *(True for _ in self.near))
+
+    @staticmethod
+    def none() -> "DedupSettings":
+        """Every rung switched off."""
+        return DedupSettings(exact=False, pixels=False, perceptual=False, near=())
 
 
 class ContaminationSettings(BaseModel):

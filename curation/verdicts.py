@@ -1,6 +1,6 @@
 """Verdicts: one state and its reasons for every row of a dataset; no pixel is touched.
 
-Rules come first, in order, then exact and near duplicates. The files are one per shard of the
+Rules come first, in order, then the rungs of duplicates. The files are one per shard of the
 dataset, row-aligned with it. Only score columns and pairs are read, so that a changed threshold
 costs seconds. In memory: the rules' outcome (some 30 bytes a row) and the pairs.
 """
@@ -23,28 +23,34 @@ from curation.dedup import (
     ALL,
     EDGES,
     EDGES_FILE,
+    EXACT_RUNG,
+    NEAR_RUNG,
+    PIXELS_RUNG,
     Duplicates,
     Ids,
     edge_nodes,
     find_duplicates,
+    preference,
+    tie_words,
 )
 from curation.rules import (
     OUTCOME,
     apply_rules,
     check_rules,
+    column_names,
     evaluate,
     list_entries,
     needed_columns,
     string_lists,
 )
-from curation.rules_settings import EXACT, NEAR, DedupSettings, RuleSettings
+from curation.rules_settings import DUPLICATES, DedupSettings, RuleSettings
 from curation.top import top_thresholds, with_thresholds
 from infra.artifacts import Part, Spec
 from infra.dataset import ROW_BITS, Dataset, part_name, read_table, write_table
 from infra.filesystem import FilePart, join
 from infra.stage import Draft
 
-CODE = 1
+CODE = 2
 VERDICTS = pa.schema(
     [
         ("uid", pa.string()),
@@ -59,7 +65,6 @@ VERDICTS = pa.schema(
         ("twin_similarity", pa.float32()),
     ]
 )
-EXACT_SIMILARITY = 1.0
 
 
 def verdicts_draft(
@@ -103,15 +108,14 @@ class VerdictsWork:
         thresholds = top_thresholds(self.rules, self.dataset_url, self.score_folders, shards)
         rules = with_thresholds(self.rules, thresholds)
         outcomes: dict[int, pa.Table] = {}
-        passing, priority = np.zeros(len(nodes), bool), np.zeros(len(nodes))
+        passing, order = np.zeros(len(nodes), bool), KeepOrder()
         for shard in shards:
-            outcome, preference = self._judge(dataset, shard, names, rules)
+            outcome, values = self._judge(dataset, shard, names, rules)
             outcomes[shard] = outcome
             place, rows = _of_shard(nodes, shard)
             passing[place] = outcome["reason"].is_null().to_numpy()[rows]
-            if preference is not None:
-                priority[place] = preference[rows]
-        settings = self.dedup or DedupSettings(exact=False, near=None)
+            order.add(values[rows], dataset.rows(shard, ["uid", "sha256"]).take(rows))
+        settings, priority = self.dedup or DedupSettings.none(), order.preference()
         duplicates = find_duplicates(edges, nodes, passing, priority, settings)
         twins = twin_uids(dataset, duplicates)
         files: list[FilePart] = []
@@ -135,21 +139,40 @@ class VerdictsWork:
     def _check(self, shard: int) -> list[str]:
         """The columns to read; a rule that cannot run is refused before anything is read."""
         schemas = columns.column_schemas(self.dataset_url, self.score_folders, shard)
-        priority = self.dedup.priority if self.dedup else None
+        priority = self.dedup.order(column_names(schemas)) if self.dedup else ()
         check_rules(self.rules, schemas, priority)
         # Names are resolved among all columns, so that an ambiguous one stays ambiguous.
         return needed_columns(self.rules, schemas, priority)
 
     def _judge(
         self, dataset: Dataset, shard: int, names: Sequence[str], rules: Sequence[RuleSettings]
-    ) -> tuple[pa.Table, npt.NDArray[np.float64] | None]:
-        """The rules' outcome for a shard, and the rows' place in the keep order."""
+    ) -> tuple[pa.Table, npt.NDArray[np.float64]]:
+        """The rules' outcome for a shard, and the values [rows, k] of the keep order."""
         table = columns.read_columns(dataset.url, self.score_folders, shard, names)
         status = dataset.rows(shard, ["status", "reason"])
         outcome = keep_rejected(apply_rules(rules, table), status)
-        if self.dedup is None:
-            return outcome, None
-        return outcome, evaluate("dedup.priority", self.dedup.priority, table)
+        priority = self.dedup.order(table.column_names) if self.dedup else ()
+        values = [evaluate("dedup.priority", expression, table) for expression in priority]
+        return outcome, np.stack([np.empty(table.num_rows), *values], axis=1)[:, 1:]
+
+
+class KeepOrder:
+    """The keep order of rows that come shard by shard."""
+
+    def __init__(self) -> None:
+        self._values: list[npt.NDArray[np.float64]] = []
+        self._ties: list[npt.NDArray[np.uint64]] = []
+
+    def add(self, values: npt.NDArray[np.float64], rows: pa.Table) -> None:
+        """values: [n, k], the same k each time; rows: their uid and sha256."""
+        self._values.append(values)
+        self._ties.append(tie_words(rows["uid"].to_pylist(), rows["sha256"].to_pylist()))
+
+    def preference(self) -> npt.NDArray[np.float64]:
+        """Of all rows, [n]: see `curation.dedup.preference`."""
+        if not self._values:
+            return np.empty(0)
+        return preference(list(np.concatenate(self._values).T), np.concatenate(self._ties))
 
 
 def keep_rejected(outcome: pa.Table, status: pa.Table) -> pa.Table:
@@ -183,28 +206,25 @@ def add_duplicates(
     if not len(rows):
         return outcome
     count = outcome.num_rows
-    names = pa.array([NEAR, EXACT])
-    near, exact = rows[found.near], rows[found.exact]
+    names = pa.array(DUPLICATES)
+    first = np.minimum(found.rung, NEAR_RUNG)
     old_rows, old_values = list_entries(outcome["reasons"])
-    codes = np.repeat([0, 1], [len(near), len(exact)])
+    exact = rows[found.exact & (first != EXACT_RUNG)]
+    pixels = rows[found.pixels & (first != PIXELS_RUNG)]
+    codes = np.concatenate([first, np.repeat([EXACT_RUNG, PIXELS_RUNG], [len(exact), len(pixels)])])
     reasons = string_lists(
-        np.concatenate([old_rows, near, exact]),
+        np.concatenate([old_rows, rows, exact, pixels]),
         pa.concat_arrays([old_values, names.take(pa.array(codes))]),
         count,
     )
     passed = outcome["reason"].is_null()
-    reason = names.take(_scatter(rows, np.where(found.near, 0, 1), count))
-    near_bound = settings.near if settings.near is not None else EXACT_SIMILARITY
-    bounds = np.where(found.near, near_bound, EXACT_SIMILARITY)
+    bounds = np.array(settings.thresholds)[found.rung]
+    similarity = found.similarity.astype(np.float64)
     return pa.table(
         [
-            pc.if_else(passed, reason, outcome["reason"]),
+            pc.if_else(passed, names.take(_scatter(rows, first, count)), outcome["reason"]),
             reasons,
-            pc.if_else(
-                passed,
-                _scatter(rows, found.similarity.astype(np.float64), count),
-                outcome["score"],
-            ),
+            pc.if_else(passed, _scatter(rows, similarity, count), outcome["score"]),
             pc.if_else(passed, _scatter(rows, bounds, count), outcome["threshold"]),
         ],
         schema=OUTCOME,

@@ -132,7 +132,7 @@ def curate_and_pretrain(choices: RunChoices | None = None) -> None:
 
     Example, with two changes to the recipe:
 
-        prefect run curate-and-pretrain --set run.workers=4 --set curate.dedup.near=0.97
+        prefect run curate-and-pretrain --set run.workers=4 --set curate.dedup.near.0.threshold=0.97
     """
     _run("curate-and-pretrain", choices)
 

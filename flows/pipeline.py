@@ -206,7 +206,8 @@ class Pipeline:
         )
         if self._has("evaluation"):
             self._contamination(pool)
-        rules.check_rules(settings.rules, self.columns, settings.dedup.priority)
+        order = settings.dedup.order(rules.column_names(self.columns))
+        rules.check_rules(settings.rules, self.columns, order)
         scored = dict(self.folders)
         decided = verdicts.verdicts_draft(
             pool.url, digest, scored, pairs.spec.digest, settings.rules, settings.dedup

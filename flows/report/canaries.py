@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.canaries import PAIRS, RIGHTLY, measure
+from curation.canaries import PAIRS, REASONS, RIGHTLY, measure
 from flows.report.context import ReportContext
 from flows.report.samples import Samples, Tile, shuffled
 from infra import filesystem
@@ -90,7 +90,9 @@ def _canary(
         for entry in planted.get(other, ())
         for name in (("uid", "twin_uid") if defect in PAIRS else ("uid",))
     }
-    wrong = [i for i in samples.flagged_for(reason) if samples.uid[i] not in explained]
+    names = REASONS.get(defect, (reason,))
+    flagged = sorted({int(i) for name in names for i in samples.flagged_for(name)})
+    wrong = [i for i in flagged if samples.uid[i] not in explained]
 
     def tiles(positions: Sequence[int]) -> list[Tile]:
         chosen = shuffled(samples.uid, np.array(positions, dtype=int), SHOWN)

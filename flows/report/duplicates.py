@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from curation.rules_settings import EXACT, NEAR
+from curation.dedup import PERCEPTUAL_KIND
+from curation.rules_settings import DUPLICATES, EXACT, NEAR, PIXELS
 from flows.report.samples import Samples, Tile
 from infra import artifacts
 from infra.dataset import read_table
 
+SAME = {EXACT: "same bytes", PIXELS: "same pixels"}
 GROUPS = 12
 MEMBERS = 9  # pictures shown of one group
 
@@ -36,12 +38,12 @@ class Duplicates:
     dropped: int
     kept: int  # samples that had at least one duplicate
     sizes: Sequence[tuple[int, int]]  # (group size, number of groups)
-    recall: float | None  # of the search for pairs, against brute force on a sample
+    recall: float | None  # of the searches by embedding, against brute force on a sample
 
 
 def duplicates(samples: Samples) -> Duplicates | None:
     """The largest groups; a group is a kept row and all rows that name it as their twin."""
-    hits = np.flatnonzero(np.isin(samples.reason, (EXACT, NEAR)))
+    hits = np.flatnonzero(np.isin(samples.reason, DUPLICATES))
     members: dict[str, list[int]] = {}
     for position in hits:
         members.setdefault(samples.twin[position], []).append(int(position))
@@ -63,8 +65,8 @@ def duplicates(samples: Samples) -> Duplicates | None:
 
 def _recall(samples: Samples) -> float | None:
     edges = artifacts.load(samples.context.edges) if samples.context.edges else None
-    found = [part.extra.get("recall") for part in edges.parts] if edges else []
-    return next((float(value) for value in found if value is not None), None)
+    found = [part.extra.get("recall", {}).values() for part in edges.parts] if edges else []
+    return min((float(value) for values in found for value in values), default=None)
 
 
 def _group(samples: Samples, kept: int, members: list[int]) -> Group:
@@ -72,22 +74,28 @@ def _group(samples: Samples, kept: int, members: list[int]) -> Group:
     tiles = [
         samples.tile(
             i,
-            "same bytes" if samples.reason[i] == EXACT else f"{samples.similarity[i]:.3f}",
+            SAME.get(samples.reason[i]) or f"{samples.similarity[i]:.3f}",
         )
         for i in order[:MEMBERS]
     ]
     return Group(samples.tile(kept, "", "kept"), tiles, len(members) + 1)
 
 
-def near_misses(samples: Samples, count: int) -> list[tuple[int, int, float]]:
-    """Pairs below the near-duplicate threshold, closest first, of which both rows are kept."""
+def near_misses(samples: Samples, reason: str, count: int) -> list[tuple[int, int, float]]:
+    """Pairs below the threshold of their kind, closest first, of which both rows are kept.
+
+    reason: of near-duplicates, by the first search, or of perceptual ones.
+    """
     context = samples.context
     edges = artifacts.load(context.edges) if context.edges else None
-    near = samples.dedup.near
-    if edges is None or near is None:
+    dedup = samples.dedup
+    if edges is None or (reason == NEAR and not dedup.near):
         return []
-    table = read_table(edges.path("edges.parquet"), ["a", "b", "similarity"])
-    table = table.filter(pc.field("similarity") < near).sort_by([("similarity", "descending")])
+    rung = DUPLICATES.index(reason)
+    kind = dedup.near[0].vectors if reason == NEAR else PERCEPTUAL_KIND
+    wanted = (pc.field("kind") == kind) & (pc.field("similarity") < dedup.thresholds[rung])
+    table = read_table(edges.path("edges.parquet")).filter(wanted)
+    table = table.sort_by([("similarity", "descending")])
     found = []
     for batch in table.to_batches(max_chunksize=1024):
         for edge in batch.to_pylist():

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from curation.rules_settings import EXACT, NEAR, DedupSettings, RuleSettings
+from curation.rules_settings import DUPLICATES, HASH_BITS, DedupSettings, RuleSettings
 from flows.report.context import ReportContext
 from infra import artifacts
 from infra.artifacts import Artifact
@@ -57,6 +57,20 @@ def rule_text(rule: RuleSettings) -> str:
     return f"kept where {rule.score} ≤ {number(high)}"
 
 
+def duplicate_meanings(dedup: DedupSettings) -> dict[str, str]:
+    """What each rung that is on takes, by its reason."""
+    near = ", ".join(f"{each.vectors} ≥ {number(each.threshold)}" for each in dedup.near)
+    meanings = (
+        "the same image bytes as a kept sample",
+        "the same pixels as a kept sample",
+        f"hashes within {dedup.radius} of {HASH_BITS} bits of a kept sample's",
+        f"similarity to a kept sample: {near}",
+    )
+    active = (dedup.exact, dedup.pixels, dedup.perceptual, bool(dedup.near))
+    found = zip(DUPLICATES, meanings, active, strict=True)
+    return {reason: meaning for reason, meaning, on in found if on}
+
+
 def funnel(
     context: ReportContext, rules: Sequence[RuleSettings], dedup: DedupSettings | None
 ) -> Funnel | None:
@@ -72,10 +86,7 @@ def funnel(
         return None
     rows, kept, dropped = (artifact.totals[name] for name in ("rows", "kept", "dropped"))
     meanings = {rule.reason: rule_text(rule) for rule in rules}
-    if dedup is not None and dedup.exact:
-        meanings[EXACT] = "the same image bytes as a kept sample"
-    if dedup is not None and dedup.near is not None:
-        meanings[NEAR] = f"similarity to a kept sample ≥ {number(dedup.near)}"
+    meanings |= duplicate_meanings(dedup) if dedup is not None else {}
     chosen = artifacts.load(context.selection) if context.selection else None
     plan = selection_meanings(chosen) if chosen and source == "curated version" else {}
     order = [name for name in dropped if name not in meanings and name not in plan]
@@ -85,7 +96,7 @@ def funnel(
         count = dropped.get(reason, 0)
         left -= count
         stage = "ingest" if reason not in meanings else "rule"
-        stage = "dedup" if reason in (EXACT, NEAR) else "selection" if reason in plan else stage
+        stage = "dedup" if reason in DUPLICATES else "selection" if reason in plan else stage
         meaning = (meanings | plan).get(reason, "refused when it was read")
         losses.append(
             Loss(reason, count, _share(count, rows), left, _share(left, rows), stage, meaning)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from curation.rules_settings import EXACT, NEAR, RuleSettings
+from curation.rules_settings import EXACT, NEAR, PERCEPTUAL, PIXELS, RuleSettings
 from flows.report.duplicates import near_misses
 from flows.report.funnel import Funnel
 from flows.report.samples import Samples, Tile, shuffled
@@ -13,7 +13,8 @@ from flows.report.scores import Scores
 
 STRIP = 9  # pictures of one strip: one line on a desk's screen
 PAIRS = 4
-NEAR_KEY = "curate.dedup.near"
+NEAR_KEY = "curate.dedup.near.0.threshold"
+CHANGES = {NEAR: NEAR_KEY, PERCEPTUAL: "curate.dedup.radius"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def galleries(samples: Samples, funnel: Funnel, scores: Scores) -> list[Gallery]
     found = []
     for loss in funnel.losses:
         rule = rules.get(loss.reason)
-        change = change_key(rule) if rule else NEAR_KEY if loss.reason == NEAR else ""
+        change = change_key(rule) if rule else CHANGES.get(loss.reason, "")
         if loss.stage == "dedup":
             strips = _pair_strips(samples, loss.reason)
         elif rule is not None and loss.reason in scores.leak_reasons and samples.context.held_out:
@@ -153,13 +154,13 @@ def _pair_strips(samples: Samples, reason: str) -> list[Strip]:
     )
     random = shuffled(samples.uid, dropped, PAIRS)
     strips = [Strip("Dropped, at random", (), [_pair(samples, i) for i in random])]
-    if reason == EXACT:
+    if reason in (EXACT, PIXELS):
         return strips
     order = dropped[np.argsort(samples.similarity[dropped], kind="stable")]
     strips.append(Strip("Just dropped", (), [_pair(samples, int(i)) for i in order[:PAIRS]]))
     pairs = [
         (samples.tile(a, "", "kept"), samples.tile(b, f"{similarity:.3f}", "kept"))
-        for a, b, similarity in near_misses(samples, PAIRS)
+        for a, b, similarity in near_misses(samples, reason, PAIRS)
     ]
     return [*strips, Strip("Just kept", (), pairs)]
 
@@ -167,6 +168,6 @@ def _pair_strips(samples: Samples, reason: str) -> list[Strip]:
 def _pair(samples: Samples, position: int) -> tuple[Tile, Tile]:
     """The kept row and the dropped one that is too close to it: the certificate."""
     twin = samples.positions[samples.twin[position]]
-    exact = samples.reason[position] == EXACT
-    value = "" if exact else f"{samples.similarity[position]:.3f}"
+    same = samples.reason[position] in (EXACT, PIXELS)
+    value = "" if same else f"{samples.similarity[position]:.3f}"
     return samples.tile(twin, "", "kept"), samples.tile(position, value, "dropped")

@@ -98,7 +98,7 @@ class Samples:
     def dedup(self) -> DedupSettings:
         """No deduplication at all where the verdicts were made without."""
         found = self._settings("dedup")
-        return DedupSettings.model_validate(found or {"exact": False, "near": None})
+        return DedupSettings.model_validate(found) if found else DedupSettings.none()
 
     @property
     def whole(self) -> bool:

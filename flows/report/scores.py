@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.columns import column_schemas, read_columns
-from curation.rules import evaluate, needed_columns, rule_scores
+from curation.dedup import preference, tie_words
+from curation.rules import column_names, evaluate, needed_columns, rule_scores
 from curation.rules_settings import RuleSettings
 from flows.report.samples import Samples, Tile, clean
 from flows.report.thumbnails import Place
@@ -56,7 +57,8 @@ class Scores:
     def priority_columns(self) -> list[str] | None:
         """The columns the keep order of duplicates reads; None where they are not there."""
         with contextlib.suppress(SluiceError):
-            return needed_columns([], self.schemas, self.samples.dedup.priority)
+            order = self.samples.dedup.order(column_names(self.schemas))
+            return needed_columns([], self.schemas, order)
         return None
 
     @cached_property
@@ -80,7 +82,10 @@ class Scores:
         """float64 [rows]: of duplicates the one with the highest is kept; None if unknown."""
         if self.priority_columns is None:
             return None
-        return evaluate("dedup.priority", self.samples.dedup.priority, self.table)
+        order = self.samples.dedup.order(self.table.column_names)
+        values = [evaluate("dedup.priority", expression, self.table) for expression in order]
+        uids = [str(uid) for uid in self.samples.uid]
+        return preference(values, tie_words(uids, [None] * len(uids)))
 
     @cached_property
     def leak_reasons(self) -> frozenset[str]:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from curation.curves import sweep_near
 from curation.dedup import EDGES_FILE, edge_nodes
-from curation.rules_settings import EXACT, NEAR, RuleSettings
+from curation.rules_settings import DUPLICATES, NEAR, RuleSettings
 from flows.report.galleries import NEAR_KEY
 from flows.report.samples import Samples
 from flows.report.scores import Scores
@@ -113,21 +113,22 @@ def _range(values: np.ndarray, chosen: float) -> tuple[float, float, bool]:
 
 
 def _near_curve(samples: Samples, scores: Scores) -> Threshold | None:
-    """Survivors of deduplication, chosen anew at each similarity from the floor of pairs up."""
+    """Survivors of deduplication at each threshold of the first search by embedding."""
     context, settings = samples.context, samples.dedup
     edges = artifacts.load(context.edges) if context.edges else None
     priority = scores.priority
-    if edges is None or priority is None or settings.near is None or not samples.whole:
+    if edges is None or priority is None or not settings.near or not samples.whole:
         return None
     table = read_table(edges.path(EDGES_FILE))
     if table.num_rows > PAIRS:
         return None
-    passing = samples.kept | np.isin(samples.reason, (EXACT, NEAR))
+    passing = samples.kept | np.isin(samples.reason, DUPLICATES)
     rows = np.searchsorted(samples.id, edge_nodes(table))
     curve = sweep_near(
         table, passing[rows], priority[rows], int(passing.sum()), settings, NEAR_STEPS
     )
-    near = table.filter(pc.field("kind") == "near")["similarity"].to_numpy()
+    search = settings.near[0]
+    near = table.filter(pc.field("kind") == search.vectors)["similarity"].to_numpy()
     chart = charts.line_chart(
         label(NEAR),
         [
@@ -137,9 +138,9 @@ def _near_curve(samples: Samples, scores: Scores) -> Threshold | None:
                 curve["survivors"].to_numpy() / max(int(passing.sum()), 1),
             )
         ],
-        "similarity to a kept sample, below",
+        f"{search.vectors} similarity to a kept sample, below",
         "share that passes",
-        marks=[charts.Mark(number(settings.near), settings.near)],
+        marks=[charts.Mark(number(search.threshold), search.threshold)],
         rugs=[charts.Rug("pairs", near, 6)],
         percent=True,
     )

@@ -134,7 +134,7 @@ def recipe(folder: Path, scale: float) -> dict[str, Any]:
                 {"reason": "corrupt", "drop": "image.decode_error IS NOT NULL"},
                 {"reason": "mismatched_caption", "score": "clip.margin", "min": MARGIN},
             ],
-            "dedup": {"near": 0.98, "floor": 0.95},
+            "dedup": {"near": [{"threshold": 0.98, "floor": 0.95}]},
         },
         "run": {"executor": "local"},
     }  # fmt: skip

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from curation.contamination import shard_items
 from curation.curate import CurateWork, curate_draft, decide
 from curation.dedup import ALL, EdgesWork, edges_draft
-from curation.rules_settings import DedupSettings, RuleSettings
+from curation.rules_settings import DedupSettings, NearSettings, RuleSettings
 from curation.verdicts import VerdictsWork, verdicts_draft
 from infra.artifacts import load, verify
 from infra.dataset import ROWS, open_dataset, publish, read_table, write_table
 from infra.errors import SluiceError
 
 RULES = (RuleSettings(reason="mismatched", score="clip.similarity", min=0.5),)
-DEDUP = DedupSettings(near=0.95, floor=0.9)
+DEDUP = DedupSettings(pixels=False, perceptual=False, near=(NearSettings(floor=0.9),))
 
 
 def curate(maker, made):

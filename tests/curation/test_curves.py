@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from curation.curves import CURVE, sweep, sweep_near
 from curation.dedup import EDGES, edge_nodes
 from curation.rules import apply_rules
-from curation.rules_settings import DedupSettings, RuleSettings
+from curation.rules_settings import DedupSettings, NearSettings, RuleSettings
+
+VECTORS = "descriptor/pixels"
 
 
 @settings(max_examples=15, deadline=None)
@@ -43,11 +45,11 @@ def test_a_score_that_is_nowhere_known_keeps_nothing() -> None:
 
 def test_near_duplicates_are_chosen_anew_at_each_threshold() -> None:
     # a chain 0 - 1 - 2: at 0.9 row 1 goes, at 0.97 only the second pair is left
-    rows = [(0, 1, "near", 0.95), (1, 2, "near", 0.98), (3, 4, "exact", 1.0)]
+    rows = [(0, 1, VECTORS, 0.95), (1, 2, VECTORS, 0.98), (3, 4, "exact", 1.0)]
     edges = pa.table([pa.array(column) for column in zip(*rows, strict=True)], schema=EDGES)
     nodes = edge_nodes(edges)
     passing, priority = np.ones(len(nodes), bool), np.zeros(len(nodes))
-    dedup = DedupSettings(near=0.97, floor=0.9)
+    dedup = DedupSettings(near=(NearSettings(threshold=0.97, floor=0.9),))
     curve = sweep_near(edges, passing, priority, 10, dedup, points=3)
     assert curve.schema.equals(CURVE)
     assert dict(zip(*curve.select([1, 2]).to_pydict().values(), strict=True)) == {
@@ -55,4 +57,4 @@ def test_near_duplicates_are_chosen_anew_at_each_threshold() -> None:
     }  # fmt: skip
     passing[nodes == 1] = False  # what a rule dropped is not dropped again
     assert sweep_near(edges, passing, priority, 9, dedup, points=2)["survivors"][0].as_py() == 8
-    assert sweep_near(edges, passing, priority, 9, DedupSettings(near=None)).num_rows == 0
+    assert sweep_near(edges, passing, priority, 9, DedupSettings(near=())).num_rows == 0

@@ -9,7 +9,7 @@ from curation.contamination import shard_items
 from curation.curate import CurateWork, curate_draft
 from curation.dedup import ALL, EdgesWork, edges_draft
 from curation.explain import explain, format_explanation
-from curation.rules_settings import DedupSettings, RuleSettings
+from curation.rules_settings import DedupSettings, NearSettings, RuleSettings
 from curation.verdicts import VerdictsWork, verdicts_draft
 from infra.dataset import publish
 from infra.errors import SluiceError
@@ -18,7 +18,7 @@ RULES = (
     RuleSettings(reason="corrupt", drop="error IS NOT NULL"),
     RuleSettings(reason="mismatched", score="similarity", min=0.5),
 )
-DEDUP = DedupSettings(near=0.95, floor=0.9)
+DEDUP = DedupSettings(pixels=False, perceptual=False, near=(NearSettings(floor=0.9),))
 SAMPLES = [
     {"caption": "kept \x1b[31mone"},
     {"caption": "like the first"},

@@ -14,7 +14,7 @@ from curation.rules import (
     rule_scores,
     string_lists,
 )
-from curation.rules_settings import DedupSettings, RuleSettings
+from curation.rules_settings import DedupSettings, NearSettings, RuleSettings
 from infra.errors import SluiceError
 
 SCHEMAS = {
@@ -101,9 +101,9 @@ def test_a_rule_that_cannot_run_is_refused_by_name(
 
 
 def test_the_keep_order_is_checked_like_a_rule() -> None:
-    check_rules([], SCHEMAS, DedupSettings().priority.replace("rows.height", "2"))
+    check_rules([], SCHEMAS, DedupSettings(priority="rows.width * 2").order(()))
     with pytest.raises(SluiceError, match=r"dedup\.priority.*rows\.hight"):
-        check_rules([], SCHEMAS, "rows.hight")
+        check_rules([], SCHEMAS, ["rows.hight"])
 
 
 def test_two_rules_of_one_name_are_refused() -> None:
@@ -114,7 +114,7 @@ def test_two_rules_of_one_name_are_refused() -> None:
 def test_scorers_come_before_rows_for_a_plain_name() -> None:
     assert needed_columns([rule(score="Width", min=1)], SCHEMAS) == ["image.width"]
     assert needed_columns([rule(score="rows.width", min=1)], SCHEMAS) == ["rows.width"]
-    assert needed_columns([], SCHEMAS, "similarity") == ["clip.similarity"]
+    assert needed_columns([], SCHEMAS, ["similarity"]) == ["clip.similarity"]
 
 
 def test_a_failure_on_some_row_names_the_rule() -> None:
@@ -203,7 +203,7 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) ->
 
 def test_a_threshold_below_the_stored_pairs_is_refused() -> None:
     with pytest.raises(ValidationError, match="lower the floor"):
-        DedupSettings(near=0.8, floor=0.9)
+        NearSettings(threshold=0.8, floor=0.9)
 
 
 def test_a_rule_may_look_into_what_rode_along() -> None:

@@ -6,13 +6,16 @@ import pyarrow as pa
 import pytest
 
 from curation.dedup import ALL, EdgesWork, edges_draft
-from curation.rules_settings import EXACT, NEAR, DedupSettings, RuleSettings
+from curation.rules_settings import EXACT, NEAR, DedupSettings, NearSettings, RuleSettings
 from curation.verdicts import VERDICTS, VerdictsWork, keep_rejected, verdicts_draft
 from infra import artifacts
 from infra.dataset import part_name, read_table
 from infra.errors import SluiceError
 
-DEDUP = DedupSettings(near=0.95, floor=0.9, priority="clip.similarity")
+NEAR_SEARCH = NearSettings(threshold=0.95, floor=0.9)
+DEDUP = DedupSettings(
+    pixels=False, perceptual=False, near=(NEAR_SEARCH,), priority="clip.similarity"
+)
 RULES = (
     RuleSettings(reason="small", score="image.width", min=32),
     RuleSettings(reason="mismatched", score="similarity", min=0.5),
@@ -100,8 +103,12 @@ def test_a_moved_threshold_reads_no_pixels_and_keeps_the_pairs(maker, made) -> N
     judge(maker, made)
     for tar in Path(made.url).glob("shards/*.tar"):
         tar.unlink()
+    search = NEAR_SEARCH.model_copy(update={"threshold": 0.999})
+    moved = DEDUP.model_copy(update={"near": (search,)})
     stricter = RULES[1].model_copy(update={"min": 0.65})
-    again = judge(maker, made, (RULES[0], stricter), DEDUP.model_copy(update={"near": 0.999}))
+    again = judge(
+        maker, made, (RULES[0], stricter), DEDUP.model_copy(update={"near": (stricter_search,)})
+    )
     assert table_of(again)["reason"].to_pylist() == [
         "mismatched", None, "not_an_image", "small", None, None, "mismatched", "mismatched",
     ]  # fmt: skip

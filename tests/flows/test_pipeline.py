@@ -243,7 +243,7 @@ def test_explain_names_the_reason(curated_store: Path) -> None:
     [
         ("curate.rules.blank.score=image.unformity", "image.uniformity"),
         ("curate.dedup.nea=0.9", "near"),
-        ("curate.dedup.near=high", "curate.dedup.near"),
+        ("curate.dedup.near.0.threshold=high", "curate.dedup.near.0.threshold"),
         ("pretrain.clip.sources={curted: 1}", "curted"),
         ("pretrain.mae.train.image_size=60", "patch"),
         ("curate.rules.nothing.min=1", "nothing"),

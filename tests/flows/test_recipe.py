@@ -48,7 +48,7 @@ def test_a_baseline_of_datacomp_can_be_planned(name: str, tmp_path: Path) -> Non
     if name == "datacomp-text":
         (tmp_path / "classes.txt").write_text("tench\ngreat white shark\n")
         changes.append(f"curate.scores.classes.file={tmp_path}/classes.txt")
-    assert load_recipe(name).curate.dedup == DedupSettings(exact=False, near=None)
+    assert load_recipe(name).curate.dedup == DedupSettings.none()
     text = plan(Options(name, tuple(changes), str(tmp_path / "store")), "curate")
     assert f"curate of {name!r}" in text and "nothing is ingested yet" in text
     assert not (tmp_path / "store").exists()

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from curation.curate import CurateWork, curate_draft
 from curation.dedup import EDGES
-from curation.rules_settings import DedupSettings, RuleSettings
+from curation.rules_settings import DedupSettings, NearSettings, RuleSettings
 from curation.verdicts import VerdictsWork, verdicts_draft
 from flows.report import ReportContext
 from infra import artifacts
@@ -42,7 +42,7 @@ RULES = (
     RuleSettings(reason="evaluation_leak", score="contamination.eval_similarity", max=0.95),
     RuleSettings(reason="mismatched_caption", score="clip.margin", min=0.1),
 )
-DEDUP = DedupSettings(near=0.95, floor=0.85)
+DEDUP = DedupSettings(near=(NearSettings(threshold=0.95, floor=0.85),))
 KINDS = (
     "mismatched_caption", "exact_duplicate", "near_duplicate", "corrupt", "blank", "too_small",
     "evaluation_leak",
@@ -205,7 +205,7 @@ def make_scores(pool: Artifact, planned: Sequence[Row], held_out: Sequence[str])
 
 def make_edges(pool: Artifact, planned: Sequence[Row]) -> Artifact:
     """One pair for every planted copy, and some unplanted ones just under the threshold."""
-    spec = Spec("edges", "curation.dedup", {"floor": DEDUP.floor}, (pool.digest,))
+    spec = Spec("edges", "curation.dedup", {"near": {"descriptor/pixels": 0.85}}, (pool.digest,))
     url = pool.path("edges", spec.digest)
     rng = generator("edges")
     edges = []
@@ -213,12 +213,20 @@ def make_edges(pool: Artifact, planned: Sequence[Row]) -> Artifact:
         if entry.twin is not None:
             exact = entry.defect == "exact_duplicate"
             similarity = 1.0 if exact else 0.93 + 0.06 * rng.random()
-            kind = "exact" if exact else "near"
+            kind = "exact" if exact else "descriptor/pixels"
             twin = planned[entry.twin]
             edges.append({"a": twin.id, "b": entry.id, "kind": kind, "similarity": similarity})
     table = pa.Table.from_pylist(edges, EDGES).sort_by([("a", "ascending")])
     file = write_table(url, "edges.parquet", table)
-    return commit(url, spec, [Part("all", (file,), len(edges), len(edges), extra={"recall": 1.0})])
+    return commit(
+        url,
+        spec,
+        [
+            Part(
+                "all", (file,), len(edges), len(edges), extra={"recall": {"descriptor/pixels": 1.0}}
+            )
+        ],
+    )
 
 
 def make_verdicts(pool: Artifact, scores: Mapping[str, str], edges: Artifact) -> Artifact:

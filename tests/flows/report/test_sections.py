@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.rules_settings import EXACT, NEAR, RuleSettings
+from curation.rules_settings import DUPLICATES, EXACT, NEAR, RuleSettings
 from flows.report import ReportContext
 from flows.report import evaluation as evaluations
 from flows.report.canaries import canaries, read_key
@@ -52,7 +52,7 @@ def test_the_funnel_adds_up(made: Made, samples: Samples) -> None:
     assert found.rows == found.kept + sum(loss.count for loss in found.losses)
     assert found.kept == int(samples.kept.sum())
     reasons = [loss.reason for loss in found.losses]
-    order = ["missing_image", *(rule.reason for rule in samples.rules), EXACT, NEAR]
+    order = ["missing_image", *(rule.reason for rule in samples.rules), *DUPLICATES]
     assert reasons == order
     assert [loss.left for loss in found.losses][-1] == found.kept
     for loss in found.losses:
@@ -134,14 +134,14 @@ def test_duplicates_have_kept_twins(samples: Samples) -> None:
 
 
 def test_near_misses_are_kept_pairs_below_the_threshold(samples: Samples) -> None:
-    found = near_misses(samples, 5)
+    found = near_misses(samples, NEAR, 5)
     assert found
     similarities = [similarity for _, _, similarity in found]
     assert similarities == sorted(similarities, reverse=True)
     for a, b, similarity in found:
         assert samples.kept[a]
         assert samples.kept[b]
-        assert similarity < (samples.dedup.near or 0)
+        assert similarity < samples.dedup.near[0].threshold
 
 
 @given(
@@ -160,7 +160,7 @@ def test_every_bound_has_a_curve(samples: Samples, scores: Scores) -> None:
     found = thresholds(samples, scores, {})
     keys = [f"curate.rules.{name}.min" for name in ("too_small", "blank")]
     keys += ["curate.rules.evaluation_leak.max", "curate.rules.mismatched_caption.min"]
-    assert [threshold.change for threshold in found] == [*keys, "curate.dedup.near"]
+    assert [threshold.change for threshold in found] == [*keys, "curate.dedup.near.0.threshold"]
     assert f">{number(0.95)}</text>" in found[-1].chart
 
 

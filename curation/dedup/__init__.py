@@ -1,0 +1,56 @@
+"""Duplicates: a ladder of searches that leave one graph of pairs, and the choice of who stays.
+
+`edges` searches once and stores pairs down to floors; `choice` applies thresholds and the keep
+order to them. The rungs, in order: equal bytes, equal pixels, close perceptual hashes, close
+embeddings.
+"""
+
+from curation.dedup.choice import (
+    EXACT_RUNG,
+    NEAR_RUNG,
+    PIXELS_RUNG,
+    Bools,
+    Duplicates,
+    Pairs,
+    edge_nodes,
+    find_duplicates,
+    greedy,
+    preference,
+    tie_words,
+)
+from curation.dedup.edges import (
+    ALL,
+    EDGES,
+    EDGES_FILE,
+    EXACT_KIND,
+    PERCEPTUAL_KIND,
+    PIXELS_KIND,
+    EdgesWork,
+    Ids,
+    edges_draft,
+    leaders,
+)
+
+__all__ = [
+    "ALL",
+    "EDGES",
+    "EDGES_FILE",
+    "EXACT_KIND",
+    "EXACT_RUNG",
+    "NEAR_RUNG",
+    "PERCEPTUAL_KIND",
+    "PIXELS_KIND",
+    "PIXELS_RUNG",
+    "Bools",
+    "Duplicates",
+    "EdgesWork",
+    "Ids",
+    "Pairs",
+    "edge_nodes",
+    "edges_draft",
+    "find_duplicates",
+    "greedy",
+    "leaders",
+    "preference",
+    "tie_words",
+]

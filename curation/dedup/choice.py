@@ -1,0 +1,254 @@
+"""The choice of who stays: thresholds and the keep order applied to stored pairs.
+
+Rows are visited in order of preference; one is dropped if, and only if, a pair at or above the
+threshold of its kind joins it to a row already kept. So every dropped row has a kept twin, and
+no chain drops a row whose only close neighbour was itself dropped (as SemDeDup does, Abbas et
+al. 2023, arXiv:2303.09540).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from curation.rules_settings import DedupSettings
+
+EXACT_RUNG, PIXELS_RUNG, PERCEPTUAL_RUNG, NEAR_RUNG = range(4)  # then one for each of `near`
+STARS = ("exact", "pixels", "perceptual")
+
+Ids = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """The rows that are duplicates of a row before them, sorted by id; all arrays [n]."""
+
+    ids: Ids
+    twins: Ids  # the row that stands for the group; kept, where the duplicate passed the rules
+    similarity: Floats  # to the twin
+    rung: Ids  # what joins it to its twin: 0 bytes, 1 pixels, 2 hashes, 3 ... the searches `near`
+    exact: Bools  # its bytes equal those of a row before it
+    pixels: Bools  # its pixels equal those of a row before it that has other bytes
+
+    def part(self, place: slice) -> "Duplicates":
+        return Duplicates(*(getattr(self, name)[place] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of nodes 0..n-1 at or above their threshold; all arrays [m]."""
+
+    a: Ids
+    b: Ids
+    similarity: Floats
+    rung: Ids
+
+
+def edge_nodes(edges: pa.Table) -> Ids:
+    """The ids that take part in any pair, sorted."""
+    return np.unique(np.concatenate([edges["a"].to_numpy(), edges["b"].to_numpy()]))
+
+
+def tie_words(uids: Sequence[str], sha256: Sequence[str | None]) -> npt.NDArray[np.uint64]:
+    """Words [n, 3] that order rows by uid, and rows of one uid by their bytes."""
+    data = b"".join(
+        _uid_bytes(uid) + bytes.fromhex((content or "0" * 16)[:16])
+        for uid, content in zip(uids, sha256, strict=True)
+    )
+    return np.frombuffer(data, ">u8").astype(np.uint64).reshape(-1, 3)
+
+
+def _uid_bytes(uid: str) -> bytes:
+    """A uid is 32 hex digits; where a source has others, they are hashed."""
+    try:
+        found = bytes.fromhex(uid)
+    except ValueError:
+        found = b""
+    return found if len(found) == 16 else hashlib.sha256(uid.encode()).digest()[:16]
+
+
+def preference(
+    columns: Sequence[npt.NDArray[np.float64]], ties: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.float64]:
+    """One number a row, all different, the highest for the row to keep: float64 [n].
+
+    columns: each [n], in order, the highest first and NaN last; ties: words [n, k], lowest first.
+    """
+    count = len(ties)
+    keys = [np.where(np.isnan(column), np.inf, -column) for column in columns]
+    order = np.lexsort((*ties.T[::-1], *keys[::-1])) if count else np.empty(0, np.int64)
+    found = np.empty(count)
+    found[order] = np.arange(count, 0, -1)
+    return found
+
+
+def find_duplicates(
+    edges: pa.Table,
+    nodes: Ids,
+    passing: Bools,
+    priority: npt.NDArray[np.float64],
+    settings: DedupSettings,
+) -> Duplicates:
+    """Choose greedily who stays: rows that pass the rules first, then priority, then lowest id.
+
+    nodes: the ids in `edges`, sorted; passing, priority: of those rows (NaN comes last).
+    The order of `edges` does not matter. Edges of a rung that is switched off count for nothing.
+    """
+    count = len(nodes)
+    preferred = np.where(np.isnan(priority), -np.inf, priority)
+    rank = np.empty(count, np.int64)
+    rank[np.lexsort((nodes, -preferred, ~passing))] = np.arange(count)
+
+    bytes_of, pixels_of, group, hashes_of, pairs = _graph(edges, nodes, settings)
+    # Copies act as one, in the place of the best of them.
+    best = _best(group, rank)
+    standing = _best(bytes_of, rank), _best(pixels_of, rank)
+    chosen, similarity, rung = greedy(pairs, rank[best], hashes_of)
+
+    copy = best != np.arange(count)
+    dropped = chosen[group] >= 0
+    found = np.flatnonzero(copy | dropped)
+    theirs = group[found]
+    twins = np.where(dropped[found], best[chosen[theirs]], best[found])
+    own = _copy_rung(bytes_of[found] == bytes_of[twins], settings)
+    is_exact = (standing[0] != np.arange(count))[found] & settings.exact
+    is_pixels = (bytes_of != bytes_of[standing[1]])[found] & settings.pixels
+    return Duplicates(
+        ids=nodes[found],
+        twins=nodes[twins],
+        similarity=np.where(dropped[found], similarity[theirs], np.float32(1)),
+        rung=np.where(dropped[found], rung[theirs], own),
+        exact=is_exact,
+        pixels=is_pixels,
+    )
+
+
+def greedy(pairs: Pairs, rank: Ids, hashes_of: Ids | None = None) -> tuple[Ids, Floats, Ids]:
+    """Visit nodes by ascending rank; drop one iff a pair joins it to a node already kept.
+
+    rank: [n]. hashes_of: the node that stands for those of equal perceptual hashes, [n]; pairs
+    of the perceptual rung are given for these alone, and count for all they stand for.
+    Returns for each node the kept node it was dropped for (-1: it is kept), their similarity and
+    rung: the first rung that has one, then the most similar, then the lowest rank.
+    """
+    count = len(rank)
+    hashes_of = np.arange(count) if hashes_of is None else hashes_of
+    twin, similarity, rung = np.full(count, -1), np.zeros(count, np.float32), np.zeros(count, int)
+    hashed = pairs.rung == PERCEPTUAL_RUNG
+    close = _neighbours(pairs, hashed)
+    earlier = _earlier(pairs, ~hashed, rank)
+    kept = bytearray(b"\1") * count
+    settled: dict[int, tuple[int, float]] = {}  # of equal hashes: the kept row they go for
+    holder: dict[int, int] = {}  # of equal hashes: the one that is kept
+    shared = np.bincount(hashes_of, minlength=count)[hashes_of] > 1
+    touched = shared.copy()
+    touched[pairs.a] = touched[pairs.b] = True
+    visited = np.flatnonzero(touched)
+    places = rank.tolist()
+    for node in visited[np.argsort(rank[visited])].tolist():
+        same = int(hashes_of[node])
+        if same not in settled:
+            standing = [
+                (-value, places[holder[other]], holder[other])
+                for other, value in close.get(same, ())
+                if other in holder
+            ]
+            if standing:
+                value, _, found = min(standing)
+                settled[same] = found, -value
+        if same in settled:
+            twin[node], similarity[node] = settled[same]
+            rung[node] = PERCEPTUAL_RUNG
+            kept[node] = 0
+            continue
+        for other, value, kind in earlier.get(node, ()):
+            if kept[other]:
+                twin[node], similarity[node], rung[node] = other, value, kind
+                kept[node] = 0
+                break
+        else:
+            holder[same] = node
+            settled[same] = node, 1.0
+    return twin, similarity, rung
+
+
+def _graph(
+    edges: pa.Table, nodes: Ids, settings: DedupSettings
+) -> tuple[Ids, Ids, Ids, Ids, Pairs]:
+    """The stars and pairs of stored edges, as places among `nodes`.
+
+    Returns for each node who stands for its equals: by bytes, by pixels, in the group that acts
+    as one, by perceptual hashes; and the pairs at or above their thresholds.
+    """
+    kinds = edges["kind"].to_numpy(zero_copy_only=False)
+    a = np.searchsorted(nodes, edges["a"].to_numpy())
+    b = np.searchsorted(nodes, edges["b"].to_numpy())
+    similarity = edges["similarity"].to_numpy()
+    alone = np.arange(len(nodes))
+
+    def star(taken: Bools) -> Ids:
+        centre = alone.copy()
+        centre[b[taken]] = a[taken]
+        return centre
+
+    active = settings.active
+    by_bytes = star(kinds == STARS[EXACT_RUNG])
+    # Copies are duplicates on every later rung, too: what they are is asked of one of them.
+    by_pixels = star(kinds == STARS[PIXELS_RUNG])[by_bytes] if any(active[1:]) else by_bytes
+    group = by_pixels if any(active) else alone
+    a, b = group[a], group[b]
+    least = np.array([np.inf, np.inf, *settings.thresholds[PERCEPTUAL_RUNG:]], np.float32)
+    least[~np.array(active)] = np.inf
+    rung = np.zeros(len(kinds), int)
+    names = [*STARS, *(each.vectors for each in settings.near)]
+    for place in range(PERCEPTUAL_RUNG, len(names)):
+        rung[kinds == names[place]] = place
+    hits = similarity >= least[rung]
+    equal = hits & (rung == PERCEPTUAL_RUNG) & (similarity == 1)
+    hits &= ~equal
+    pairs = Pairs(a[hits], b[hits], similarity[hits], rung[hits])
+    return by_bytes, by_pixels, group, star(equal), pairs
+
+
+def _neighbours(pairs: Pairs, chosen: Bools) -> dict[int, list[tuple[int, float]]]:
+    """Both ends of each pair, with the other end and the similarity."""
+    found: dict[int, list[tuple[int, float]]] = {}
+    ends = (part[chosen].tolist() for part in (pairs.a, pairs.b, pairs.similarity))
+    for a, b, value in zip(*ends, strict=True):
+        found.setdefault(a, []).append((b, value))
+        found.setdefault(b, []).append((a, value))
+    return found
+
+
+def _earlier(pairs: Pairs, chosen: Bools, rank: Ids) -> dict[int, list[tuple[int, float, int]]]:
+    """The later end of each pair, with the earlier ones: by rung, similarity and rank."""
+    a, b = pairs.a[chosen], pairs.b[chosen]
+    similarity, rung = pairs.similarity[chosen], pairs.rung[chosen]
+    swap = rank[a] > rank[b]
+    early, late = np.where(swap, b, a), np.where(swap, a, b)
+    order = np.lexsort((rank[early], -similarity, rung))
+    found: dict[int, list[tuple[int, float, int]]] = {}
+    columns = (part[order].tolist() for part in (late, early, similarity, rung))
+    for node, other, value, kind in zip(*columns, strict=True):
+        found.setdefault(node, []).append((other, value, kind))
+    return found
+
+
+def _best(group: Ids, rank: Ids) -> Ids:
+    """For each node the node of the lowest rank in its group: int64 [n]."""
+    lowest = np.full(len(rank), len(rank))
+    np.minimum.at(lowest, group, rank)
+    return np.argsort(rank)[lowest[group]] if len(rank) else group
+
+
+def _copy_rung(same_bytes: Bools, settings: DedupSettings) -> Ids:
+    """What to call copies of a row that stays: the first rung that is on and joins them."""
+    active = settings.active
+    later = next((rung for rung in range(PERCEPTUAL_RUNG, len(active)) if active[rung]), 0)
+    copied = PIXELS_RUNG if settings.pixels else later
+    return np.where(same_bytes & settings.exact, EXACT_RUNG, copied)

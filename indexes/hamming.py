@@ -1,0 +1,122 @@
+"""Which 64-bit hashes are close: all pairs within a radius, and the closest of a set.
+
+Multi-index hashing (Norouzi, Punjani, Fleet 2012, arXiv:1307.2982): the bits are cut into m
+bands. If two hashes differ in at most r = q m + a bits (a < m), then they differ in at most q
+bits in one of the first a + 1 bands, or in at most q - 1 in one of the others. So only buckets
+of a band that are that close are compared: exact, with no candidate missed.
+"""
+
+import importlib
+from math import comb
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from infra.errors import SluiceError
+
+BITS = 64
+MAX_PAIRS = 50_000_000  # 1.3 GB while they are sorted
+WIDEST = 24  # bits of a band: a table of 2**24 buckets takes 128 MB
+LOOKUP = 4  # what finding a bucket costs, in comparisons of two hashes
+
+Hashes = npt.NDArray[np.uint64]
+Ids = npt.NDArray[np.int64]
+Distances = npt.NDArray[np.uint8]
+
+
+def hamming_pairs(
+    hashes: Hashes, radius: int, *, max_pairs: int = MAX_PAIRS
+) -> tuple[Ids, Ids, Distances]:
+    """All pairs of rows a < b within `radius`, sorted by (a, b): int64 a, int64 b, uint8 distance.
+
+    hashes: [n] or [n, k]. Of k hashes each must be within the radius; the distance of two rows
+    is the largest of theirs. Raises SluiceError where there are more than `max_pairs`: group
+    equal rows first.
+    """
+    table = _table(hashes)
+    if not 0 <= radius < BITS:
+        raise SluiceError(f"a radius of {radius} bits of {BITS}", f"use one from 0 to {BITS - 1}")
+    bands = _bands(len(table), radius)
+    found = [
+        _band_pairs(table, radius, bands, band, max_pairs)
+        for band in range(len(bands))
+        if bands[band, 2] >= 0
+    ]
+    a, b, distance = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    if len(a) > max_pairs:
+        raise SluiceError(
+            f"more than {max_pairs} pairs of {len(table)} hashes are within {radius} bits",
+            "lower the radius",
+        )
+    order = np.lexsort((b, a))
+    return a[order], b[order], distance[order]
+
+
+def closest(queries: Hashes, base: Hashes) -> tuple[Ids, Distances]:
+    """The row of `base` closest to each query (the lowest of equals), and its distance.
+
+    queries [n] or [n, k], base [m] or [m, k]; m > 0. Compares all: n m popcounts.
+    """
+    left, right = _table(queries), _table(base)
+    index, distance = np.zeros(len(left), np.int64), np.full(len(left), BITS, np.uint8)
+    _kernels().closest(left, right, index, distance)
+    return index, distance
+
+
+def _table(hashes: Hashes) -> Hashes:
+    """[n] or [n, k] -> [n, k]"""
+    return np.ascontiguousarray(hashes if hashes.ndim > 1 else hashes[:, None], np.uint64)
+
+
+def _kernels() -> Any:
+    """The compiled loops; numba is imported when they are first needed."""
+    return importlib.import_module("indexes.hamming_kernels")
+
+
+def _bands(count: int, radius: int) -> npt.NDArray[np.int64]:
+    """The cut that costs least: int64 [m, 3], each band's first bit, width and radius."""
+    cuts = [_cut(bands, radius) for bands in range(1, BITS + 1)]
+    cuts = [cut for cut in cuts if cut[:, 1].max() <= WIDEST]
+    return min(cuts, key=lambda cut: _cost(cut, count))
+
+
+def _cut(bands: int, radius: int) -> npt.NDArray[np.int64]:
+    edges = np.arange(bands + 1) * BITS // bands
+    each, extra = divmod(radius, bands)
+    radii = np.where(np.arange(bands) <= extra, each, each - 1)
+    return np.stack([edges[:-1], np.diff(edges), radii], axis=1)
+
+
+def _cost(cut: npt.NDArray[np.int64], count: int) -> float:
+    """Comparisons of hashes, about, were the hashes random."""
+    total = 0.0
+    for _, width, radius in cut.tolist():
+        close = sum(comb(width, bits) for bits in range(radius + 1))
+        buckets = min(count, 2**width)
+        total += buckets * close * LOOKUP + close * count * count / 2 ** (width + 1) + 2**width
+    return total
+
+
+def _band_pairs(
+    table: Hashes, radius: int, bands: npt.NDArray[np.int64], band: int, max_pairs: int
+) -> tuple[Ids, Ids, Distances]:
+    """The pairs that are close in this band and in none before it."""
+    first, width, near = bands[band].tolist()
+    buckets = (table[:, 0] >> np.uint64(first)) & np.uint64((1 << width) - 1)
+    order = np.argsort(buckets, kind="stable")
+    ordered = table[order]
+    starts = np.zeros((1 << width) + 1, np.int64)
+    np.cumsum(np.bincount(buckets.astype(np.int64), minlength=1 << width), out=starts[1:])
+    every = np.arange(1 << width)
+    flips = every[np.bitwise_count(every) <= near]
+    room = min(len(table) + 1024, max_pairs + 1)
+    while True:
+        a, b = np.empty((2, room), np.int64)
+        distance = np.empty(room, np.uint8)
+        count = _kernels().band_pairs(
+            ordered, order, starts, flips, bands, band, radius, a, b, distance, max_pairs
+        )
+        if count <= room:
+            return a[:count], b[:count], distance[:count]
+        room = count

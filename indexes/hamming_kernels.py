@@ -1,0 +1,116 @@
+"""The compiled loops of `indexes.hamming` (numba): arrays in, arrays out."""
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+Args = ParamSpec("Args")
+Result = TypeVar("Result")
+
+ODD, PAIRS, NIBBLES, BYTES = (
+    np.uint64(mask)
+    for mask in (0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F, 0x0101010101010101)
+)
+S1, S2, S4, S56 = (np.uint64(bits) for bits in (1, 2, 4, 56))
+ONE = np.uint64(1)
+
+
+def compiled(function: Callable[Args, Result]) -> Callable[Args, Result]:
+    """Compile on first call and keep the machine code on disk where a folder can be written."""
+    try:
+        return nb.njit(cache=True)(function)
+    except RuntimeError:  # numba found no folder for its cache: a read-only installation
+        return nb.njit(function)
+
+
+@compiled
+def ones(word: np.uint64) -> int:
+    """How many bits of a word are set."""
+    word = word - ((word >> S1) & ODD)
+    word = (word & PAIRS) + ((word >> S2) & PAIRS)
+    word = (word + (word >> S4)) & NIBBLES
+    return np.int64((word * BYTES) >> S56)
+
+
+@compiled
+def distance(left: NDArray[np.uint64], i: int, right: NDArray[np.uint64], j: int) -> int:
+    """The largest distance of the hashes of row i and of row j."""
+    largest = 0
+    for place in range(left.shape[1]):
+        largest = max(largest, ones(left[i, place] ^ right[j, place]))
+    return largest
+
+
+@compiled
+def met_before(difference: np.uint64, bands: NDArray[np.int64], band: int) -> bool:
+    """Whether two hashes were compared already, being close in a band before this one."""
+    for earlier in range(band):
+        part = difference >> np.uint64(bands[earlier, 0])
+        part &= (ONE << np.uint64(bands[earlier, 1])) - ONE
+        if ones(part) <= bands[earlier, 2]:
+            return True
+    return False
+
+
+@compiled
+def band_pairs(
+    ordered: NDArray[np.uint64],
+    order: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    flips: NDArray[np.int64],
+    bands: NDArray[np.int64],
+    band: int,
+    radius: int,
+    a: NDArray[np.int64],
+    b: NDArray[np.int64],
+    distances: NDArray[np.uint8],
+    most: int,
+) -> int:
+    """Write the pairs of one band while there is room, and return how many there are.
+
+    ordered [n, k]: the hashes by bucket of the band; order [n]: their rows; starts: where each
+    bucket starts; flips: what close buckets differ in. Stops soon after `most`.
+    """
+    count = 0
+    for bucket in range(len(starts) - 1):
+        for i in range(starts[bucket], starts[bucket + 1]):
+            hashed = ordered[i, 0]
+            for flip in flips:
+                other = bucket ^ flip
+                if other < bucket:
+                    continue
+                for j in range(i + 1 if flip == 0 else starts[other], starts[other + 1]):
+                    difference = hashed ^ ordered[j, 0]
+                    if ones(difference) > radius or met_before(difference, bands, band):
+                        continue
+                    far = distance(ordered, i, ordered, j)
+                    if far > radius:
+                        continue
+                    if count < len(a):
+                        a[count], b[count] = min(order[i], order[j]), max(order[i], order[j])
+                        distances[count] = far
+                    count += 1
+            if count > most:
+                return count
+    return count
+
+
+@compiled
+def closest(
+    queries: NDArray[np.uint64],
+    base: NDArray[np.uint64],
+    index: NDArray[np.int64],
+    distances: NDArray[np.uint8],
+) -> None:
+    """For each query the row of `base` with the smallest distance, the lowest of equals."""
+    for i in range(len(queries)):
+        best = 65
+        for j in range(len(base)):
+            far = distance(queries, i, base, j)
+            if far < best:
+                best = far
+                index[i] = j
+        distances[i] = best
