@@ -27,12 +27,12 @@ def compiled(function: Callable[Args, Result]) -> Callable[Args, Result]:
 
 
 @compiled
-def ones(word: np.uint64) -> int:
+def ones(word: np.uint64) -> np.uint64:
     """How many bits of a word are set."""
     word = word - ((word >> S1) & ODD)
     word = (word & PAIRS) + ((word >> S2) & PAIRS)
     word = (word + (word >> S4)) & NIBBLES
-    return np.int64((word * BYTES) >> S56)
+    return (word * BYTES) >> S56
 
 
 @compiled
@@ -40,7 +40,7 @@ def distance(left: NDArray[np.uint64], i: int, right: NDArray[np.uint64], j: int
     """The largest distance of the hashes of row i and of row j."""
     largest = 0
     for place in range(left.shape[1]):
-        largest = max(largest, ones(left[i, place] ^ right[j, place]))
+        largest = max(largest, int(ones(left[i, place] ^ right[j, place])))
     return largest
 
 

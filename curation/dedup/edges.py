@@ -7,6 +7,9 @@ a million pairs on each rung, and not 10^12. All of that star go on to the embed
 tell them apart.
 """
 
+# pyarrow.compute makes its functions when it is imported; pyright cannot see them.
+# pyright: reportAttributeAccessIssue=false
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

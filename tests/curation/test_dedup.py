@@ -72,12 +72,14 @@ class Graph:
                 rows.append((centre, row, "perceptual", 1.0))
         for (x, y), bits in self.distance.items():
             if x in first and y in first:
-                rows.append((*sorted((first[x], first[y])), "perceptual", 1 - bits / 64))
+                a, b = sorted((first[x], first[y]))
+                rows.append((a, b, "perceptual", 1 - bits / 64))
         shown = {self.pixels_of(row): row for row in going}
         for kind, cosines in zip(KINDS, self.near, strict=True):
             for (x, y), cosine in cosines.items():
                 if x in shown and y in shown:
-                    rows.append((*sorted((shown[x], shown[y])), kind, cosine))
+                    a, b = sorted((shown[x], shown[y]))
+                    rows.append((a, b, kind, cosine))
         columns = list(zip(*rows, strict=True)) if rows else [[], [], [], []]
         return pa.table([pa.array(column) for column in columns], schema=EDGES)
 
@@ -100,10 +102,10 @@ class Graph:
         if rung == 1:
             return 0.0
         if rung > 2:
-            return np.float32(self.near[rung - 3].get((x, y), 0.0))
+            return float(np.float32(self.near[rung - 3].get((x, y), 0.0)))
         one, two = sorted((self.hashed[x], self.hashed[y]))
         bits = 0 if one == two else self.distance.get((one, two), 64)
-        return np.float32(1 - bits / 64)
+        return 1 - bits / 64
 
     def choose(self, edges: pa.Table, dedup: DedupSettings) -> Duplicates:
         nodes = edge_nodes(edges)
