@@ -166,10 +166,16 @@ class DedupSettings(BaseModel):
 
 
 class ContaminationSettings(BaseModel):
-    """How images of the evaluation split are looked for."""
+    """How images of the evaluation sets are looked for; what then goes is for a rule to say."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     descriptor: VectorName = Field(
         default="descriptor/pixels", description="vectors compared, as SCORER/VECTOR"
+    )
+    radius: int = Field(
+        default=10, ge=0, le=16, description="bits of 64 from which the figures count no hit"
+    )
+    threshold: Similarity = Field(
+        default=0.95, description="similarity from which the figures count a hit"
     )

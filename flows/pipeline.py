@@ -91,9 +91,7 @@ class Pipeline:
     # ---- scores ----
 
     def _pixel_scores(self) -> None:
-        for name in ("pool", "evaluation"):
-            if not self._has(name):
-                continue
+        for name in ("pool", *self._evaluation_sets()):
             scorers = pixel_scorers(only_matching=name != "pool")
             dataset = self._split(name)
             drafts = {
@@ -113,6 +111,10 @@ class Pipeline:
                     [f"ingest {name}"],
                 )
             )
+
+    def _evaluation_sets(self) -> list[str]:
+        """What nothing in the curated version may resemble."""
+        return ["evaluation"] * self._has("evaluation") + list(self.recipe.data.held_out)
 
     def _filter_network(self) -> None:
         settings = self.recipe.filter
@@ -204,7 +206,7 @@ class Pipeline:
                 ["score pool", "embed pool"],
             )
         )
-        if self._has("evaluation"):
+        if self._evaluation_sets():
             self._contamination(pool)
         order = settings.dedup.order(rules.column_names(self.columns))
         rules.check_rules(settings.rules, self.columns, order)
@@ -223,7 +225,7 @@ class Pipeline:
                     settings.rules, settings.dedup,
                 ),
                 ["duplicate pairs"]
-                + ["contamination"] * self._has("evaluation")
+                + ["contamination"] * bool(self._evaluation_sets())
                 + [CHOSEN] * (CHOSEN in self.steps),
             )
         )  # fmt: skip
@@ -266,17 +268,16 @@ class Pipeline:
         return draft
 
     def _contamination(self, pool: Draft) -> None:
-        held_out = self._split("evaluation")
-        folders = {
-            name: folder_of(draft) for name, draft in self.steps["score evaluation"].drafts.items()
-        }
+        sets = []
+        for name in self._evaluation_sets():
+            made, drafts = self._split(name), self.steps[f"score {name}"].drafts
+            folders = {scorer: folder_of(draft) for scorer, draft in drafts.items()}
+            sets.append(contamination.EvaluationSet(name, made.url, made.spec.digest, folders))
         settings, scored = self.recipe.curate.contamination, dict(self.folders)
         draft = contamination.contamination_draft(
-            pool.url, pool.spec.digest, scored, held_out.spec.digest, folders, settings
+            pool.url, pool.spec.digest, scored, sets, settings
         )
-        work = contamination.ContaminationWork(
-            draft.url, pool.url, scored, held_out.url, folders, settings
-        )
+        work = contamination.ContaminationWork(draft.url, pool.url, scored, sets, settings)
         self.folders["contamination"] = folder_of(draft)
         self.columns["contamination"] = contamination.COLUMNS
         self._add(
@@ -286,7 +287,7 @@ class Pipeline:
                 {"": draft},
                 self._shards(pool.url),
                 work,
-                ["score pool", "embed pool", "score evaluation"],
+                ["score pool", "embed pool", *(f"score {each.name}" for each in sets)],
             )
         )
 

@@ -125,7 +125,7 @@ class Estimate:
         split = step.name.partition(" ")[2]
         if split.endswith(" table"):
             return None
-        known = split if split in ("trusted", "evaluation") else "pool"
+        known = split if f"ingest {split}" in self.steps else "pool"
         return self._split_rows(known)
 
     def _split_rows(self, name: str) -> int | None:

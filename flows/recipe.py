@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from curation.fetch.blocklist_settings import BlocklistSettings
 from curation.fetch.settings import FetchSettings
 from curation.resize_settings import ResizeSettings
-from curation.rules_settings import ContaminationSettings, DedupSettings, RuleSettings
+from curation.rules_settings import ContaminationSettings, DedupSettings, Reason, RuleSettings
 from curation.scores.settings import ScoreName, ScoreSettings
 from curation.selection.settings import SelectionSettings
 from curation.settings import SourceSettings
@@ -40,6 +40,10 @@ class DataSettings(_Settings):
     evaluation: tuple[SourceSettings, ...] = Field(
         (), description="held out: nothing like it may stay in the curated version"
     )
+    held_out: dict[Reason, tuple[SourceSettings, ...]] = Field(
+        default_factory=dict,
+        description="further evaluation sets by name, looked for in the pool like `evaluation`",
+    )
     canaries: str | None = Field(
         None, description="Parquet of planted defects (uid, defect, twin_uid), for the report alone"
     )
@@ -63,6 +67,8 @@ class DataSettings(_Settings):
     def _one_origin(self) -> "DataSettings":
         if sum(map(bool, (self.demo, self.pool, self.retry_failed))) != 1:
             raise ValueError("give one of `demo`, `pool` and `retry_failed`")
+        if taken := {"pool", "trusted", "evaluation", "curated", "fractals"} & set(self.held_out):
+            raise ValueError(f"`held_out` cannot name a set {sorted(taken)[0]!r}: choose another")
         return self
 
 

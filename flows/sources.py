@@ -34,6 +34,8 @@ def ingest_steps(data: DataSettings, store: str) -> Iterator[Step]:
             yield _split(name, data, store, sources, fingerprint, items, [demo.name])
         elif sources:
             yield from _given(name, data, store, sources)
+    for name, sources in data.held_out.items():
+        yield from _given(name, data, store, sources)
 
 
 def _demo(data: DataSettings, store: str) -> Step | None:

@@ -141,7 +141,7 @@ class Climb:
 
     def perceptual(self, images: Images, radius: int) -> None:
         """Pairs whose pHashes and dHashes both differ in `radius` bits or fewer."""
-        told = np.bitwise_count(images.hashes[:, 0]) >= LEAST_BITS
+        told = telling(images.hashes)
         self.figures["without_perceptual_hash"] = int((~told).sum())
         images = images.take(told)
         before = len(self.tables)
@@ -205,7 +205,7 @@ def read_images(dataset: Dataset, folders: Mapping[str, str], settings: DedupSet
         usable = pc.and_(pc.equal(rows["status"], "ok"), rows["sha256"].is_valid())
         rows, columns = rows.filter(usable), columns.filter(usable)
         none = pa.nulls(rows.num_rows)
-        pixels, *hashes = (
+        pixels, first, second = (
             columns[f"{HASH_SCORER}.{name}"] if f"{HASH_SCORER}.{name}" in names else none
             for name in ("pixel_sha256", "phash", "dhash")
         )
@@ -214,7 +214,7 @@ def read_images(dataset: Dataset, folders: Mapping[str, str], settings: DedupSet
                 rows["row"].to_numpy().astype(np.int64) | shard << ROW_BITS,
                 hex_words(rows["sha256"].to_pylist()),
                 hex_words(pixels.to_pylist()),
-                np.stack([_numbers(column) for column in hashes], axis=1),
+                hash_words(first, second),
             )
         )
     parts = ("ids", "sha256", "pixels", "hashes")
@@ -227,8 +227,15 @@ def hex_words(digests: Sequence[str | None]) -> Words:
     return np.frombuffer(data, np.uint64).reshape(-1, 4)[:, :2]
 
 
-def _numbers(column: pa.ChunkedArray | pa.Array) -> Words:
-    return column.cast(pa.uint64()).fill_null(0).to_numpy(zero_copy_only=False)
+def hash_words(phash: pa.ChunkedArray | pa.Array, dhash: pa.ChunkedArray | pa.Array) -> Words:
+    """Perceptual hashes, uint64 [n, 2]; zero where there is none."""
+    columns = [column.cast(pa.uint64()).fill_null(0).to_numpy() for column in (phash, dhash)]
+    return np.stack(columns, axis=1)
+
+
+def telling(hashes: Words) -> npt.NDArray[np.bool_]:
+    """Whether hashes [n, 2] say enough of a picture to be compared: a flat one's do not."""
+    return np.bitwise_count(hashes[:, 0]) >= LEAST_BITS
 
 
 def leaders(ids: Ids, words: Words) -> Ids:

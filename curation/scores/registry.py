@@ -42,7 +42,7 @@ REGISTRY: Mapping[str, Callable[..., Scorer]] = {
 def pixel_scorers(only_matching: bool = False) -> list[Scorer]:
     """The scorers that need no model; only those that find equal pictures, if asked for."""
     every = ["image", "text", "language", "hash", "descriptor"]
-    names = ["descriptor"] if only_matching else every
+    names = ["hash", "descriptor"] if only_matching else every
     return [REGISTRY[name]() for name in names]
 
 

@@ -17,7 +17,7 @@ from flows.report import (
 )
 from flows.report.canaries import Canaries
 from flows.report.context import ReportContext
-from flows.report.duplicates import Duplicates
+from flows.report.duplicates import Duplicates, Leaks
 from flows.report.evaluation import Answer, Evaluation
 from flows.report.funnel import Funnel
 from flows.report.galleries import Gallery, Strip
@@ -54,6 +54,7 @@ class Report:
     galleries: Sequence[Gallery] = ()
     thresholds: Sequence[Threshold] = ()
     duplicates: Duplicates | None = None
+    leaks: Sequence[Leaks] = ()
     canaries: Canaries | None = None
 
     def places(self) -> Iterator[Place]:
@@ -89,6 +90,7 @@ def collect(store: str, context: ReportContext) -> Report:
         training=runs,
         evaluation=results,
         fractals=fractal_tiles(context),
+        leaks=duplicates.leaks(context),
         time=provenance.time(context),
         settings=provenance.settings_yaml(context.recipe),
         provenance=provenance.provenance(store, context),

@@ -1,13 +1,16 @@
 """Groups of duplicates around the sample that was kept, and pairs just too far apart."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.compute as pc
 
+from curation.contamination import FOUND_BY
 from curation.dedup import PERCEPTUAL_KIND
 from curation.rules_settings import DUPLICATES, EXACT, NEAR, PIXELS
+from flows.report.context import ReportContext
 from flows.report.samples import Samples, Tile
 from infra import artifacts
 from infra.dataset import read_table
@@ -61,6 +64,29 @@ def duplicates(samples: Samples) -> Duplicates | None:
         sizes[len(group) + 1] = sizes.get(len(group) + 1, 0) + 1
     recall = _recall(samples)
     return Duplicates(groups[:GROUPS], len(hits), len(members), sorted(sizes.items()), recall)
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """How many samples each way of looking found in one evaluation set."""
+
+    name: str
+    exact: int
+    pixels: int
+    perceptual: int
+    near: int
+    any: int
+
+
+def leaks(context: ReportContext) -> list[Leaks]:
+    """One for each evaluation set that the pool was compared with."""
+    url = context.scores.get("contamination")
+    artifact = artifacts.load(url) if url else None
+    totals: dict[str, Counter[str]] = {}
+    for part in artifact.parts if artifact else ():
+        for name, counts in part.extra.get("hits", {}).items():
+            totals.setdefault(name, Counter()).update(counts)
+    return [Leaks(name, *(found[way] for way in FOUND_BY)) for name, found in totals.items()]
 
 
 def _recall(samples: Samples) -> float | None:

@@ -106,9 +106,7 @@ def test_a_moved_threshold_reads_no_pixels_and_keeps_the_pairs(maker, made) -> N
     search = NEAR_SEARCH.model_copy(update={"threshold": 0.999})
     moved = DEDUP.model_copy(update={"near": (search,)})
     stricter = RULES[1].model_copy(update={"min": 0.65})
-    again = judge(
-        maker, made, (RULES[0], stricter), DEDUP.model_copy(update={"near": (stricter_search,)})
-    )
+    again = judge(maker, made, (RULES[0], stricter), moved)
     assert table_of(again)["reason"].to_pylist() == [
         "mismatched", None, "not_an_image", "small", None, None, "mismatched", "mismatched",
     ]  # fmt: skip
