@@ -107,7 +107,7 @@ class DedupSettings(BaseModel):
         default=True, description="drop rows whose perceptual hashes are close to a kept row's"
     )
     radius: int = Field(
-        default=10, ge=0, le=16, description="bits of 64 in which pHash, and dHash, may differ"
+        default=8, ge=0, le=16, description="bits of 64 in which pHash, and dHash, may differ"
     )
     radius_floor: int = Field(
         default=12,
@@ -174,7 +174,7 @@ class ContaminationSettings(BaseModel):
         default="descriptor/pixels", description="vectors compared, as SCORER/VECTOR"
     )
     radius: int = Field(
-        default=10, ge=0, le=16, description="bits of 64 from which the figures count no hit"
+        default=8, ge=0, le=16, description="bits of 64 up to which the figures count a hit"
     )
     threshold: Similarity = Field(
         default=0.95, description="similarity from which the figures count a hit"

@@ -107,3 +107,15 @@ def test_rules_of_other_names_can_be_measured() -> None:
     planted = key(("a", "too_small", None))
     assert only(measure(planted, judged, {"too_small": ("tiny",)}))["recall"] == 1
     assert only(measure(planted, judged))["recall"] == 0
+
+
+def test_a_near_duplicate_may_be_found_on_another_rung() -> None:
+    planted = key(("a1", "near_duplicate", "a"), ("b1", "near_duplicate", "b"))
+    judged = verdicts(
+        ("a", [], None),
+        ("a1", ["perceptual_duplicate"], "a"),
+        ("b", ["pixel_duplicate"], "b1"),
+        ("b1", [], None),
+    )
+    found = only(measure(planted, judged))
+    assert (found["reason"], found["recall"], found["precision"]) == ("near_duplicate", 1, 1)

@@ -14,7 +14,7 @@ from infra.errors import SluiceError
 
 NEAR_SEARCH = NearSettings(threshold=0.95, floor=0.9)
 DEDUP = DedupSettings(
-    pixels=False, perceptual=False, near=(NEAR_SEARCH,), priority="clip.similarity"
+    pixels=False, perceptual=False, near=(NEAR_SEARCH,), priority=("clip.similarity",)
 )
 RULES = (
     RuleSettings(reason="small", score="image.width", min=32),
@@ -45,7 +45,7 @@ def made(maker):
     return made
 
 
-def judge(maker, made, rules=RULES, dedup=DEDUP):
+def judge(maker, made, rules=RULES, dedup: DedupSettings | None = DEDUP):
     edges_url = edges_digest = None
     if dedup is not None:
         edges = edges_draft(made.url, made.digest, made.folders, dedup)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from curation.rules_settings import DedupSettings
 from flows.main import Options
+from flows.pipeline import Pipeline
 from flows.plan import plan
 from flows.recipe import RECIPES, load_recipe
 from flows.settings import merge, override
@@ -87,3 +88,18 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str) -> None:
 def test_an_unknown_recipe_lists_those_there_are() -> None:
     with pytest.raises(SluiceError, match="three-seeds"):
         load_recipe("four-seeds")
+
+
+def test_further_evaluation_sets_are_ingested_scored_and_compared(tmp_path: Path) -> None:
+    for name in ("pool", "held"):
+        (tmp_path / f"{name}.tar").write_bytes(bytes(10240))
+    changes = (
+        f"data.pool.0.tars={tmp_path}/pool.tar",
+        f"data.held_out.coco=[{{tars: '{tmp_path}/held.tar'}}]",
+    )
+    pipeline = Pipeline(load_recipe("your-shards", changes), str(tmp_path / "store"))
+    assert {"ingest coco", "score coco", "contamination"} <= set(pipeline.steps)
+    assert "score coco" in pipeline.steps["contamination"].needs
+    assert "contamination" in pipeline.steps["verdicts"].needs
+    with pytest.raises(SluiceError, match="held_out"):
+        load_recipe("your-shards", ["data.held_out.curated=[{tars: x.tar}]"])

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curation.contamination import FOUND_BY
 from curation.rules_settings import DUPLICATES, EXACT, NEAR, RuleSettings
 from flows.report import ReportContext
 from flows.report import evaluation as evaluations
 from flows.report.canaries import canaries, read_key
-from flows.report.duplicates import duplicates, near_misses
+from flows.report.duplicates import Leaks, duplicates, leaks, near_misses
 from flows.report.funnel import funnel, rule_text
 from flows.report.galleries import galleries, violation
 from flows.report.provenance import provenance, settings_yaml
@@ -25,7 +26,8 @@ from flows.report.scores import Scores
 from flows.report.thresholds import survivors, thresholds
 from flows.report.thumbnails import thumbnails
 from flows.report.training import read_metrics, training
-from infra.artifacts import Artifact
+from infra import artifacts
+from infra.artifacts import Artifact, Part, Spec
 from infra.charts import number
 
 Made = tuple[str, ReportContext]
@@ -131,6 +133,19 @@ def test_duplicates_have_kept_twins(samples: Samples) -> None:
         assert samples.kept[samples.positions[group.kept.uid]]
         for tile in group.members:
             assert samples.twin[samples.positions[tile.uid]] == group.kept.uid
+
+
+def test_leaks_are_counted_for_each_evaluation_set(tmp_path: Path) -> None:
+    spec = Spec("scores", "curation.contamination", {})
+    url = str(tmp_path / "contamination-0")
+    counts = dict.fromkeys(FOUND_BY, 1)
+    for shard in ("00000", "00001"):
+        hits = {"evaluation": counts, "imagenet": counts | {"exact": 3, "any": 4}}
+        artifacts.record_part(url, Part(shard, (), 5, 5, extra={"hits": hits}), 0, 0)
+    artifacts.commit(url, spec)
+    found = leaks(ReportContext(scores={"contamination": url}))
+    assert found == [Leaks("evaluation", 2, 2, 2, 2, 2), Leaks("imagenet", 6, 2, 2, 2, 8)]
+    assert leaks(ReportContext()) == []
 
 
 def test_near_misses_are_kept_pairs_below_the_threshold(samples: Samples) -> None:
