@@ -65,11 +65,8 @@ def plan(options: Options, target: str) -> str:
     title = f"{target} of {prepared.recipe.name!r}"
     text = show(title, prepared.store, lines(prepared, steps))
     if "verdicts" in (step.name for step in steps):
-        text += "
-
-" + rules_plan(prepared)
-    return text + "
-nothing was written"
+        text += "\n\n" + rules_plan(prepared)
+    return text + "\nnothing was written"
 
 
 def lines(prepared: Prepared, steps: Sequence[Step]) -> list[Line]:
@@ -290,6 +287,4 @@ def show(title: str, store: str, found: Sequence[Line]) -> str:
         total += f"; {size(free)} are free"
     if unknown:
         total += f"\nnot reckoned: {', '.join(unknown)}"
-    return "\n".join(
-        [f"{title} in {store}", "", *text, "", total]
-    )
+    return "\n".join([f"{title} in {store}", "", *text, "", total])

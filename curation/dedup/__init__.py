@@ -28,6 +28,7 @@ from curation.dedup.edges import (
     EdgesWork,
     Ids,
     edges_draft,
+    gather_vectors,
     leaders,
 )
 
@@ -49,6 +50,7 @@ __all__ = [
     "edge_nodes",
     "edges_draft",
     "find_duplicates",
+    "gather_vectors",
     "greedy",
     "leaders",
     "preference",

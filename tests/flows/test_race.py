@@ -37,9 +37,12 @@ OF_RACE = (
 def recipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Three recipes that differ in one threshold."""
     folder = tmp_path_factory.mktemp("recipes")
-    base = "extends: curate-and-pretrain\nname: {}\ncurate: {{dedup: {{near: [{{threshold: {}, floor: 0.8}}]}}}}\n"
-    for name, near in (("loose", 0.99), ("strict", 0.85), ("middle", 0.95)):
-        (folder / f"{name}.yaml").write_text(base.format(name, near))
+    near = "[{{threshold: {}, floor: 0.8}}]"
+    base = (
+        f"extends: curate-and-pretrain\nname: {{}}\ncurate: {{{{dedup: {{{{near: {near}}}}}}}}}\n"
+    )
+    for name, least in (("loose", 0.99), ("strict", 0.85), ("middle", 0.95)):
+        (folder / f"{name}.yaml").write_text(base.format(name, least))
     return {path.stem: str(path) for path in folder.glob("*.yaml")}
 
 
