@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from curation.decode import Pixels
@@ -42,7 +41,9 @@ class ImageScorer:
     sharpness       float32, variance of the Laplacian of luma in 0..255 (Pech-Pacheco et al.
                     2000, doi:10.1109/ICPR.2000.903548)
     saturation      float32 0..1, mean saturation (HSV)
-    uniformity      float32 0..1, share of pixels within 12 levels of the most common colour
+    uniformity      float32 0..1, share of pixels within 12 levels, in every channel, of the most
+                    common colour: the mean of the fullest cell of a grid of 16 levels, so that a
+                    flat colour on the edge between two cells still counts whole
     border          float32 0..1, share of the picture that is a plain frame around the rest: the
                     bars of a letter-box, the margin around a drawing; 1 where all of it is plain
     """
@@ -96,8 +97,7 @@ def statistics(image: Pixels) -> tuple[float, ...]:
 
     height, width, _ = image.shape
     pixels, luma = kernels.flat(image), np.empty(height * width, np.uint8)
-    levels = np.zeros((2, 256), np.uint32)
-    cells = np.zeros((2, kernels.CELLS), np.uint32)
+    levels, cells = np.zeros((4, 256), np.uint32), np.zeros(kernels.CELLS, np.uint32)
     saturated = kernels.colours(pixels, luma, levels, cells)
     total, squares, entropy = kernels.moments(levels)
     inner = max(height - 2, 0) * max(width - 2, 0)
@@ -108,7 +108,7 @@ def statistics(image: Pixels) -> tuple[float, ...]:
         entropy,
         _deviation(inner, *kernels.laplacian(luma, width)) ** 2 if inner else 0.0,
         saturated / count / kernels.SHARE,
-        _uniformity(pixels, cells, count),
+        kernels.common(pixels, cells, NEAR) / count,
         1 - _area(kernels.inside_frame(pixels.reshape(image.shape), NEAR)) / count,
     )
 
@@ -116,23 +116,6 @@ def statistics(image: Pixels) -> tuple[float, ...]:
 def _deviation(count: int, total: int, squares: int) -> float:
     """Standard deviation from whole sums, exact up to its last step."""
     return math.sqrt(count * int(squares) - int(total) ** 2) / count
-
-
-def _uniformity(pixels: Pixels, cells: npt.NDArray[np.uint32], count: int) -> float:
-    """Share of pixels within NEAR levels, in every channel, of the most common colour.
-
-    The colour is the mean of the fullest cell of a grid of 16 levels per channel, so a flat
-    colour on the edge between two cells still counts whole.
-    """
-    from curation.scores import kernels
-
-    cell = int((cells[0] + cells[1]).argmax())
-    low = np.array([cell >> 4 & 240, cell & 240, cell << 4 & 240], np.uint8)
-    inside, *sums = kernels.near(pixels, low, np.full(3, 15, np.uint8)).tolist()
-    lowest = [max(-((NEAR * inside - each) // inside), 0) for each in sums]
-    highest = [min((NEAR * inside + each) // inside, 255) for each in sums]
-    span = np.subtract(highest, lowest).astype(np.uint8)
-    return int(kernels.near(pixels, np.array(lowest, np.uint8), span)[0]) / count
 
 
 def _area(box: tuple[int, int, int, int]) -> int:

@@ -7,16 +7,16 @@ and more.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curation.compiled import compiled
 
-BLOCK = 1024  # pixels
+BLOCK = 960  # pixels; a multiple of STEP
 SHARE = 65536  # a saturation of 1
 CELLS = 4096  # of a grid of colours, 16 levels of each channel to a cell
+STEP = 5  # the most common colour is looked for among every STEP-th pixel; odd, as widths are even
 SIXTEEN, ONE = np.float32(SHARE), np.float32(1)
 
 Bytes = NDArray[np.uint8]
@@ -71,26 +71,32 @@ def saturation_of(red: Bytes, green: Bytes, blue: Bytes) -> np.int32:
 
 
 @compiled
-def cells_of(red: Bytes, green: Bytes, blue: Bytes, cells: NDArray[np.uint16]) -> None:
-    """The number of each pixel's cell in the grid of colours."""
+def cells_of(
+    red: Bytes, green: Bytes, blue: Bytes, numbers: NDArray[np.uint16], cells: Counts
+) -> None:
+    """Add the number of each STEP-th pixel's cell in the grid of colours to cells [CELLS]."""
     for x in range(len(red)):
-        cells[x] = np.uint16(((red[x] >> 4) << 8) | ((green[x] >> 4) << 4) | (blue[x] >> 4))
+        numbers[x] = np.uint16(((red[x] >> 4) << 8) | ((green[x] >> 4) << 4) | (blue[x] >> 4))
+    for x in range((len(red) + STEP - 1) // STEP):
+        cells[numbers[STEP * x]] += np.uint32(1)
 
 
 @compiled
-def count(values: NDArray[Any], counts: Counts) -> None:
-    """Add a histogram of `values` to counts [2, levels]; two, as equal neighbours are slow."""
-    even, odd = counts[0], counts[1]
-    for x in range(len(values) // 2):
-        even[values[2 * x]] += np.uint32(1)
-        odd[values[2 * x + 1]] += np.uint32(1)
-    if len(values) % 2:
-        even[values[len(values) - 1]] += np.uint32(1)
+def count(values: Bytes, levels: Counts) -> None:
+    """Add a histogram of `values` to levels [4, 256]; four, as equal neighbours are slow."""
+    first, second, third, fourth = levels[0], levels[1], levels[2], levels[3]
+    for x in range(len(values) // 4):
+        first[values[4 * x]] += np.uint32(1)
+        second[values[4 * x + 1]] += np.uint32(1)
+        third[values[4 * x + 2]] += np.uint32(1)
+        fourth[values[4 * x + 3]] += np.uint32(1)
+    for x in range(len(values) // 4 * 4, len(values)):
+        first[values[x]] += np.uint32(1)
 
 
 @compiled
 def colours(pixels: Bytes, luma: Bytes, levels: Counts, cells: Counts) -> int:
-    """Fill luma [n] from RGB bytes [3 n], add to levels [2, 256] and cells [2, CELLS].
+    """Fill luma [n] from RGB bytes [3 n], add to levels [4, 256] and cells [CELLS].
 
     Gives the sum of the saturations, in parts of SHARE.
     """
@@ -106,53 +112,78 @@ def colours(pixels: Bytes, luma: Bytes, levels: Counts, cells: Counts) -> int:
         r, g, b, grey = red[:size], green[:size], blue[:size], luma[start : start + size]
         split(pixels[3 * start : 3 * (start + size)], r, g, b)
         luma_of(r, g, b, grey)
-        cells_of(r, g, b, numbers[:size])
+        cells_of(r, g, b, numbers[:size], cells)
         count(grey, levels)
-        count(numbers[:size], cells)
         saturation += saturation_of(r, g, b)
     return int(saturation)
 
 
 @compiled
-def within(
-    red: Bytes, green: Bytes, blue: Bytes, low: Bytes, span: Bytes, sums: NDArray[np.int32]
-) -> None:
-    """sums: how many pixels have each channel in low..low + span, and the sum of each channel."""
-    near, reds, greens, blues = np.int32(0), np.int32(0), np.int32(0), np.int32(0)
-    low_r, low_g, low_b = low[0], low[1], low[2]
-    span_r, span_g, span_b = span[0], span[1], span[2]
-    for x in range(len(red)):
-        r, g, b = red[x], green[x], blue[x]
-        # Below `low` the difference wraps to a high number.
-        inside = (
-            np.int32(np.uint8(r - low_r) <= span_r)
-            & np.int32(np.uint8(g - low_g) <= span_g)
-            & np.int32(np.uint8(b - low_b) <= span_b)
-        )
-        near = np.int32(near + inside)
-        reds = np.int32(reds + np.int32(inside * np.int32(r)))
-        greens = np.int32(greens + np.int32(inside * np.int32(g)))
-        blues = np.int32(blues + np.int32(inside * np.int32(b)))
-    sums[0], sums[1], sums[2], sums[3] = near, reds, greens, blues
+def inside(value: np.uint8, low: np.uint8, span: np.uint8) -> np.int32:
+    """1 where `value` is in low..low + span: below `low` the difference wraps to a high number."""
+    return np.int32(np.uint8(value - low) <= span)
 
 
 @compiled
-def near(pixels: Bytes, low: Bytes, span: Bytes) -> NDArray[np.int64]:
-    """`within` for RGB bytes [3 n]: int64 [4]."""
-    red, green, blue = (
-        np.empty(BLOCK, np.uint8),
-        np.empty(BLOCK, np.uint8),
-        np.empty(BLOCK, np.uint8),
-    )
-    total, sums = np.zeros(4, np.int64), np.empty(4, np.int32)
-    length = len(pixels) // 3
-    for start in range(0, length, BLOCK):
-        size = min(BLOCK, length - start)
-        r, g, b = red[:size], green[:size], blue[:size]
-        split(pixels[3 * start : 3 * (start + size)], r, g, b)
-        within(r, g, b, low, span, sums)
-        total += sums
+def within(red: Bytes, green: Bytes, blue: Bytes, low: Bytes, span: Bytes) -> np.int32:
+    """How many pixels have each channel in low [3]..low + span."""
+    low_r, low_g, low_b = low[0], low[1], low[2]
+    span_r, span_g, span_b = span[0], span[1], span[2]
+    total = np.int32(0)
+    for x in range(len(red)):
+        near = inside(red[x], low_r, span_r) & inside(green[x], low_g, span_g)
+        total = np.int32(total + np.int32(near & inside(blue[x], low_b, span_b)))
     return total
+
+
+@compiled
+def sums_within(
+    red: Bytes, green: Bytes, blue: Bytes, low: Bytes, span: Bytes
+) -> tuple[np.int32, np.int32, np.int32]:
+    """The sum of each channel over the pixels of `within`."""
+    low_r, low_g, low_b = low[0], low[1], low[2]
+    span_r, span_g, span_b = span[0], span[1], span[2]
+    reds, greens, blues = np.int32(0), np.int32(0), np.int32(0)
+    for x in range(len(red)):
+        r, g, b = red[x], green[x], blue[x]
+        near = np.int32(inside(r, low_r, span_r) & inside(g, low_g, span_g))
+        near = np.int32(near & inside(b, low_b, span_b))
+        reds = np.int32(reds + np.int32(near * np.int32(r)))
+        greens = np.int32(greens + np.int32(near * np.int32(g)))
+        blues = np.int32(blues + np.int32(near * np.int32(b)))
+    return reds, greens, blues
+
+
+@compiled
+def common(pixels: Bytes, cells: Counts, near: int) -> int:
+    """How many of RGB bytes [3 n] are within `near` levels of the most common colour.
+
+    The colour is the mean of the fullest of the cells [CELLS].
+    """
+    red, green, blue = channels()
+    length = len(pixels) // 3
+    cell = np.argmax(cells)
+    low, span = np.empty(3, np.uint8), np.full(3, 15, np.uint8)
+    low[0], low[1], low[2] = cell >> 4 & 240, cell & 240, cell << 4 & 240
+    total, sums = 0, np.zeros(3, np.int64)
+    for again in range(2):
+        for start in range(0, length, BLOCK):
+            size = min(BLOCK, length - start)
+            r, g, b = red[:size], green[:size], blue[:size]
+            split(pixels[3 * start : 3 * (start + size)], r, g, b)
+            total += within(r, g, b, low, span)
+            if again == 0:
+                reds, greens, blues = sums_within(r, g, b, low, span)
+                sums[0] += reds
+                sums[1] += greens
+                sums[2] += blues
+        if again == 0:
+            for channel in range(3):
+                lowest = max(-((near * total - sums[channel]) // total), 0)
+                low[channel] = lowest
+                span[channel] = min((near * total + sums[channel]) // total, 255) - lowest
+            total = 0
+    return int(total)
 
 
 @compiled
@@ -341,15 +372,19 @@ def inside_frame(image: Bytes, span: int) -> tuple[int, int, int, int]:
 
 @compiled
 def moments(levels: Counts) -> tuple[int, int, float]:
-    """Of a histogram in two parts, [2, 256]: sum, sum of squares, Shannon entropy in bits."""
+    """Of a histogram in four parts, [4, 256]: sum, sum of squares, Shannon entropy in bits."""
     count, total, squares, bits = 0, 0, 0, 0.0
     for level in range(levels.shape[1]):
-        found = np.int64(levels[0, level]) + np.int64(levels[1, level])
+        found = 0
+        for part in range(len(levels)):
+            found += np.int64(levels[part, level])
         count += found
         total += found * level
         squares += found * level * level
     for level in range(levels.shape[1]):
-        found = np.int64(levels[0, level]) + np.int64(levels[1, level])
+        found = 0
+        for part in range(len(levels)):
+            found += np.int64(levels[part, level])
         if found:
             bits -= found / count * math.log2(found / count)
     return int(total), int(squares), bits + 0.0

@@ -71,7 +71,7 @@ def plain_statistics(image: np.ndarray) -> dict[str, float]:
     laplacian = around - 4 * luma[1:-1, 1:-1]
     high, low = image.max(axis=2).astype(float), image.min(axis=2).astype(float)
     cells = (red >> 4) * 256 + (green >> 4) * 16 + (blue >> 4)
-    colour = image[cells == np.bincount(cells.ravel()).argmax()].mean(axis=0)
+    colour = image[cells == np.bincount(cells.ravel()[::5]).argmax()].mean(axis=0)
     top, bottom = plain_margin(image), plain_margin(image[::-1])
     bottom = min(bottom, len(image) - top)
     inner = image[top : len(image) - bottom].transpose(1, 0, 2)
@@ -173,7 +173,9 @@ def test_columns() -> None:
     rows = pa.table({"status": ["ok", "rejected", "ok"]})
     images = [flat(0, 0, 0, size=(10, 40)), None, None]
     stored = [Stored(6, 85, True), None, None]
-    table = ImageScorer().score(Batch(rows, images, [None, None, "truncated"], stored)).columns
+    table = (
+        ImageScorer().score(Batch(rows, images, [None, None, "truncated"], stored=stored)).columns
+    )
     assert table["decode_error"].to_pylist() == [None, None, "truncated"]
     assert table["width"].to_pylist() == [40, None, None]
     assert table["height"].to_pylist() == [10, None, None]
