@@ -92,7 +92,10 @@ def decode_jpeg(data: bytes, header: Header, cell: int = 1) -> Pixels | None:
         return None
     height, width = -(-header.height // cell), -(-header.width // cell)
     try:
-        if not has_end(data) or simplejpeg.decode_jpeg_header(data)[2] not in ("YCbCr", "Gray"):
+        # With these two bytes last, a file that ends early or holds no scan is warned of below.
+        if not (data.endswith(b"\xff\xd9") or has_end(data)):
+            return None
+        if simplejpeg.decode_jpeg_header(data)[2] not in ("YCbCr", "Gray"):
             return None
         pixels = simplejpeg.decode_jpeg(
             data, "RGB", min_height=height, min_width=width, min_factor=cell

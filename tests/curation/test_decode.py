@@ -170,7 +170,7 @@ def test_odd_jpegs_are_left_to_pillow() -> None:
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=4), st.floats(0.1, 2))
 def test_damage_is_what_pillow_says(
-    changes: list[tuple[float, int]], cut: float, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, changes: list[tuple[float, int]], cut: float
 ) -> None:
     data = bytearray(encode(picture(48, 40), "JPEG"))
     for place, value in changes:

@@ -275,3 +275,33 @@ def test_vectors_that_are_no_embeddings_are_refused(tmp_path: Path) -> None:
             work(0, ["twice"])
     with pytest.raises(SluiceError, match="asks for the scorer 'mean'"):
         ScoreWork(url, {"twice": Twice()})(0, ["twice"])
+
+
+def encoded(row: int, kind: str) -> bytes:
+    """A picture of its own size and grain for each row, in one of three formats."""
+    rng = np.random.default_rng(row)
+    coarse = rng.integers(0, 256, (2 + row % 5, 3 + row % 7, 3), np.uint8)
+    image = Image.fromarray(coarse).resize((11 + 9 * row, 70 - 3 * row), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def test_pixel_scores_do_not_depend_on_batches_or_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [encoded(row, ("JPEG", "PNG", "WEBP")[row % 3]) for row in range(12)]
+    mixed: list[bytes | None] = [images[0], None, *images[1:5], images[5][:-9], *images[5:]]
+    places = [row for row in range(len(mixed)) if row not in (1, 6)]
+    scorers = [scorer for scorer in pixel_scorers() if scorer.reads_images]
+    found: list[list[Any]] = []
+    for batch, turned in ((256, False), (1, False), (5, True)):
+        monkeypatch.setattr(score, "BATCH", batch)
+        shard = mixed[::-1] if turned else mixed
+        folders = run(make(tmp_path / f"{batch}", [shard]), *scorers)
+        tables = [columns(folders[scorer.name]).to_pylist() for scorer in scorers]
+        vectors = np.load(f"{folders['descriptor']}/pixels/00000.npy").tolist()
+        each = [[*rows] for rows in zip(*tables, vectors, strict=True)]
+        found.append([each[:: -1 if turned else 1][row] for row in places])
+    assert found[0] == found[1] == found[2]
+    assert [row[0]["jpeg_quality"] for row in found[0][:3]] == [75, None, None]
