@@ -47,12 +47,12 @@ class HashScorer:
 
 def reduced(images: Sequence[Pixels]) -> tuple[Pixels, Pixels]:
     """What pHash and dHash see of RGB pictures: grey [n, SIDE, SIDE] and [n, LOW, LOW + 1]."""
-    from curation.scores import kernels
+    from curation.scores import kernels, reductions
 
     square = np.empty((len(images), SIDE, SIDE), np.uint8)
     wide = np.empty((len(images), LOW, LOW + 1), np.uint8)
     for index, image in enumerate(images):
         luma = np.empty(image.shape[0] * image.shape[1], np.uint8)
-        kernels.grey(kernels.flat(image), luma)
-        kernels.reduce(luma, image.shape[1], square[index], wide[index])
+        reductions.grey(kernels.flat(image), luma)
+        reductions.reduce(luma, image.shape[1], square[index], wide[index])
     return square, wide

@@ -45,13 +45,13 @@ def grid(image: npt.NDArray[np.uint8]) -> Image.Image:
     Blocks of whole pixels first, then bilinear from three pixels or more to one: what Pillow's
     resize does with a `reducing_gap` of 3, without the copy of all pixels that it makes.
     """
-    from curation.scores import kernels
+    from curation.scores import kernels, reductions
 
     height, width, _ = image.shape
     tall, wide = (max(int(side / GRID / 3.0), 1) for side in (height, width))
     if tall > 1 or wide > 1:
         small = np.empty((-(-height // tall), -(-width // wide), 3), np.uint8)
-        kernels.shrink(kernels.flat(image), width, tall, wide, small)
+        reductions.shrink(kernels.flat(image), width, tall, wide, small)
         image = small
     box = (0, 0, width / wide, height / tall)
     return Image.fromarray(image).resize((GRID, GRID), Image.Resampling.BILINEAR, box)
