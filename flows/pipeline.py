@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from curation import contamination, curate, dedup, rules, score, verdicts
+from curation import contamination, curate, dedup, frequency, rules, score, verdicts
 from curation.scores.clip import ClipScorer
 from curation.scores.reference import Given, Reference
 from curation.scores.registry import chosen_scorer, pixel_scorers
@@ -41,6 +41,7 @@ Seeded = TypeVar(
 )
 FILTER = "filter"
 CHOSEN = "score pool by choice"
+FREQUENCY = "caption frequency"
 RANDOM, PIXELS = "random", "pixels"
 
 
@@ -208,6 +209,7 @@ class Pipeline:
         )
         if self._evaluation_sets():
             self._contamination(pool)
+        self._frequency(pool)
         order = settings.dedup.order(rules.column_names(self.columns))
         rules.check_rules(settings.rules, self.columns, order)
         scored = dict(self.folders)
@@ -226,7 +228,7 @@ class Pipeline:
                 ),
                 ["duplicate pairs"]
                 + ["contamination"] * bool(self._evaluation_sets())
-                + [CHOSEN] * (CHOSEN in self.steps),
+                + [name for name in (CHOSEN, FREQUENCY) if name in self.steps],
             )
         )  # fmt: skip
         selected = self._selection(pool, decided, scored)
@@ -266,6 +268,21 @@ class Pipeline:
         items = lambda: [dedup.ALL]  # noqa: E731
         self._add(sharded("selection", "curate", {"": draft}, items, work, ["verdicts"]))
         return draft
+
+    def _frequency(self, pool: Draft) -> None:
+        """How often captions come: it must see all shards, so only where a rule asks for it."""
+        settings = self.recipe.curate
+        columns = {**self.columns, frequency.NAME: frequency.COLUMNS}
+        order = settings.dedup.order(rules.column_names(columns))
+        asked = rules.needed_columns(settings.rules, columns, order)
+        if not any(name.startswith(f"{frequency.NAME}.") for name in asked):
+            return
+        draft = frequency.frequency_draft(pool.url, pool.spec.digest)
+        self.folders[frequency.NAME], self.columns = folder_of(draft), columns
+        work = frequency.FrequencyWork(draft.url, pool.url)
+        self._add(
+            sharded(FREQUENCY, "curate", {"": draft}, lambda: [dedup.ALL], work, ["ingest pool"])
+        )
 
     def _contamination(self, pool: Draft) -> None:
         sets = []

@@ -20,7 +20,7 @@ from flows.main import Options, execute, explain, prepare, report, stored_artifa
 from flows.pipeline import CHOSEN
 from flows.plan import plan
 from infra import artifacts
-from infra.dataset import open_dataset
+from infra.dataset import Dataset, open_dataset
 from infra.errors import SluiceError
 from infra.progress import SilentDisplay
 from tests.curation.sources.made import samples, tar_bytes
@@ -226,6 +226,21 @@ def test_a_plan_tells_what_the_rules_would_remove(curated_store: Path, tmp_path:
     )
     fresh = plan(Options(None, SMALL, str(tmp_path / "fresh")), "curate")
     assert "nothing is ingested yet" in fresh
+
+
+def test_a_rule_may_ask_how_often_a_caption_comes(tmp_path: Path, curated_store: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(curated_store, store)
+    rules = "curate.rules=[{reason: common, score: frequency.captions, max: 1}]"
+    changes = ("curate.dedup.near=null", "curate.dedup.exact=false", rules)
+    result = run_small(store, "curate", overrides=changes)
+    (curated,) = result.made["curated version"].values()
+    rows = pa.concat_tables([Dataset(curated).rows(shard) for shard in Dataset(curated).shards])
+    often = Counter((c or "").casefold() for c in rows["caption"].to_pylist())
+    for row in rows.to_pylist():
+        if row["status"] == "ok":
+            assert often[row["caption"].casefold()] == 1
+    assert curated.totals["kept"] > 0 and curated.totals["dropped"]["common"] > 0
 
 
 def test_explain_names_the_reason(curated_store: Path) -> None:
