@@ -13,8 +13,10 @@ from record import keep
 
 from curation.curves import sweep
 from curation.dedup import NEAR_RUNG, Pairs, greedy
+from curation.preview import preview
 from curation.rules import apply_rules
 from curation.rules_settings import RuleSettings
+from curation.top import value_at
 
 ROWS, COLUMNS, RULES = 10_000_000, 30, 10
 NODES, PAIRS = 2_000_000, 5_000_000
@@ -38,6 +40,11 @@ def plain(table: pa.Table) -> np.ndarray:
     return np.stack(failed, axis=1).any(axis=1)
 
 
+def top_of(table: pa.Table) -> float | None:
+    """The threshold of DataComp's top 30 % of one column."""
+    return value_at(lambda: [table.column(0).to_numpy().astype(np.float64)], 0.3)
+
+
 def main() -> None:
     rng = np.random.default_rng(0)
     table = pa.table({f"s.c{i}": rng.random(ROWS, dtype=np.float32) for i in range(COLUMNS)})
@@ -50,6 +57,8 @@ def main() -> None:
     before = peak_gigabytes()
     seconds = {"rules": cpu_seconds(lambda: apply_rules(rules, table))}
     memory = round(peak_gigabytes() - before, 2)
+    seconds["plan_of_rules"] = cpu_seconds(lambda: preview(rules, [table]))
+    seconds["top_30_percent"] = cpu_seconds(lambda: top_of(table))
     seconds["sweep_100"] = cpu_seconds(lambda: sweep(rules[0], table, 100))
     seconds["rules_plain_numpy"] = cpu_seconds(lambda: plain(table))
     low, high = np.sort(rng.integers(0, NODES, (2, PAIRS)), axis=0)
