@@ -14,12 +14,12 @@ from curation import contamination, curate, dedup, frequency, rules, score, verd
 from curation.scores.clip import ClipScorer
 from curation.scores.reference import Given, Reference
 from curation.scores.registry import chosen_scorer, pixel_scorers
-from curation.selection import select
 from curation.selection.settings import SelectionSettings
 from curation.synthetic import fractals
 from curation.synthetic.settings import FractalSettings
 from flows.recipe import Recipe
 from flows.report.context import ReportContext
+from flows.selection import selection_step
 from flows.sources import ingest_steps
 from flows.step import Session, Step, sharded
 from indexes import build
@@ -252,22 +252,10 @@ class Pipeline:
         if self.recipe.curate.selection is None:
             return None
         settings = self._seeded(self.recipe.curate.selection)
-        made = [draft for step in self.steps.values() for draft in step.drafts.values()]
-        vectors = [
-            f"{draft.spec.settings['scorer']}/{vector}"
-            for draft in made
-            if draft.spec.kind == "scores" and folder_of(draft) in scored.values()
-            for vector in draft.spec.settings.get("vectors", ())
-        ]
-        select.check_plan(settings, self.columns, vectors)
-        draft = select.selection_draft(
-            pool.url, pool.spec.digest, scored, decided.spec.digest, settings
+        step = selection_step(
+            settings, self.store, pool, decided, scored, self.columns, self.steps.values()
         )
-        after = select.older_url(self.store, settings)
-        work = select.SelectionWork(draft.url, pool.url, scored, decided.url, settings, after)
-        items = lambda: [dedup.ALL]  # noqa: E731
-        self._add(sharded("selection", "curate", {"": draft}, items, work, ["verdicts"]))
-        return draft
+        return self._add(step).draft
 
     def _frequency(self, pool: Draft) -> None:
         """How often captions come: it must see all shards, so only where a rule asks for it."""
