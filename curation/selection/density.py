@@ -48,7 +48,7 @@ def complexity(space: Space, centroids: Centroids, neighbours: int) -> Floats:
     count = len(centroids)
     known = space.known
     inside = np.bincount(space.cells[known], np.sqrt(space.distances[known]), count)
-    inside /= np.maximum(space.sizes(), 1)
+    inside = inside / np.maximum(space.sizes(), 1)
     between = np.zeros(count)
     exact = centroids.astype(np.float64)
     for cell in range(count):

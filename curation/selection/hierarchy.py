@@ -131,8 +131,9 @@ def spread_children(sizes: Ints, parents: Ints, quotas: Ints, drawn: Floats, tak
     found = np.zeros(len(sizes), np.int64)
     order = np.argsort(parents, kind="stable")
     ends = np.cumsum(np.bincount(parents, minlength=len(quotas)))
-    for parent, own in enumerate(np.split(order, ends[:-1])):
-        found[own] = fill(sizes[own], int(quotas[parent]), drawn[own], taken[own])
+    families = np.split(order, ends)[: len(quotas)]
+    for own, quota in zip(families, quotas.tolist(), strict=True):
+        found[own] = fill(sizes[own], quota, drawn[own], taken[own])
     return found
 
 

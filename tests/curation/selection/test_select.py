@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from curation import sql
 from curation.explain import explain, format_explanation
+from curation.selection.rows import parse
 from curation.selection.select import SELECTION, check_plan, effective, selection_draft
 from curation.selection.settings import SelectionSettings
 from infra.artifacts import verify
@@ -144,10 +146,63 @@ def test_explain_names_the_selector_its_cells_and_the_probability(selecting, mad
     assert kept.state == "kept" and kept.selection is not None and kept.selection.selected
 
 
+OVER_VECTORS = [
+    {"kind": "clusters", "levels": [3, 2], "target": 2},
+    {"kind": "density", "clusters": 2, "target": 2},
+    {"kind": "quantization", "target": 2},
+]
+
+
 def test_nothing_is_kept_by_the_verdicts(maker, selecting, entries) -> None:
     made = maker.dataset("pool", [{"width": 8}] * 3)
-    artifact = selecting.select(made, *plan(entries), {"kind": "top", "target": 5})
+    maker.score(made, "clip", {"fine": [True] * 3}, {"image": np.eye(3)})
+    whole = (*plan(entries), {"kind": "top", "target": 5}, *OVER_VECTORS)
+    artifact = selecting.select(made, *whole)
     assert (artifact.totals["rows"], artifact.totals["kept"]) == (0, 0)
+
+
+@pytest.mark.parametrize("selector", OVER_VECTORS, ids=lambda selector: selector["kind"])
+def test_rows_without_vectors_and_rows_all_alike(maker, selecting, selector) -> None:
+    made = maker.dataset("pool", [{}] * 9)
+    vectors = np.zeros((9, 4))
+    maker.score(made, "clip", {"fine": [True] * 9}, {"image": vectors})
+    artifact = selecting.select(made, selector)
+    assert artifact.totals["dropped"] == {"no_vector": 9}
+    (part,) = selecting.select(made, selector | {"missing": "keep"}).parts
+    assert part.kept == 9 and part.extra["selectors"][0]["no_vector"] == 9
+    vectors[:], vectors[8] = 0.5, np.nan
+    maker.score(made, "clip", {"fine": [True] * 9}, {"image": vectors})
+    artifact = selecting.select(made, selector)
+    assert artifact.totals["dropped"] == {"no_vector": 1, selector["kind"]: 6}
+    more = selecting.select(made, selector | {"target": 100})
+    assert more.totals["kept"] == 8
+
+
+def test_a_score_that_is_no_number_is_never_on_top(maker, selecting) -> None:
+    made = maker.dataset("pool", [{}] * 5)
+    maker.score(made, "clip", {"s": pa.array([1.0, None, float("nan"), 3.0, float("inf")])})
+    artifact = selecting.select(made, {"kind": "top", "score": "clip.s", "target": 4})
+    assert selecting.table(artifact.url, made)["reason"].to_pylist() == [
+        None, "no_value", "no_value", None, "no_value",
+    ]  # fmt: skip
+    (part,) = artifact.parts
+    assert part.extra["selectors"][0]["threshold"] == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "domain"),
+    [
+        ("https://www.Example.org:8080/a.jpg?b", "example.org"),
+        ("http://user:pass@img.example.org#x", "img.example.org"),
+        ("no url", ""),
+        ("https://", ""),
+    ],
+)
+def test_the_domain_of_a_url(url: str, domain: str) -> None:
+    parsed = parse("test", "domain", ["rows.url"])
+    table = pa.table({"rows.url": [url]})
+    found = sql.query(f"SELECT {parsed.sql} AS x FROM t", table, [parsed])
+    assert found["x"].to_pylist() == [domain]
 
 
 @pytest.mark.parametrize(
