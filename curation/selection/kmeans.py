@@ -14,7 +14,7 @@ from curation.selection.draws import Floats, Ints
 from infra.digests import generator
 
 BLOCK = 4096  # points compared with all centroids at once
-ROUNDS = 64  # of the choice of first centroids, where there are more of them than that
+ROUNDS = 16  # of the choice of first centroids, where there are more of them than that
 SLACK = 1e-4  # relative; float32 products of 1,024 dimensions are ten times as precise
 
 Points = npt.NDArray[np.floating[Any]]
