@@ -2,24 +2,27 @@
 
 Vectors are the rows of a float16 or float32 array, usually of unit length; similarity is the
 inner product. An all-zero row stands for a missing vector and is close to nothing. Candidates
-are found by block-wise matrix products or an inverted file; what is returned is scored again,
+are found by block-wise matrix products or by codes (`bands.py`); what is returned is scored again,
 pair by pair in float64, so that it does not depend on block sizes, threads or the method.
 """
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from indexes.kinds import faiss as load_faiss
+from indexes import bands
 from infra.errors import SluiceError
 
-EXACT_LIMIT = 50_000  # rows up to which all pairs are compared; 256-d: 12 s on one core
-PROBES = 64  # lists of the inverted file that a row looks into, above EXACT_LIMIT
+EXACT_LIMIT = 20_000  # rows up to which all pairs are compared; 512-d: 6 s on one core
+EXACT_COST = 0.05, 1.0  # nanoseconds a pair: for each dimension, and besides
+MISSES = 5e-4  # share of the pairs just at the threshold that may be lost, above EXACT_LIMIT
+LONGEST = 1.01  # beyond, an inner product is no cosine
 MAX_PAIRS = 50_000_000  # 1 GB while it is worked on
 BLOCK = 2048
 COLUMNS = 8192
+RESCORED = 1024  # pairs scored at once: their vectors stay in the cache
 SLACK = 1e-4  # candidates come from float32 sums of any order: keep those just below, too
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -31,53 +34,54 @@ def range_pairs(
     vectors: Floats,
     threshold: float,
     *,
+    known: int = 0,
     exact_limit: int = EXACT_LIMIT,
-    probes: int = PROBES,
+    misses: float = MISSES,
     max_pairs: int = MAX_PAIRS,
+    device: str = "cpu",
 ) -> tuple[Ids, Ids, Similarities]:
     """All pairs of rows a < b with inner product >= threshold, sorted by (a, b).
 
-    vectors: [n, d]. Returns int64 a, int64 b, float32 similarity, one entry per pair.
-    Exact up to `exact_limit` rows. Above, each row looks into `probes` lists of an inverted
-    file and a pair counts when either side finds the other; measure with `pair_recall`.
+    vectors: [n, d], in memory or mapped. known: rows before this one were searched before; pairs
+    of two of them are left out. Returns int64 a, int64 b, float32 similarity, one entry per pair.
+    Exact up to `exact_limit` rows. Above, a pair is lost with probability `misses` at most; measure
+    with `pair_recall`. device: where the products of codes are made, "cpu" or "cuda".
     Raises SluiceError where there are more than `max_pairs`: something is in the data many
-    thousand times.
+    thousand times; and for values that are not numbers, or vectors longer than 1 above the limit.
     """
-    _check(vectors, "vectors")
+    lengths = _lengths(vectors, "vectors")
     if not threshold > 0:
         raise SluiceError(f"threshold {threshold} would pair everything", "use one above 0")
-    count = len(vectors)
-    if count <= exact_limit:
-        blocks = _exact_candidates(vectors, threshold - SLACK)
+    if len(vectors) <= exact_limit:
+        batches = _exact_candidates(vectors, threshold - SLACK, known)
     else:
-        blocks = _ivf_candidates(vectors, threshold - SLACK, probes)
-    kept: list[Ids] = []
+        batches = _band_candidates(vectors, lengths, threshold, known, misses, device)
+    kept: list[tuple[Ids, Ids, Similarities]] = []
     total = 0
-    for low, high in blocks:
-        keys = np.unique(low * count + high)
-        kept.append(keys)
-        total += len(keys)
-        if total > 2 * max_pairs:  # the inverted file may find a pair from both sides
-            break
-    keys = np.unique(np.concatenate(kept)) if kept else np.empty(0, np.int64)
-    if len(keys) > max_pairs:
-        raise SluiceError(
-            f"more than {max_pairs} pairs of {count} vectors have a similarity of {threshold} "
-            "or more",
-            "raise the threshold, or drop blank images and exact duplicates first",
-        )
-    a, b = keys // count, keys % count
-    similarity = pair_similarity(vectors, a, b)
-    near = similarity >= np.float32(threshold)
-    return a[near], b[near], similarity[near]
+    for low, high in batches:
+        low, high = _likely(vectors, low, high, threshold - SLACK)
+        similarity = pair_similarity(vectors, low, high)
+        near = similarity >= np.float32(threshold)
+        kept.append((low[near], high[near], similarity[near]))
+        total += len(kept[-1][0])
+        if total > max_pairs:
+            raise SluiceError(
+                f"more than {max_pairs} pairs of {len(vectors)} vectors have a similarity of "
+                f"{threshold} or more",
+                "raise the threshold, or drop blank images and exact duplicates first",
+            )
+    nothing = np.empty(0, np.int64)
+    a, b = (np.concatenate([nothing, *(batch[side] for batch in kept)]) for side in (0, 1))
+    similarity = np.concatenate([np.empty(0, np.float32), *(batch[2] for batch in kept)])
+    order = np.lexsort((b, a))
+    return a[order], b[order], similarity[order]
 
 
 def pair_similarity(vectors: Floats, a: Ids, b: Ids, other: Floats | None = None) -> Similarities:
     """Inner product of row a[i] of `vectors` with row b[i] of `other` (or of `vectors`)."""
     base = vectors if other is None else other
     similarity = np.empty(len(a), np.float32)
-    for start in range(0, len(a), COLUMNS):
-        rows = slice(start, start + COLUMNS)
+    for rows in _ranges(len(a), RESCORED):
         left = vectors[a[rows]].astype(np.float64)
         right = base[b[rows]].astype(np.float64)
         similarity[rows] = np.einsum("ij,ij->i", left, right)
@@ -85,23 +89,32 @@ def pair_similarity(vectors: Floats, a: Ids, b: Ids, other: Floats | None = None
 
 
 def pair_recall(
-    vectors: Floats, a: Ids, b: Ids, threshold: float, *, sample: int = 512, seed: int = 0
+    vectors: Floats,
+    a: Ids,
+    b: Ids,
+    threshold: float,
+    *,
+    known: int = 0,
+    sample: int = 512,
+    seed: int = 0,
 ) -> float:
-    """Share of the true pairs of `sample` random rows that are among (a, b), by brute force."""
+    """Share of the true pairs of `sample` random rows that are among (a, b), by brute force.
+
+    a, b: what `range_pairs` returned, for the same `known`: the rows are drawn from those after.
+    """
     count = len(vectors)
-    chosen = np.sort(np.random.default_rng(seed).permutation(count)[:sample])
-    found = set(zip(a.tolist(), b.tolist(), strict=True))
-    hits = total = 0
-    for start in range(0, len(chosen), 64):
-        rows = chosen[start : start + 64]
-        for columns in _ranges(count, COLUMNS):
-            products = _product(vectors[rows], vectors[columns])
-            i, j = np.nonzero(products >= threshold)
-            pairs = zip(rows[i].tolist(), (j + columns.start).tolist(), strict=True)
-            wanted = [(min(x, y), max(x, y)) for x, y in pairs if x != y]
-            total += len(wanted)
-            hits += sum(pair in found for pair in wanted)
-    return hits / total if total else 1.0
+    chosen = known + np.random.default_rng(seed).permutation(count - known)[:sample]
+    rows = np.sort(chosen)
+    queries = np.asarray(vectors[rows], np.float32)
+    wanted: list[Ids] = []
+    for columns in _ranges(count, COLUMNS):
+        i, j = np.nonzero(_product(queries, vectors[columns]) >= threshold - SLACK)
+        x, y = rows[i], j + columns.start
+        low, high = np.minimum(x, y)[x != y], np.maximum(x, y)[x != y]
+        near = pair_similarity(vectors, low, high) >= np.float32(threshold)
+        wanted.append(low[near] * count + high[near])
+    true = np.unique(np.concatenate(wanted)) if wanted else np.empty(0, np.int64)
+    return float(np.isin(true, a * count + b).mean()) if len(true) else 1.0
 
 
 def nearest(queries: Floats, base: Floats, k: int) -> tuple[Similarities, Ids]:
@@ -110,8 +123,8 @@ def nearest(queries: Floats, base: Floats, k: int) -> tuple[Similarities, Ids]:
     queries [n, d], base [m, d] -> similarity float32 [n, min(k, m)], index int64 [n, min(k, m)],
     best first, ties by the lower index.
     """
-    _check(queries, "queries")
-    _check(base, "base")
+    _lengths(queries, "queries")
+    _lengths(base, "base")
     if queries.shape[1] != base.shape[1]:
         raise SluiceError(
             f"queries have {queries.shape[1]} dimensions, the base has {base.shape[1]}",
@@ -161,44 +174,57 @@ def _candidates(queries: Floats, base: Floats, k: int) -> Ids:
     return np.take_along_axis(every, order, 1)
 
 
-def _exact_candidates(vectors: Floats, threshold: float) -> Iterator[tuple[Ids, Ids]]:
-    """Pairs a < b over the threshold, from the upper triangle, block by block."""
+def _exact_candidates(vectors: Floats, threshold: float, known: int) -> Iterator[tuple[Ids, Ids]]:
+    """Pairs a < b, b >= known, over the threshold, from the upper triangle, block by block."""
     count = len(vectors)
     for rows in _ranges(count, BLOCK):
         left = np.asarray(vectors[rows], np.float32)
-        for columns in _ranges(count, COLUMNS, rows.start):
+        for columns in _ranges(count, COLUMNS, max(rows.start, known)):
             i, j = np.nonzero(_product(left, vectors[columns]) >= threshold)
             a, b = i + rows.start, j + columns.start
             upper = a < b
             yield a[upper], b[upper]
 
 
-def _ivf_candidates(vectors: Floats, threshold: float, probes: int) -> Iterator[tuple[Ids, Ids]]:
-    """Pairs over the threshold that either side finds in an inverted file."""
-    faiss = load_faiss()
-    count, dimension = vectors.shape
-    lists = int(4 * count**0.5)
-    coarse = faiss.IndexFlatIP(dimension)
-    # float16 holds the vectors as they are stored, in half the memory
-    index = faiss.IndexIVFScalarQuantizer(
-        coarse, dimension, lists, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT, False
-    )
-    index.cp.spherical = True
-    index.cp.niter = 10
-    index.cp.min_points_per_centroid = 1  # it would warn; few points a list are fine here
-    sample = np.sort(np.random.default_rng(0).permutation(count)[: lists * 40])
-    index.train(np.asarray(vectors[sample], np.float32))
-    for rows in _ranges(count, BLOCK * 16):
-        index.add(np.asarray(vectors[rows], np.float32))
-    parameters = faiss.SearchParametersIVF(nprobe=min(probes, lists))
-    for rows in _ranges(count, BLOCK):
-        queries = np.asarray(vectors[rows], np.float32)
-        limits, _, found = index.range_search(queries, threshold, params=parameters)
-        own = cast(Ids, np.arange(rows.start, rows.stop))
-        a = np.repeat(own, np.diff(np.asarray(limits, np.int64)))
-        low, high = np.minimum(a, found), np.maximum(a, found)
-        different = low != high
-        yield low[different], high[different]
+def _band_candidates(
+    vectors: Floats, lengths: Similarities, threshold: float, known: int, misses: float, device: str
+) -> Iterator[tuple[Ids, Ids]]:
+    """Pairs a < b, b >= known, that codes find; all pairs where that would be no slower."""
+    longest = float(lengths.max())
+    if longest > LONGEST:
+        row = int(lengths.argmax())
+        raise SluiceError(
+            f"row {row} of the vectors has length {longest:.4g}: similarity is a cosine, of "
+            "vectors of length 1",
+            "normalise the vectors; all-zero rows stand for missing ones",
+        )
+    live = np.flatnonzero(lengths * longest >= threshold - SLACK)  # others are close to nothing
+    if len(live) < 2:
+        return
+    codes = bands.codes(vectors, device)
+    codes = codes if len(live) == len(codes) else codes[live]
+    plan = bands.plan(codes, threshold / longest**2, misses)
+    each, besides = EXACT_COST
+    if plan.seconds * 1e9 > (each * vectors.shape[1] + besides) * len(vectors) ** 2 / 2:
+        yield from _exact_candidates(vectors, threshold - SLACK, known)
+        return
+    for a, b in bands.candidates(codes, plan, int(np.searchsorted(live, known))):
+        yield live[a], live[b]
+
+
+def _likely(vectors: Floats, a: Ids, b: Ids, threshold: float) -> tuple[Ids, Ids]:
+    """The pairs whose inner product in float32 reaches the threshold."""
+    if vectors.dtype == np.float16 and len(a) > RESCORED:
+        from indexes.band_kernels import half_products
+
+        near = half_products(np.asarray(vectors).view(np.uint16), a, b) >= threshold
+        return a[near], b[near]
+    near = np.empty(len(a), bool)
+    for rows in _ranges(len(a), RESCORED):
+        left = vectors[a[rows]].astype(np.float32)
+        right = vectors[b[rows]].astype(np.float32)
+        near[rows] = np.einsum("ij,ij->i", left, right) >= threshold
+    return a[near], b[near]
 
 
 def _product(left: Floats, right: Floats) -> Similarities:
@@ -210,12 +236,18 @@ def _ranges(count: int, step: int, start: int = 0) -> Iterator[slice]:
         yield slice(first, min(first + step, count))
 
 
-def _check(vectors: Floats, name: str) -> None:
+def _lengths(vectors: Floats, name: str) -> Similarities:
+    """The Euclidean length of each row: [n, d] -> [n]."""
     if vectors.ndim != 2:
         raise SluiceError(f"{name} has shape {vectors.shape}, not [rows, dimensions]", "")
-    for rows in _ranges(len(vectors), BLOCK * 16):
-        if not bool(np.isfinite(vectors[rows]).all()):
-            raise SluiceError(
-                f"{name} holds values that are not numbers, in rows {rows.start} to {rows.stop}",
-                "write all-zero rows where there is no vector",
-            )
+    lengths = np.empty(len(vectors), np.float32)
+    for rows in _ranges(len(vectors), BLOCK):
+        block = np.asarray(vectors[rows], np.float32)
+        lengths[rows] = np.sqrt(np.einsum("ij,ij->i", block, block))
+    bad = np.flatnonzero(~np.isfinite(lengths))
+    if len(bad):
+        raise SluiceError(
+            f"{name} holds values that are not numbers, in {len(bad)} rows, first in row {bad[0]}",
+            "write all-zero rows where there is no vector",
+        )
+    return lengths

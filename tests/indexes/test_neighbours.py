@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from indexes.band_kernels import half_products
 from indexes.neighbours import above, nearest, pair_recall, pair_similarity, range_pairs
 from infra.errors import SluiceError
 
@@ -14,6 +15,12 @@ def clustered(count: int, dimension: int = 32, seed: int = 0) -> np.ndarray:
     second = first[: count // 2] + 0.1 * rng.normal(size=(count // 2, dimension))
     vectors = np.concatenate([first, second])
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+@pytest.fixture
+def by_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the limit codes are used even where comparing all pairs would be cheaper."""
+    monkeypatch.setattr("indexes.neighbours.EXACT_COST", (1e6, 0.0))
 
 
 def by_definition(vectors: np.ndarray, threshold: float) -> set[tuple[int, int]]:
@@ -43,30 +50,48 @@ def test_pairs_are_those_of_the_definition(
     assert (a.dtype, b.dtype, similarity.dtype) == (np.int64, np.int64, np.float32)
 
 
-def test_blocks_and_the_inverted_file_give_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_and_codes_give_the_same_pairs(
+    by_codes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vectors = clustered(1500)
     whole = range_pairs(vectors, 0.8)
     assert len(whole[0]) >= 700
-    inverted = range_pairs(vectors, 0.8, exact_limit=100, probes=10_000)
+    coded = range_pairs(vectors, 0.8, exact_limit=100, misses=1e-4)
     monkeypatch.setattr("indexes.neighbours.BLOCK", 97)
     monkeypatch.setattr("indexes.neighbours.COLUMNS", 211)
+    monkeypatch.setattr("indexes.neighbours.RESCORED", 13)
     blocked = range_pairs(vectors, 0.8)
-    for one, two, three in zip(whole, inverted, blocked, strict=True):
+    for one, two, three in zip(whole, coded, blocked, strict=True):
         assert (one == two).all()
         assert (one == three).all()
 
 
-def test_few_probes_lose_little_and_the_loss_is_measured() -> None:
+def test_what_is_lost_stays_under_the_bound_and_is_measured(by_codes: None) -> None:
     vectors = clustered(3000)
-    a, b, _ = range_pairs(vectors, 0.8, exact_limit=100, probes=8)
-    true = by_definition(vectors, 0.8)
+    a, b, _ = range_pairs(vectors, 0.994, exact_limit=100, misses=0.5)
+    true = by_definition(vectors, 0.994)
     found = set(zip(a.tolist(), b.tolist(), strict=True))
     assert found <= true
     recall = len(found) / len(true)
-    assert recall > 0.95
-    assert pair_recall(vectors, a, b, 0.8, sample=3000) == pytest.approx(recall)
-    assert pair_recall(vectors, a[::2], b[::2], 0.8) < 0.6
-    assert pair_recall(vectors[:0], a[:0], b[:0], 0.8) == 1.0
+    assert 0.5 < recall < 1
+    assert pair_recall(vectors, a, b, 0.994, sample=3000) == pytest.approx(recall)
+    assert pair_recall(vectors, a[::2], b[::2], 0.994) < 0.6
+    assert pair_recall(vectors[:0], a[:0], b[:0], 0.994) == 1.0
+
+
+@pytest.mark.parametrize("exact_limit", [10_000, 10], ids=["exact", "codes"])
+@pytest.mark.parametrize("known", [0, 1, 700, 1999, 2000])
+def test_a_search_of_new_rows_is_the_difference_of_two_searches(
+    by_codes: None, known: int, exact_limit: int
+) -> None:
+    vectors = clustered(2000)[np.random.default_rng(5).permutation(2000)]
+    vectors[::50] = 0
+    a, b, similarity = range_pairs(vectors, 0.8, exact_limit=exact_limit)
+    new = b >= known
+    found = range_pairs(vectors, 0.8, exact_limit=exact_limit, known=known)
+    for one, two in zip(found, (a[new], b[new], similarity[new]), strict=True):
+        assert one.tolist() == two.tolist()
+    assert pair_recall(vectors, found[0], found[1], 0.8, known=known, sample=500) >= 0.999
 
 
 def test_the_order_of_rows_does_not_change_a_similarity() -> None:
@@ -93,10 +118,30 @@ def test_too_many_pairs_and_bad_vectors_are_refused() -> None:
         range_pairs(same, 0.9, max_pairs=1000)
     with pytest.raises(SluiceError, match="pair everything"):
         range_pairs(same, 0.0)
-    with pytest.raises(SluiceError, match="not numbers"):
-        range_pairs(np.full((2, 2), np.nan, np.float32), 0.9)
+    with pytest.raises(SluiceError, match="more than 1000 pairs"):
+        range_pairs(same, 0.9, max_pairs=1000, exact_limit=10)
+    same[17, 2] = np.nan
+    for limit in (10, 1000):
+        with pytest.raises(SluiceError, match="in 1 rows, first in row 17"):
+            range_pairs(same, 0.9, exact_limit=limit)
+    same[17] = 3
+    with pytest.raises(SluiceError, match="row 17 of the vectors has length 6"):
+        range_pairs(same, 0.9, exact_limit=10)
     with pytest.raises(SluiceError, match="dimensions"):
-        nearest(same, np.ones((3, 5), np.float32), 1)
+        nearest(np.ones((3, 4), np.float32), np.ones((3, 5), np.float32), 1)
+
+
+def test_halves_are_multiplied_exactly() -> None:
+    """All float16 numbers: normal, subnormal, zero, of both signs."""
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    halves = halves[np.isfinite(halves)].reshape(-1, 64)
+    ones = np.ones((1, 64), np.float16)
+    for place in range(64):
+        vectors = np.concatenate([ones * 0, halves])
+        vectors[0, place] = 1
+        b = np.arange(1, len(vectors))
+        products = half_products(vectors.view(np.uint16), np.zeros_like(b), b)
+        assert products.tolist() == halves[:, place].astype(np.float32).tolist()
 
 
 @settings(max_examples=40, deadline=None)
