@@ -30,11 +30,10 @@ def compiled(function: Callable[Args, Result]) -> Callable[Args, Result]:
 
     Sums of floats may be taken in any order: they only choose what is scored again.
     """
-    options = {"nogil": True, "fastmath": {"reassoc", "contract"}}
     try:
-        return nb.njit(cache=True, **options)(function)
+        return nb.njit(cache=True, nogil=True, fastmath=True)(function)
     except RuntimeError:  # numba found no folder for its cache: a read-only installation
-        return nb.njit(**options)(function)
+        return nb.njit(nogil=True, fastmath=True)(function)
 
 
 @compiled
@@ -164,8 +163,10 @@ def half_products(vectors: Any, a: Any, b: Any) -> Any:
         for k in range(dimension):
             half = np.uint32(row[k])
             left[k] = ((half & HALF) << SHIFT) | ((half & SIGN) << UP)
+        for k in range(dimension):
+            x[k] *= scale
         total = np.float32(0)
         for k in range(dimension):
-            total += (x[k] * scale) * y[k]
+            total += x[k] * y[k]
         products[i] = total
     return products

@@ -56,6 +56,7 @@ def range_pairs(
         batches = _exact_candidates(vectors, threshold - SLACK, known)
     else:
         batches = _band_candidates(vectors, lengths, threshold, known, misses, device)
+    del lengths
     kept: list[tuple[Ids, Ids, Similarities]] = []
     total = 0
     for low, high in batches:
@@ -70,9 +71,9 @@ def range_pairs(
                 f"{threshold} or more",
                 "raise the threshold, or drop blank images and exact duplicates first",
             )
-    nothing = np.empty(0, np.int64)
-    a, b = (np.concatenate([nothing, *(batch[side] for batch in kept)]) for side in (0, 1))
-    similarity = np.concatenate([np.empty(0, np.float32), *(batch[2] for batch in kept)])
+    a = np.concatenate([np.empty(0, np.int64), *(low for low, _, _ in kept)])
+    b = np.concatenate([np.empty(0, np.int64), *(high for _, high, _ in kept)])
+    similarity = np.concatenate([np.empty(0, np.float32), *(values for _, _, values in kept)])
     order = np.lexsort((b, a))
     return a[order], b[order], similarity[order]
 
@@ -198,18 +199,19 @@ def _band_candidates(
             "vectors of length 1",
             "normalise the vectors; all-zero rows stand for missing ones",
         )
-    live = np.flatnonzero(lengths * longest >= threshold - SLACK)  # others are close to nothing
-    if len(live) < 2:
+    # Rows too short for any pair get codes of their own, or missing ones would all be alike.
+    short = np.flatnonzero(lengths * longest < threshold - SLACK)
+    del lengths  # memory is for the codes
+    if len(short) > len(vectors) - 2:
         return
     codes = bands.codes(vectors, device)
-    codes = codes if len(live) == len(codes) else codes[live]
+    codes[short] = np.random.default_rng(2).integers(0, 2**64, (len(short), 4), np.uint64)
     plan = bands.plan(codes, threshold / longest**2, misses)
     each, besides = EXACT_COST
     if plan.seconds * 1e9 > (each * vectors.shape[1] + besides) * len(vectors) ** 2 / 2:
         yield from _exact_candidates(vectors, threshold - SLACK, known)
         return
-    for a, b in bands.candidates(codes, plan, int(np.searchsorted(live, known))):
-        yield live[a], live[b]
+    yield from bands.candidates(codes, plan, known)
 
 
 def _likely(vectors: Floats, a: Ids, b: Ids, threshold: float) -> tuple[Ids, Ids]:

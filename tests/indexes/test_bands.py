@@ -38,7 +38,7 @@ def by_definition(codes: np.ndarray, plan: bands.Plan) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("cosine", [0.85, 0.97])
-@pytest.mark.parametrize("part", [1 << 25, 32], ids=["whole", "parts"])
+@pytest.mark.parametrize("part", [1 << 28, 32], ids=["whole", "parts"])
 @pytest.mark.parametrize("room", [1 << 18, 1], ids=["one", "batches"])
 def test_candidates_are_those_of_the_definition_each_once(
     cosine: float, part: int, room: int, monkeypatch: pytest.MonkeyPatch
