@@ -57,23 +57,24 @@ def range_pairs(
     else:
         batches = _band_candidates(vectors, lengths, threshold, known, misses, device)
     del lengths
-    kept: list[tuple[Ids, Ids, Similarities]] = []
-    total = 0
+    kept_a, kept_b = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    certain = 0
     for low, high in batches:
-        low, high = _likely(vectors, low, high, threshold - SLACK)
-        similarity = pair_similarity(vectors, low, high)
-        near = similarity >= np.float32(threshold)
-        kept.append((low[near], high[near], similarity[near]))
-        total += len(kept[-1][0])
-        if total > max_pairs:
+        products = _products_of(vectors, low, high)
+        likely = products >= threshold - SLACK
+        kept_a.append(low[likely])
+        kept_b.append(high[likely])
+        certain += int((products >= threshold + SLACK).sum())
+        if certain > max_pairs:
             raise SluiceError(
                 f"more than {max_pairs} pairs of {len(vectors)} vectors have a similarity of "
                 f"{threshold} or more",
                 "raise the threshold, or drop blank images and exact duplicates first",
             )
-    a = np.concatenate([np.empty(0, np.int64), *(low for low, _, _ in kept)])
-    b = np.concatenate([np.empty(0, np.int64), *(high for _, high, _ in kept)])
-    similarity = np.concatenate([np.empty(0, np.float32), *(values for _, _, values in kept)])
+    a, b = np.concatenate(kept_a), np.concatenate(kept_b)
+    similarity = pair_similarity(vectors, a, b)
+    near = similarity >= np.float32(threshold)
+    a, b, similarity = a[near], b[near], similarity[near]
     order = np.lexsort((b, a))
     return a[order], b[order], similarity[order]
 
@@ -214,19 +215,17 @@ def _band_candidates(
     yield from bands.candidates(codes, plan, known)
 
 
-def _likely(vectors: Floats, a: Ids, b: Ids, threshold: float) -> tuple[Ids, Ids]:
-    """The pairs whose inner product in float32 reaches the threshold."""
+def _products_of(vectors: Floats, a: Ids, b: Ids) -> Similarities:
+    """Inner products of rows a[i] and b[i] in float32, quickly: within SLACK of the true ones."""
     if vectors.dtype == np.float16 and len(a) > RESCORED:
         from indexes.band_kernels import half_products
 
-        near = half_products(np.asarray(vectors).view(np.uint16), a, b) >= threshold
-        return a[near], b[near]
-    near = np.empty(len(a), bool)
+        return half_products(np.asarray(vectors).view(np.uint16), a, b)
+    products = np.empty(len(a), np.float32)
     for rows in _ranges(len(a), RESCORED):
-        left = vectors[a[rows]].astype(np.float32)
-        right = vectors[b[rows]].astype(np.float32)
-        near[rows] = np.einsum("ij,ij->i", left, right) >= threshold
-    return a[near], b[near]
+        left, right = vectors[a[rows]].astype(np.float32), vectors[b[rows]].astype(np.float32)
+        products[rows] = np.einsum("ij,ij->i", left, right)
+    return products
 
 
 def _product(left: Floats, right: Floats) -> Similarities:
