@@ -1,4 +1,4 @@
-"""Heads: a number from an embedding, by weights of a safetensors file."""
+"""Heads: a number from an embedding, by a small network from a safetensors file."""
 
 import functools
 from collections.abc import Mapping
@@ -6,73 +6,99 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import safetensors
-import safetensors.numpy
 
-from curation.score import Batch, Scores, Vectors, filled
+from curation.heads.card import Polarity, same_embedding
+from curation.heads.file import Declared, load_head
+from curation.heads.head import Head
+from curation.score import Batch, Scores, filled
 from curation.scores.clip import content_name
-from infra import filesystem
 from infra.errors import SluiceError
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class HeadScorer:
     """Column `score`, float32 in the head's own units; null for rows without a vector.
 
-    name: the recipe's name for it, of which the column is `<name>.score`. file: a safetensors
-    file with `weight` [1, dim] and `bias` [1].
+    name: the recipe's name for it, of which the column is `<name>.score`; units and polarity stand
+    in the column's metadata. file: as `curation.heads.file` reads it. made_by: what made the
+    vectors (`embedding_name`). embedding, units, polarity: where the file does not say.
+
+    A head of another model's vectors is refused here, before any work: it gives numbers that look
+    like scores.
     """
 
     name: str
     file: str
     vector: str = "clip/image"
+    made_by: str = ""
+    embedding: str | None = None
+    units: str | None = None
+    polarity: Polarity | None = None
 
-    code = 1
+    code = 2
     reads_images = False
     vectors = ()
-    columns = pa.schema({"score": pa.float32()})
+
+    def __post_init__(self) -> None:
+        needed = self.head.card.embedding
+        if not same_embedding(needed, self.made_by):
+            raise SluiceError(
+                f"{self.file} is a head for vectors of {needed}, {self.vector} "
+                f"is of {self.made_by or 'an unknown model'}",
+                f"name a head for {self.vector}, or let the recipe's `filter` embed with {needed}",
+            )
+
+    @property
+    def head(self) -> Head:
+        return _loaded(self.file, Declared(self.embedding, self.units, self.polarity))
+
+    @property
+    def columns(self) -> pa.Schema:
+        card = self.head.card
+        told = {"units": card.units, "polarity": card.polarity}
+        return pa.schema([pa.field("score", pa.float32(), metadata=told)])
 
     @property
     def reads_vectors(self) -> tuple[str, ...]:
         return (self.vector,)
 
     def settings(self) -> Mapping[str, Any]:
-        return {"kind": "head", "vector": self.vector, "file": content_name(self.file)}
+        card = self.head.card
+        return {
+            "kind": "head",
+            "vector": self.vector,
+            "file": content_name(self.file),
+            "embedding": card.embedding,
+            "units": card.units,
+            "polarity": card.polarity,
+        }
 
     def score(self, batch: Batch) -> Scores:
-        vectors = batch.vectors[self.vector]
-        positions = np.flatnonzero(vectors.any(axis=1)).tolist()
-        values = apply_head(load_head(self.file), vectors[positions], self.file)
-        columns = {"score": filled(len(batch), positions, values, pa.float32())}
-        return Scores(pa.table(columns))
-
-
-def apply_head(weights: Mapping[str, Floats], vectors: Vectors, file: str) -> Floats:
-    """vectors [n, dim] -> float32 [n]; SluiceError where the head is for another dimension."""
-    weight = weights["weight"]
-    if weight.shape[1] != vectors.shape[1]:
-        raise SluiceError(
-            f"{file} is a head for vectors of {weight.shape[1]} numbers, these have "
-            f"{vectors.shape[1]}",
-            "name the head of the model that made the vectors, or the other vectors",
-        )
-    return vectors.astype(np.float32) @ weight[0] + weights["bias"][0]
+        vectors, dimension = batch.vectors[self.vector], self.head.card.dimension
+        if vectors.shape[1] != dimension:
+            raise SluiceError(
+                f"{self.file} is a head for vectors of {dimension} numbers, {self.vector} has "
+                f"{vectors.shape[1]}",
+                "name the head of the model that made the vectors, or the other vectors",
+            )
+        positions = np.flatnonzero(vectors.any(axis=1))
+        values = self.head.apply(vectors[positions])
+        column = filled(len(batch), positions.tolist(), values, pa.float32())
+        return Scores(pa.table([column], self.columns))
 
 
 @functools.lru_cache(maxsize=16)
-def load_head(file: str) -> Mapping[str, Floats]:
-    """The tensors of a head; SluiceError where the file is no safetensors file or has others."""
-    try:
-        tensors = safetensors.numpy.load(filesystem.read_bytes(file))
-    except safetensors.SafetensorError as error:
-        raise SluiceError(f"{file} is no safetensors file: {error}", "convert the head") from error
-    if {name: value.ndim for name, value in tensors.items()} != {"weight": 2, "bias": 1}:
-        raise SluiceError(
-            f"{file} holds {sorted(tensors)}, a head holds `weight` [1, dim] and `bias` [1]",
-            "convert the head",
-        )
-    return {name: value.astype(np.float32) for name, value in tensors.items()}
+def _loaded(file: str, declared: Declared) -> Head:
+    return load_head(file, declared)
+
+
+def embedding_name(settings: Mapping[str, Any]) -> str:
+    """What made the vectors of a score folder with these settings, as heads name it.
+
+    MODEL/PRETRAINED or the model alone for embeddings; the scorer's name for vectors without one.
+    """
+    model, pretrained = settings.get("model"), settings.get("pretrained")
+    if model is None:
+        return str(settings["scorer"])
+    return f"{model}/{pretrained}" if pretrained else str(model)

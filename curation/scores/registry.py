@@ -9,7 +9,7 @@ from curation.scores.concepts import ConceptsScorer
 from curation.scores.descriptor import DescriptorScorer
 from curation.scores.fooling import FoolingScorer
 from curation.scores.hash import HashScorer
-from curation.scores.head import HeadScorer
+from curation.scores.head import HeadScorer, embedding_name
 from curation.scores.image import ImageScorer
 from curation.scores.labels import LabelsScorer
 from curation.scores.language import LanguageScorer
@@ -49,8 +49,8 @@ def pixel_scorers(only_matching: bool = False) -> list[Scorer]:
 def chosen_scorer(name: str, settings: ScoreSettings, given: Given) -> Scorer:
     """The scorer that a recipe asks for under `curate.scores.<name>`."""
     match settings:
-        case HeadSettings(file=file, vectors=vectors):
-            return HeadScorer(name, file, vectors)
+        case HeadSettings():
+            return _head(name, settings, given.clip)
         case WordsSettings(file=file):
             return WordsScorer(name, file)
         case ClustersSettings(centroids=centroids, references=references, vectors=vectors):
@@ -64,6 +64,13 @@ def chosen_scorer(name: str, settings: ScoreSettings, given: Given) -> Scorer:
         case LabelsSettings(captions=captions, limit=limit):
             reference = _trusted(name, given) if captions == "trusted" else given.pool
             return LabelsScorer(name, given.clip, reference, limit)
+
+
+def _head(name: str, settings: HeadSettings, clip: ClipScorer) -> HeadScorer:
+    scorer = settings.vectors.partition("/")[0]
+    made_by = embedding_name(clip.settings()) if scorer == clip.name else scorer
+    told = (settings.embedding, settings.units, settings.polarity)
+    return HeadScorer(name, settings.file, settings.vectors, made_by, *told)
 
 
 def _trusted(name: str, given: Given) -> Reference:

@@ -91,7 +91,9 @@ def test_a_recipe_adds_scores_and_rules_use_them(tmp_path: Path, curated_store: 
     dim = np.load(vectors / "00000.npy").shape[1]
     weights = {"weight": np.eye(1, dim, dtype=np.float32), "bias": np.zeros(1, np.float32)}
     safetensors.numpy.save_file(weights, tmp_path / "first.safetensors")
-    chosen = f"curate.scores.first={{kind: head, file: {tmp_path}/first.safetensors}}"
+    [run] = store.glob("runs/filter/*")
+    told = f"embedding: runs/filter/{run.name}, units: first number, polarity: higher is better"
+    chosen = f"curate.scores.first={{kind: head, file: {tmp_path}/first.safetensors, {told}}}"
     rule = ("curate.rules.too_small.score=first.score", "curate.rules.too_small.min=0")
     result = run_small(store, "curate", overrides=[chosen, *rule])
     ran = [timing.name for timing in result.timings if not timing.from_store]
@@ -105,6 +107,8 @@ def test_a_recipe_adds_scores_and_rules_use_them(tmp_path: Path, curated_store: 
     assert open_dataset(str(store), "curated").artifact.totals["kept"] < before
     with pytest.raises(SluiceError, match=r"curate\.scores\.clip has the name"):
         run_small(store, "curate", overrides=[chosen.replace("scores.first", "scores.clip")])
+    with pytest.raises(SluiceError, match=r"a head for vectors of runs/other, clip/image is of"):
+        run_small(store, "curate", overrides=[chosen.replace(f"filter/{run.name}", "other")])
 
 
 @pytest.mark.slow

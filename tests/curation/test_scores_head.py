@@ -1,0 +1,81 @@
+"""The scorer of heads: nulls, refusals, and what its columns say of themselves."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from curation.score import Batch
+from curation.scores.clip import ClipScorer
+from curation.scores.head import HeadScorer, embedding_name
+from curation.scores.reference import Given, Reference
+from curation.scores.registry import chosen_scorer
+from curation.scores.settings import HeadSettings
+from infra.errors import SluiceError
+from tests.curation.heads.made import TOLD, module, save, unit
+
+OPENAI = "ViT-L-14/openai"
+
+
+def scorer(tmp_path: Path, made_by: str = OPENAI, **more: str) -> HeadScorer:
+    file = save(module("v1-l14"), tmp_path / "head.safetensors")
+    return HeadScorer("beauty", file, "clip/image", made_by, **{**TOLD, **more})
+
+
+def given(pretrained: str) -> Given:
+    return Given(ClipScorer("ViT-L-14", pretrained), Reference("pool", "clip-0"), None)
+
+
+def batch(vectors: np.ndarray) -> Batch:
+    count = len(vectors)
+    return Batch(pa.table({"row": range(count)}), [None] * count, [None] * count,
+                 {"clip/image": vectors})  # fmt: skip
+
+
+def test_rows_without_a_vector_are_null_and_nothing_else_is(tmp_path: Path) -> None:
+    vectors = unit(7, 768)
+    vectors[[0, 4]] = 0
+    found = scorer(tmp_path).score(batch(vectors)).columns
+    assert found["score"].is_null().to_pylist() == [row in (0, 4) for row in range(7)]
+    assert found.schema.equals(scorer(tmp_path).columns, check_metadata=True)
+    told = found.schema.field("score").metadata
+    assert told == {b"units": b"aesthetic score 1..10", b"polarity": b"higher is better"}
+    assert scorer(tmp_path).score(batch(vectors[:0])).columns.num_rows == 0
+
+
+def test_vectors_of_another_size_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SluiceError, match="vectors of 768 numbers, clip/image has 512"):
+        scorer(tmp_path).score(batch(unit(3, 512)))
+
+
+@pytest.mark.parametrize(
+    "made_by", ["ViT-L-14/laion2b_s32b_b82k", "ViT-B-32/openai", "runs/filter/0123", ""]
+)
+def test_vectors_of_another_model_are_refused_before_any_work(tmp_path: Path, made_by: str) -> None:
+    with pytest.raises(SluiceError, match=f"for vectors of {OPENAI}, clip/image is of"):
+        scorer(tmp_path, made_by)
+
+
+def test_the_same_head_is_the_same_score_wherever_its_card_is_told(tmp_path: Path) -> None:
+    one, other = scorer(tmp_path), scorer(tmp_path, units="points")
+    assert one.settings() == scorer(tmp_path, "ViT-L-14-quickgelu/openai").settings()
+    assert one.settings() != other.settings()
+
+
+def test_a_recipe_s_head_is_held_against_the_model_that_embeds(tmp_path: Path) -> None:
+    file = save(module("v1-l14"), tmp_path / "head.safetensors")
+    settings = HeadSettings.model_validate({"kind": "head", "file": file, **TOLD})
+    made = chosen_scorer("beauty", settings, given("openai"))
+    assert (made.name, made.reads_vectors) == ("beauty", ("clip/image",))
+    with pytest.raises(SluiceError, match="clip/image is of ViT-L-14/laion400m_e32"):
+        chosen_scorer("beauty", settings, given("laion400m_e32"))
+    other = settings.model_copy(update={"vectors": "descriptor/pixels"})
+    with pytest.raises(SluiceError, match="descriptor/pixels is of descriptor"):
+        chosen_scorer("beauty", other, given("openai"))
+
+
+def test_models_are_named_as_the_score_folder_s_manifest_names_them() -> None:
+    assert embedding_name(ClipScorer("ViT-L-14", "openai").settings()) == OPENAI
+    assert embedding_name(ClipScorer("runs/filter/01", store="s").settings()) == "runs/filter/01"
+    assert embedding_name({"scorer": "descriptor", "size": 8}) == "descriptor"
