@@ -372,3 +372,6 @@ def export(
         print(export(options, dataset, to, display(), columns=column, **cut), flush=True)
 
     guarded(action)
+
+
+app.command("flows.cli_heads:app", name="head", group=LOOK, sort_key=10)
