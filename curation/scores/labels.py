@@ -1,10 +1,12 @@
 """Names without a vocabulary: what the nearest captions say of an image, or of a cluster."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,151 +24,7 @@ WORDS = 32  # candidates at most, the most frequent first
 ALPHA = 0.7  # weight of the image against the captions' centroid
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 ADDRESS = re.compile(r"\S*(?:://|www\.|@|\.(?:jpe?g|png|gif|webp|html?|com|org|net)\b)\S*", re.I)
-STOP = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "this",
-        "that",
-        "these",
-        "those",
-        "some",
-        "any",
-        "each",
-        "every",
-        "all",
-        "no",
-        "not",
-        "and",
-        "or",
-        "but",
-        "nor",
-        "so",
-        "if",
-        "then",
-        "than",
-        "as",
-        "at",
-        "by",
-        "for",
-        "from",
-        "in",
-        "into",
-        "of",
-        "off",
-        "on",
-        "onto",
-        "out",
-        "over",
-        "to",
-        "under",
-        "up",
-        "with",
-        "without",
-        "within",
-        "about",
-        "after",
-        "before",
-        "between",
-        "through",
-        "near",
-        "next",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "being",
-        "am",
-        "has",
-        "have",
-        "had",
-        "do",
-        "does",
-        "did",
-        "can",
-        "could",
-        "will",
-        "would",
-        "shall",
-        "should",
-        "may",
-        "might",
-        "must",
-        "it",
-        "its",
-        "he",
-        "him",
-        "his",
-        "she",
-        "her",
-        "hers",
-        "they",
-        "them",
-        "their",
-        "we",
-        "us",
-        "our",
-        "you",
-        "your",
-        "i",
-        "me",
-        "my",
-        "one",
-        "two",
-        "three",
-        "more",
-        "most",
-        "very",
-        "just",
-        "also",
-        "only",
-        "here",
-        "there",
-        "where",
-        "when",
-        "who",
-        "what",
-        "which",
-        "how",
-        "why",
-        "while",
-        "new",
-        "free",
-        "best",
-        "top",
-        "high",
-        "quality",
-        "photo",
-        "photos",
-        "photograph",
-        "photography",
-        "image",
-        "images",
-        "picture",
-        "pictures",
-        "pic",
-        "stock",
-        "royalty",
-        "illustration",
-        "vector",
-        "closeup",
-        "close",
-        "view",
-        "background",
-        "isolated",
-        "buy",
-        "sale",
-        "shop",
-        "price",
-        "download",
-        "hd",
-        "file",
-        "number",
-    ]
-)
+STOP = frozenset(json.loads(Path(__file__).with_name("words.json").read_text())["stop"])
 
 Floats = npt.NDArray[np.float32]
 Encode = Callable[[Sequence[str]], Vectors]  # texts -> unit vectors [n, dim]
@@ -176,7 +34,7 @@ Encode = Callable[[Sequence[str]], Vectors]  # texts -> unit vectors [n, dim]
 class CaptionIndex:
     """Distinct captions and their vectors, unit, [n, dim]."""
 
-    captions: Sequence[str]
+    captions: list[str]
     vectors: Vectors
 
 
@@ -239,7 +97,8 @@ def candidates(captions: Sequence[str]) -> list[str]:
 def _unit(vectors: Floats) -> Floats:
     """Rows of unit length; zero rows as they are."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(norms > 0, norms, 1)
+    norms[norms == 0] = 1
+    return vectors / norms
 
 
 @dataclass(frozen=True)

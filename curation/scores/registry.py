@@ -8,6 +8,7 @@ from curation.scores.clusters import ClustersScorer
 from curation.scores.concepts import ConceptsScorer
 from curation.scores.descriptor import DescriptorScorer
 from curation.scores.fooling import FoolingScorer
+from curation.scores.generated import GeneratedScorer
 from curation.scores.hash import HashScorer
 from curation.scores.head import HeadScorer, embedding_name
 from curation.scores.image import ImageScorer
@@ -19,6 +20,7 @@ from curation.scores.settings import (
     ClustersSettings,
     ConceptsSettings,
     FoolingSettings,
+    GeneratedSettings,
     HeadSettings,
     LabelsSettings,
     OutlierSettings,
@@ -64,6 +66,8 @@ def chosen_scorer(name: str, settings: ScoreSettings, given: Given) -> Scorer:
         case LabelsSettings(captions=captions, limit=limit):
             reference = _trusted(name, given) if captions == "trusted" else given.pool
             return LabelsScorer(name, given.clip, reference, limit)
+        case GeneratedSettings():
+            return GeneratedScorer(name)
 
 
 def _head(name: str, settings: HeadSettings, clip: ClipScorer) -> HeadScorer:

@@ -128,6 +128,12 @@ class ClustersSettings(_Settings):
     vectors: VectorName = Field("clip/image", description="vectors it reads, as SCORER/VECTOR")
 
 
+class GeneratedSettings(_Settings):
+    """Whether the finest detail is that of a photograph; reads the images anew."""
+
+    kind: Literal["generated"]
+
+
 ScoreSettings = Annotated[
     HeadSettings
     | WordsSettings
@@ -135,6 +141,7 @@ ScoreSettings = Annotated[
     | ConceptsSettings
     | OutlierSettings
     | FoolingSettings
-    | LabelsSettings,
+    | LabelsSettings
+    | GeneratedSettings,
     Field(discriminator="kind"),
 ]

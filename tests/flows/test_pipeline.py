@@ -1,5 +1,6 @@
 """The main job as a whole: conservation, equal bytes everywhere, resume, nothing done twice."""
 
+import operator
 import os
 import random
 import shutil
@@ -116,6 +117,7 @@ def test_scores_over_embeddings_read_the_trusted_split(tmp_path: Path, curated_s
     store = tmp_path / "store"
     shutil.copytree(curated_store, store)
     kinds = {"types": "concepts", "odd": "outlier", "fooling": "fooling", "named": "labels"}
+    kinds |= {"made": "generated"}
     chosen = [f"curate.scores.{name}={{kind: {kind}}}" for name, kind in kinds.items()]
     rule = ["curate.rules.too_small.score=odd.percentile", "curate.rules.too_small.max=99"]
     result = run_small(store, "curate", overrides=[*chosen, *rule])
@@ -133,7 +135,11 @@ def test_scores_over_embeddings_read_the_trusted_split(tmp_path: Path, curated_s
         assert len(tables) == len(list(pool.shards))
         for table, present in zip(tables, decoded, strict=True):
             for column in table.columns:
-                assert column.is_valid().to_pylist() == present
+                found = column.is_valid().to_pylist()
+                if name == "made":  # small and flat images have none
+                    assert any(found) and all(map(operator.le, found, present))
+                else:
+                    assert found == present
 
 
 def test_two_processes_give_the_same_bytes(tmp_path: Path, curated_store: Path) -> None:
