@@ -48,8 +48,9 @@ class GeneratedScorer:
 
     The head was fit to photographs and to what was made of them offline by decoders, upsampling
     and fractals (tests/bench/generated.py, where its AUROC stands for generators it has not
-    seen). It knows no diffusion model. An enlarged or blurred photograph looks generated to it:
-    use it to look for candidates, and choose a threshold on data of your own.
+    seen; enlarging by repeating pixels it tells only because it has seen it). It knows no
+    diffusion model, and a photograph enlarged twofold is generated to it: use it to look for
+    candidates, and choose a threshold on data of your own.
     """
 
     name: str
