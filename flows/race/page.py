@@ -8,12 +8,11 @@ from markupsafe import Markup
 from flows.race.main import PAGE
 from flows.race.steps import RAW
 from flows.race.table import FILE, artifact_at
-from flows.report import charts
-from flows.report.charts import label
 from flows.report.evaluation import METRIC, signed
 from flows.report.render import fill
 from flows.report.samples import clean
-from infra import filesystem
+from infra import charts, filesystem
+from infra.charts import label
 from infra.filesystem import join
 
 Line = Mapping[str, Any]  # an entrant of race.json
