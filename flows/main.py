@@ -207,6 +207,7 @@ def timing_of(name: str, made: Mapping[str, Artifact], stored: bool, seconds: fl
 def write_report(prepared: Prepared, timings: Sequence[StepTiming] | None = None) -> str:
     """Write the report of what is in the store for this recipe; its path."""
     from flows.report import write_report as write
+    from flows.reporting import report_context
 
     if timings is None:
         timings = [
@@ -214,7 +215,7 @@ def write_report(prepared: Prepared, timings: Sequence[StepTiming] | None = None
             for step in closure(prepared.pipeline.steps, TARGETS["curate-and-pretrain"])
             if (made := stored_artifacts(step))
         ]
-    return write(prepared.store, prepared.pipeline.report_context(timings))
+    return write(prepared.store, report_context(prepared.pipeline, timings))
 
 
 def stored_artifacts(step: Step) -> dict[str, Artifact]:

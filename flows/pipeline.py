@@ -6,7 +6,7 @@ fractals, curated, pool -> training runs -> evaluation
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -18,7 +18,6 @@ from curation.selection.settings import SelectionSettings
 from curation.synthetic import fractals
 from curation.synthetic.settings import FractalSettings
 from flows.recipe import Recipe
-from flows.report.context import ReportContext
 from flows.selection import selection_step
 from flows.sources import ingest_steps
 from flows.step import Session, Step, sharded
@@ -28,7 +27,6 @@ from infra import artifacts
 from infra.artifacts import Artifact
 from infra.dataset import ROWS, Dataset
 from infra.errors import SluiceError
-from infra.filesystem import join
 from infra.stage import Draft, Item
 from pretrain import run
 from pretrain.data import Source
@@ -385,53 +383,6 @@ class Pipeline:
                 extra=work.comparisons,
             )
         )
-
-    # ---- the report ----
-
-    def report_context(self, timings: Sequence[Any]) -> ReportContext:
-        """Where the report finds everything this recipe has made."""
-        drafts = {name: step for name, step in self.steps.items() if step.stored}
-
-        def url(name: str) -> str | None:
-            return drafts[name].draft.url if name in drafts else None
-
-        pool = self._split("pool").url
-        demo = url("demo corpus")
-        return ReportContext(
-            name=self.recipe.name,
-            pool=url("ingest pool"),
-            curated=url("curated version"),
-            verdicts=url("verdicts"),
-            selection=url("selection"),
-            edges=url("duplicate pairs"),
-            scores={name: join(pool, "scores", folder) for name, folder in self.folders.items()},
-            canaries=join(demo, "canaries.parquet") if demo else self.recipe.data.canaries,
-            runs={
-                name.removeprefix("pretrain "): draft.url
-                for name, step in drafts.items()
-                if step.trains
-                for draft in step.drafts.values()
-            },
-            evaluation=url("evaluation"),
-            held_out=url("ingest evaluation"),
-            index=url("index"),
-            fractals=url("fractals"),
-            filter_model=self.filter_statement(),
-            filter_trained="filter network" in self.steps,
-            recipe=self.recipe.model_dump(mode="json", exclude_none=True),
-            steps=timings,
-        )
-
-    def filter_statement(self) -> str:
-        """One sentence on the model that scored the pairs."""
-        settings = self.recipe.filter
-        if "filter network" in self.steps:
-            return (
-                "A small filter network, an open_clip model trained on the trusted split alone: "
-                f"{self.steps['filter network'].draft.url}"
-            )
-        weights = f" with weights {settings.pretrained}" if settings.pretrained else ""
-        return f"The given open_clip model {settings.model}{weights}; nothing was trained."
 
 
 def dataset_at(url: str) -> Dataset:
