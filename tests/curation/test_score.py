@@ -229,7 +229,7 @@ def test_filled_and_spread() -> None:
 
 
 def test_every_registered_scorer_carries_its_own_name() -> None:
-    assert set(REGISTRY) == {"image", "text", "hash", "descriptor", "clip"}
+    assert set(REGISTRY) == {"image", "text", "language", "hash", "descriptor", "clip"}
     for name, scorer in REGISTRY.items():
         assert scorer.name == name  # type: ignore[attr-defined]
     assert [scorer.name for scorer in pixel_scorers(only_matching=True)] == ["hash", "descriptor"]

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 
+from curation.rules_settings import DUPLICATES
 from flows.main import Options, execute, explain, prepare, report, stored_artifacts
 from flows.pipeline import CHOSEN
 from flows.plan import plan
@@ -225,8 +226,8 @@ def test_a_plan_tells_what_the_rules_would_remove(curated_store: Path, tmp_path:
     for place, rule in enumerate(prepared.recipe.curate.rules):
         line = next(x for x in table.splitlines() if x.startswith(f"{place + 1:2d}  {rule.reason}"))
         assert int(line.split()[-2]) == verdicts.totals["dropped"].get(rule.reason, 0)
-    near, exact = (verdicts.totals["dropped"].get(f"{x}_duplicate", 0) for x in ("near", "exact"))
-    assert int(line.split()[-1]) == verdicts.totals["kept"] + near + exact
+    again = sum(verdicts.totals["dropped"].get(reason, 0) for reason in DUPLICATES)
+    assert int(line.split()[-1]) == verdicts.totals["kept"] + again
     assert "removed by both" in table
     odd = (*SMALL, "curate.rules.too_small.min=9999")
     assert "too_small removes all" in plan(Options(None, odd, str(curated_store)), "curate")
@@ -242,7 +243,8 @@ def test_a_rule_may_ask_how_often_a_caption_comes(tmp_path: Path, curated_store:
     store = tmp_path / "store"
     shutil.copytree(curated_store, store)
     rules = "curate.rules=[{reason: common, score: frequency.captions, max: 1}]"
-    changes = ("curate.dedup.near=null", "curate.dedup.exact=false", rules)
+    rungs = [f"curate.dedup.{rung}=false" for rung in ("exact", "pixels", "perceptual")]
+    changes = ("curate.dedup.near=[]", *rungs, rules)
     result = run_small(store, "curate", overrides=changes)
     (curated,) = result.made["curated version"].values()
     rows = pa.concat_tables([Dataset(curated).rows(shard) for shard in Dataset(curated).shards])

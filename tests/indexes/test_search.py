@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import indexes
+from indexes.grid import figure
 from indexes.search import Index
 from indexes.settings import IndexSettings
 from infra.artifacts import Artifact
@@ -267,7 +268,7 @@ def test_the_grid_shows_thumbnails_and_escapes_captions(idx: Index, hostile: str
     page = idx.search("five", k=24)._repr_html_()
     assert page.count("data:image/webp;base64,") == 24
     row = next(hit for hit in hits if hit["caption"] == hostile)
-    shown = hits._figure(row) + idx.search(hostile)._repr_html_()
+    shown = figure(None, row["uid"], "1.000", row["caption"]) + idx.search(hostile)._repr_html_()
     assert "<script" not in shown
     assert "onerror=alert(1)>" not in shown.replace("&gt;", "")
     assert "&lt;script&gt;" in shown

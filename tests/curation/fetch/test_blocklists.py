@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from curation.fetch.blocklist_settings import BlocklistSettings
 from curation.fetch.blocklists import KINDS, Blocklists, blocked_row
 from curation.fetch.urls import parse
-from curation.scores.hash import phash
+from curation.perceptual import phash
 from infra.dataset import ROWS
 from infra.errors import SluiceError
 
