@@ -331,16 +331,21 @@ def export(
     samples_per_shard: Annotated[int, Parameter(name="--samples-per-shard")] = 10_000,
     bytes_per_shard: Annotated[int | None, Parameter(name="--bytes-per-shard")] = None,
     column: Annotated[tuple[str, ...], Parameter(name="--column", negative=())] = ("uid",),
-    format: Annotated[Literal["img2dataset", "subset"], Parameter(name="--format")] = "img2dataset",
+    format: Annotated[
+        Literal["img2dataset", "subset", "clip-retrieval", "datacomp"], Parameter(name="--format")
+    ] = "img2dataset",
+    scorer: Annotated[str, Parameter(name="--scorer")] = "clip",
     verdicts: Annotated[str | None, Parameter(name="--verdicts")] = None,
     choices: Choices | None = None,
 ) -> None:
-    """Write a version in img2dataset's own layout, or as a list of uids.
+    """Write a version, its uids or its embeddings as other tools have them.
 
-    Examples, with LAION's similarity beside img2dataset's columns; DataComp's subset file:
+    Examples, with LAION's similarity beside img2dataset's columns; DataComp's subset file;
+    embeddings for clip-retrieval's index:
 
         prefect run export pool --to /data/laion --column uid --column similarity:float64
         prefect run export curated --to /data/subset.npy --format subset
+        prefect run export curated --to /data/embeddings --format clip-retrieval
 
     Parameters
     ----------
@@ -355,18 +360,24 @@ def export(
     column
         More columns: of rows/, or of what rode along as NAME:string|int64|float64|bool.
     format
-        img2dataset, or subset: the sorted uids as DataComp's `u8,u8` npy.
+        img2dataset: tars. subset: the sorted uids as DataComp's `u8,u8` npy. clip-retrieval:
+        img_emb, text_emb and metadata. datacomp: pairs of .parquet and .npz.
+    scorer
+        Of embeddings: whose, by the scorer's name or its score folder.
     verdicts
         Of a subset: the digest of verdicts over the version, to take the uids that they keep.
     """
 
     def action() -> None:
-        from flows.export import export, export_subset
+        from flows.export import export, export_subset, export_vectors
         from infra.progress import display
 
         options = (choices or Choices()).options()
         if format == "subset":
             print(export_subset(options, dataset, to, verdicts), flush=True)
+            return
+        if format != "img2dataset":
+            print(export_vectors(options, dataset, to, format, scorer), flush=True)
             return
         cut = {"samples_per_shard": samples_per_shard, "bytes_per_shard": bytes_per_shard}
         print(export(options, dataset, to, display(), columns=column, **cut), flush=True)

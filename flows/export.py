@@ -1,5 +1,6 @@
 """`export`: a dataset version in another tool's layout, in a folder of one's own."""
 
+from curation.embedding_export import export_embeddings
 from curation.export import ExportSettings, ExportWork, export_draft, export_items
 from curation.subset_file import write_subset
 from flows.main import Options, store_url
@@ -34,3 +35,10 @@ def export_subset(options: Options, name: str, target: str, verdicts: str | None
     target = store_url(target)
     dataset = open_dataset(store_url(options.store), name)
     return f"{write_subset(dataset, target, verdicts)} uids: {target}"
+
+
+def export_vectors(options: Options, name: str, target: str, layout: str, scorer: str) -> str:
+    """Write the embeddings of NAME or NAME@VERSION to the folder `target`, as `layout` says."""
+    target = store_url(target)
+    dataset = open_dataset(store_url(options.store), name)
+    return f"{export_embeddings(dataset, target, layout, scorer)} embeddings: {target}"
