@@ -50,10 +50,10 @@ check: $(READY)
 	@$(BIN)/lint-imports
 
 pytest: $(READY)
-	@$(BIN)/pytest --cov --cov-report=term:skip-covered
+	@$(BIN)/pytest -n auto --dist loadgroup --cov --cov-report=term:skip-covered
 
 unit: $(READY)
-	@$(BIN)/pytest -n auto --dist loadfile -m 'not ray and not prefect and not slow'
+	@$(BIN)/pytest -n auto --dist loadgroup -m 'not ray and not prefect and not slow'
 
 bench: $(READY)
 	@for script in $$(ls tests/bench/*.py | grep -vE 'tables|record') tests/bench/tables.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

@@ -21,3 +21,18 @@ def pytest_configure(config: pytest.Config) -> None:
     home = tempfile.mkdtemp(prefix="sluice-prefect-")
     os.environ["PREFECT_HOME"] = home
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+
+
+HEAVY = ("ray", "prefect", "slow")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups for `--dist loadgroup`: of ordinary tests each file is one.
+
+    Those that start clusters and servers, or kill processes at their moments, are one group
+    together: they run one after the other, beside the ordinary ones.
+    """
+    for item in items:
+        heavy = any(item.get_closest_marker(name) for name in HEAVY)
+        group = "heavy" if heavy else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
