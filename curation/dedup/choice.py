@@ -136,45 +136,19 @@ def greedy(pairs: Pairs, rank: Ids, hashes_of: Ids | None = None) -> tuple[Ids, 
     Returns for each node the kept node it was dropped for (-1: it is kept), their similarity and
     rung: the first rung that has one, then the most similar, then the lowest rank.
     """
+    from curation.dedup.visit import visit  # what it imports costs a third of a second
+
     count = len(rank)
     hashes_of = np.arange(count) if hashes_of is None else hashes_of
-    twin, similarity, rung = np.full(count, -1), np.zeros(count, np.float32), np.zeros(count, int)
     hashed = pairs.rung == PERCEPTUAL_RUNG
-    close = _neighbours(pairs, hashed)
-    earlier = _earlier(pairs, ~hashed, rank)
-    kept = bytearray(b"\1") * count
-    settled: dict[int, tuple[int, float]] = {}  # of equal hashes: the kept row they go for
-    holder: dict[int, int] = {}  # of equal hashes: the one that is kept
-    shared = np.bincount(hashes_of, minlength=count)[hashes_of] > 1
-    touched = shared.copy()
+    touched = np.bincount(hashes_of, minlength=count)[hashes_of] > 1
     touched[pairs.a] = touched[pairs.b] = True
     visited = np.flatnonzero(touched)
-    places = rank.tolist()
-    for node in visited[np.argsort(rank[visited])].tolist():
-        same = int(hashes_of[node])
-        if same not in settled:
-            standing = [
-                (-value, places[holder[other]], holder[other])
-                for other, value in close.get(same, ())
-                if other in holder
-            ]
-            if standing:
-                value, _, found = min(standing)
-                settled[same] = found, -value
-        if same in settled:
-            twin[node], similarity[node] = settled[same]
-            rung[node] = PERCEPTUAL_RUNG
-            kept[node] = 0
-            continue
-        for other, value, kind in earlier.get(node, ()):
-            if kept[other]:
-                twin[node], similarity[node], rung[node] = other, value, kind
-                kept[node] = 0
-                break
-        else:
-            holder[same] = node
-            settled[same] = node, 1.0
-    return twin, similarity, rung
+    order = visited[np.argsort(rank[visited])]
+    earlier = _earlier(pairs, ~hashed, rank)
+    return visit(
+        order, rank, hashes_of, *earlier, *_both_ways(pairs, hashed, count), PERCEPTUAL_RUNG
+    )
 
 
 def _graph(
@@ -215,28 +189,31 @@ def _graph(
     return by_bytes, by_pixels, group, star(equal), pairs
 
 
-def _neighbours(pairs: Pairs, chosen: Bools) -> dict[int, list[tuple[int, float]]]:
-    """Both ends of each pair, with the other end and the similarity."""
-    found: dict[int, list[tuple[int, float]]] = {}
-    ends = (part[chosen].tolist() for part in (pairs.a, pairs.b, pairs.similarity))
-    for a, b, value in zip(*ends, strict=True):
-        found.setdefault(a, []).append((b, value))
-        found.setdefault(b, []).append((a, value))
-    return found
+def _both_ways(pairs: Pairs, chosen: Bools, count: int) -> tuple[Ids, Ids, Floats]:
+    """Where the neighbours of each node start, the neighbours, and their similarities."""
+    a, b, similarity = pairs.a[chosen], pairs.b[chosen], pairs.similarity[chosen]
+    node = np.concatenate([a, b])
+    order = np.argsort(node, kind="stable")
+    other, value = np.concatenate([b, a]), np.concatenate([similarity, similarity])
+    return _starts(node, count), other[order], value[order]
 
 
-def _earlier(pairs: Pairs, chosen: Bools, rank: Ids) -> dict[int, list[tuple[int, float, int]]]:
-    """The later end of each pair, with the earlier ones: by rung, similarity and rank."""
+def _earlier(pairs: Pairs, chosen: Bools, rank: Ids) -> tuple[Ids, Ids, Floats, Ids]:
+    """Where the earlier neighbours of each node start; they, by rung, similarity and rank.
+
+    And their similarities and rungs.
+    """
     a, b = pairs.a[chosen], pairs.b[chosen]
     similarity, rung = pairs.similarity[chosen], pairs.rung[chosen]
     swap = rank[a] > rank[b]
     early, late = np.where(swap, b, a), np.where(swap, a, b)
-    order = np.lexsort((rank[early], -similarity, rung))
-    found: dict[int, list[tuple[int, float, int]]] = {}
-    columns = (part[order].tolist() for part in (late, early, similarity, rung))
-    for node, other, value, kind in zip(*columns, strict=True):
-        found.setdefault(node, []).append((other, value, kind))
-    return found
+    order = np.lexsort((rank[early], -similarity, rung, late))
+    return _starts(late, len(rank)), early[order], similarity[order], rung[order]
+
+
+def _starts(nodes: Ids, count: int) -> Ids:
+    """Where each of 0..count-1 starts among `nodes` when they are sorted: int64 [count + 1]."""
+    return np.concatenate([[0], np.cumsum(np.bincount(nodes, minlength=count))])
 
 
 def _best(group: Ids, rank: Ids) -> Ids:

@@ -70,7 +70,7 @@ from curation.scores.clip import ClipScorer, load_encoder
 if __name__ == "__main__":
     url, model, pretrained, shards = sys.argv[1:5]
     scorer = ClipScorer(model, pretrained or None)
-    timed(load_encoder(scorer.location(), scorer.pretrained).model)
+    timed(load_encoder(scorer.location(), scorer.pretrained, scorer.precision).model)
     work, start, wall = ScoreWork(url, {"clip": scorer}), cpu(), time.perf_counter()
     for shard in range(int(shards)):
         work(shard, ["clip"])

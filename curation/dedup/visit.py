@@ -1,0 +1,57 @@
+"""The walk through all rows in order of preference, compiled: see `curation.dedup.choice`."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curation.compiled import compiled
+
+
+@compiled
+def visit(
+    order: NDArray[np.int64],
+    rank: NDArray[np.int64],
+    hashes_of: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    early: NDArray[np.int64],
+    values: NDArray[np.float32],
+    kinds: NDArray[np.int64],
+    close_starts: NDArray[np.int64],
+    close: NDArray[np.int64],
+    close_values: NDArray[np.float32],
+    hashed: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """Twin (-1: kept), similarity and rung of each of n nodes, visited in `order`.
+
+    The neighbours of node i that come before it are early[starts[i]:starts[i + 1]], the best
+    first, with `values` and `kinds`; those of the node that stands for equal hashes, both ways,
+    close[close_starts[i]:close_starts[i + 1]], of rung `hashed`.
+    """
+    count = len(rank)
+    twin, rung = np.full(count, -1, np.int64), np.zeros(count, np.int64)
+    similarity = np.zeros(count, np.float32)
+    kept = np.ones(count, np.bool_)
+    holder = np.full(count, -1, np.int64)  # of equal hashes: the one that is kept
+    target = np.full(count, -1, np.int64)  # of equal hashes: the kept row they go for, and
+    target_value = np.ones(count, np.float32)  # how close it is
+    for node in order:
+        same = hashes_of[node]
+        if target[same] < 0:
+            for at in range(close_starts[same], close_starts[same + 1]):
+                found, best = holder[close[at]], target[same]
+                if found < 0:
+                    continue
+                nearer = best < 0 or close_values[at] > target_value[same]
+                if nearer or (close_values[at] == target_value[same] and rank[found] < rank[best]):
+                    target[same], target_value[same] = found, close_values[at]
+        if target[same] >= 0:
+            twin[node], similarity[node] = target[same], target_value[same]
+            rung[node], kept[node] = hashed, False
+            continue
+        for at in range(starts[node], starts[node + 1]):
+            if kept[early[at]]:
+                twin[node], similarity[node], rung[node] = early[at], values[at], kinds[at]
+                kept[node] = False
+                break
+        if kept[node]:
+            holder[same] = target[same] = node
+    return twin, similarity, rung
