@@ -29,9 +29,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexes.embeddings import Embedding, vectors_of
+from infra import artifacts, filesystem
 from infra.dataset import Dataset, write_table
 from infra.errors import SluiceError
-from infra.filesystem import write_bytes
+from infra.filesystem import join, write_bytes
 
 Vectors = npt.NDArray[np.float16]
 ROWS = ["uid", "key", "url", "caption", "sha256", "status"]
@@ -57,7 +58,8 @@ def export_embeddings(
     name for the model; without it made of the model's (ViT-B-32 -> b32). Raises SluiceError where
     the version has no such scores. Files that are there are replaced.
     """
-    image, text = (vectors_of(dataset, f"{scorer}/{vector}") for vector in ("image", "text"))
+    folder = _folder(dataset, scorer)
+    image, text = (vectors_of(dataset, f"{folder}/{vector}") for vector in ("image", "text"))
     shards = sorted(dataset.shards)
     digits = len(str(max(len(shards), 1)))  # int(log10(n)) + 1
     name = tag or model_tag(str(image.scores.settings.get("model", "")))
@@ -76,6 +78,14 @@ def export_embeddings(
             "see in the report why samples were rejected",
         )
     return count
+
+
+def _folder(dataset: Dataset, scorer: str) -> str:
+    """A scorer's name as it is, or its folder, where the version is no curated one and has one."""
+    manifests = filesystem.list_files(
+        join(dataset.url, "scores", f"{scorer}-*", artifacts.MANIFEST)
+    )
+    return manifests[0].split("/")[-2] if len(manifests) == 1 else scorer
 
 
 def model_tag(model: str) -> str:

@@ -16,6 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from curation import ingest, score
 from curation.scores.registry import pixel_scorers
 from flows.demo import corpus
@@ -35,6 +38,12 @@ MEASURED, BEFORE = "one shard, measured now", "last time in this store"
 PLACES = {"dataset": "*/*", "run": "runs/*/*", "evaluation": "evaluations/*"}  # by kind
 NETWORK = ("model_kwargs", "pretrained", "image_size", "batch")
 BENCHMARK = "the benchmark, on 2 cores"
+
+ONE = score.Batch(  # a sample like any other, to warm scorers up on
+    pa.table({"status": ["ok"], "caption": ["a grey square"]}),
+    [np.full((64, 64, 3), 128, np.uint8)],
+    [None],
+)
 
 
 @dataclass(frozen=True)
@@ -204,6 +213,8 @@ class Estimate:
             for name, scorer in scorers.items()
         }
         item = Item(unit.name, int(unit.name))
+        for scorer in scorers.values():  # what they load or compile first is no cost of a row
+            scorer.score(ONE)
         rates |= _measure(drafts, item, score.ScoreWork(draft.url, scorers))
         ingested = artifacts.load(draft.url)
         return Sample(ingested.totals["rows"] if ingested else 0, rates)

@@ -77,6 +77,8 @@ def sharded(
         made = {key: artifacts.load(draft.url) for key, draft in drafts.items()}
         stored = {key: artifact for key, artifact in made.items() if artifact is not None}
         if len(stored) == len(drafts):
+            for artifact in stored.values():
+                artifacts.clean(artifact.url)  # its maker may have been killed just before that
             return stored
         return run_stage(name, drafts, items(), work, session.runner, session.display, extra, gpu)
 

@@ -64,14 +64,10 @@ def vectors_of(dataset: Dataset, embedding: str) -> Embedding:
     """Find `scorer/vector` or `score-folder/vector` of a dataset version.
 
     A curated version keeps no vectors of its own: its rows are the rows of the version it was
-    curated from, and its settings name that version and its score folders. Of another version a
-    scorer's name is enough where that scorer has one folder.
+    curated from, and its settings name that version and its score folders.
     """
     name, _, vector = embedding.partition("/")
     url, folders = scores_of(dataset)
-    if not folders:
-        own = [folder for folder in _folders(url) if folder.rpartition("-")[0] == name]
-        folders = {name: own[0]} if len(own) == 1 else {}
     scores = artifacts.load(join(url, "scores", folders.get(name, name)))
     if scores is None:
         there = sorted({*folders, *_folders(url)})

@@ -56,7 +56,7 @@ class ClipScorer:
     precision: Literal["float32", "bfloat16"] = "float32"
 
     name = "clip"
-    code = 1
+    code = 2
     reads_images = True
     reads_vectors = ()
     vectors = ("image", "text")

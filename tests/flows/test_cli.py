@@ -237,5 +237,6 @@ def test_what_must_answer_at_once_imports_nothing_heavy(tokens: list[str], tmp_p
     code = AFTER.format(tokens=tokens, heavy=HEAVY)
     run = python("-c", code, SLUICE_STORE=str(tmp_path / "store"))
     assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[-1] == ""
+    # On an empty store a plan measures a shard, and what scores pixels is compiled.
+    assert run.stdout.splitlines()[-1] in ("", *(["numba"] if "--plan" in tokens else []))
     assert not (tmp_path / "store").exists()

@@ -32,7 +32,8 @@ print(json.dumps([int(reader.count), int(reader.dimension), sum(found, [])]))
 def samples(store: Path, name: str) -> tuple[list[dict], np.ndarray]:
     """The rows that are samples and could be decoded, in order, and their image vectors."""
     dataset = open_dataset(str(store), name)
-    image = vectors_of(dataset, "clip/image")
+    curated = open_dataset(str(store), "curated").artifact
+    image = vectors_of(dataset, f"{curated.settings['scores']['clip']}/image")
     rows = [row for shard in dataset.shards for row in dataset.rows(shard).to_pylist()]
     vectors = np.concatenate([image.shard(shard) for shard in dataset.shards])
     there = [row["status"] == "ok" and v.any() for row, v in zip(rows, vectors, strict=True)]
