@@ -11,6 +11,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from curation import contamination, curate, dedup, frequency, rules, score, verdicts
+from curation.measures import cells
 from curation.scores.clip import ClipScorer
 from curation.scores.reference import Given, Reference
 from curation.scores.registry import chosen_scorer, pixel_scorers
@@ -166,7 +167,7 @@ class Pipeline:
         given = Given(self.clip, Reference(pool.url, before["clip"]), trusted)
         chosen = [chosen_scorer(*named, given) for named in wanted.items()]
         for scorer in chosen:
-            if scorer.name in self.columns:
+            if scorer.name in (*self.columns, contamination.NAME, frequency.NAME, cells.NAME):
                 raise SluiceError(
                     f"curate.scores.{scorer.name} has the name of scores that are always there",
                     "give it another name",

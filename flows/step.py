@@ -78,7 +78,7 @@ def sharded(
         stored = {key: artifact for key, artifact in made.items() if artifact is not None}
         if len(stored) == len(drafts):
             for artifact in stored.values():
-                artifacts.clean(artifact.url)  # its maker may have been killed just before that
+                artifacts.clean_after_kill(artifact.url)
             return stored
         return run_stage(name, drafts, items(), work, session.runner, session.display, extra, gpu)
 

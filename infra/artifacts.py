@@ -254,6 +254,15 @@ def clean(url: str) -> None:
     filesystem.remove_tree(join(url, filesystem.TEMPORARY))
 
 
+def clean_after_kill(url: str) -> None:
+    """`clean` a committed artifact whose maker was killed before it could; parts tell.
+
+    Where there are none nothing is touched: somebody may be writing a report into it.
+    """
+    if filesystem.exists(join(url, PARTS)):
+        clean(url)
+
+
 def verify(artifact: Artifact) -> list[str]:
     """The paths of files that are gone or are not what the manifest says; [] when all is well.
 

@@ -93,7 +93,7 @@ def run_stage(
         artifact = artifacts.load(draft.url)
         if artifact is not None:
             made[name] = artifact
-            artifacts.clean(draft.url)  # whoever committed it may have been killed before that
+            artifacts.clean_after_kill(draft.url)
         else:
             missing[name] = artifacts.recorded_names(draft.url)
     if not missing:

@@ -107,8 +107,11 @@ def test_a_recipe_adds_scores_and_rules_use_them(tmp_path: Path, curated_store: 
     assert len(found) == pool.rows(0).num_rows
     assert [None if not row.any() else float(row[0]) for row in stored] == found
     assert open_dataset(str(store), "curated").artifact.totals["kept"] < before
-    with pytest.raises(SluiceError, match=r"curate\.scores\.clip has the name"):
-        run_small(store, "curate", overrides=[chosen.replace("scores.first", "scores.clip")])
+    for taken in ("clip", "contamination", "frequency", "cells"):
+        with pytest.raises(SluiceError, match=rf"curate\.scores\.{taken} has the name"):
+            run_small(
+                store, "curate", overrides=[chosen.replace("scores.first", f"scores.{taken}")]
+            )
     with pytest.raises(SluiceError, match=r"a head for vectors of runs/other, clip/image is of"):
         run_small(store, "curate", overrides=[chosen.replace(f"filter/{run.name}", "other")])
 

@@ -92,6 +92,20 @@ def test_an_item_half_done_is_finished(tmp_path: Path, reference: dict[str, str]
     assert contents(url) == reference
 
 
+def test_what_a_kill_after_the_commit_left_is_swept_up(tmp_path: Path) -> None:
+    url = str(tmp_path / "store")
+    made = run(url, 0)["one"]
+    parts, temporary = Path(made.url, artifacts.PARTS), Path(made.url, filesystem.TEMPORARY)
+    temporary.mkdir(exist_ok=True)
+    run(url, 0)
+    assert temporary.exists()  # without parts it may be anybody's: a report being written
+    parts.mkdir()
+    (parts / "00000.json").write_text("{}")
+    assert run(url, 0)["one"] == made
+    assert not parts.exists() and not temporary.exists()
+    assert verify(made) == []
+
+
 def records(url: str) -> int:
     return len(list(Path(url).glob("*/_parts/*.json")))
 
