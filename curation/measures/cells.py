@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
+from curation import kmeans
 from curation.columns import artifact_at, folder_digest, read_vectors
 from curation.measures.sample import Place, sample_vectors
 from curation.measures.settings import MeasureSettings
@@ -26,7 +27,7 @@ from infra.dataset import part_name, write_table
 from infra.filesystem import join
 from infra.stage import Draft
 
-CODE = 1
+CODE = 2
 POINTS = 10  # of a cell, on average: below it, cells count single samples
 NAME, FILE = "cells", "centroids.npy"
 COLUMNS = pa.schema(
@@ -70,7 +71,7 @@ class CellsWork:
         with threadpool_limits(1):  # sums keep their order, whatever the machine has
             points = sample_vectors(place, self.settings.fit, self.settings.seed)
             k = min(self.settings.cells, max(len(points) // POINTS, 1))
-            found = kmeans(points.astype(np.float32), k, self.settings.iterations)
+            found = centres(points, k, self.settings.seed, self.settings.iterations)
         buffer = io.BytesIO()
         np.save(buffer, found, allow_pickle=False)
         file = filesystem.write_bytes(self.url, FILE, buffer.getvalue())
@@ -97,6 +98,19 @@ class CellScoresWork:
         return {"": Part(part_name(value), (file,), table.num_rows, table.num_rows)}
 
 
+def centres(
+    points: npt.NDArray[np.floating], k: int, seed: int, iterations: int
+) -> npt.NDArray[np.float32]:
+    """The directions of the means of at most k cells of unit rows [n, d]: float32 [k, d], unit.
+
+    Copies make no cells of their own. A cell whose points cancel out has no direction and is none.
+    """
+    means = kmeans.fit(points, k, (NAME, seed), iterations).astype(np.float64)
+    lengths = np.linalg.norm(means, axis=1, keepdims=True)
+    there = lengths[:, 0] > 1e-9
+    return (means[there] / lengths[there]).astype(np.float32)
+
+
 def assign(vectors: npt.NDArray[np.floating], centroids: npt.NDArray[np.float32]) -> pa.Table:
     """COLUMNS of the rows [n, d]: the centroid of the largest cosine, the first of equals."""
     usable = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1) & bool(len(centroids))
@@ -105,37 +119,3 @@ def assign(vectors: npt.NDArray[np.floating], centroids: npt.NDArray[np.float32]
         similarity, index = nearest(vectors[usable], centroids, 1)
         cell[usable], cosine[usable] = index[:, 0], similarity[:, 0]
     return pa.table([pa.array(cell, mask=~usable), pa.array(cosine, mask=~usable)], schema=COLUMNS)
-
-
-def kmeans(points: npt.NDArray[np.float32], k: int, iterations: int) -> npt.NDArray[np.float32]:
-    """Spherical k-means (Lloyd) of unit rows [n, d]: centroids float32 [at most k, d], unit.
-
-    Starts from the first k different points, so that copies make no cells of their own; the
-    points come in random order. A cell that empties keeps its centroid.
-    """
-    _, first = np.unique(points, axis=0, return_index=True)
-    centroids = points[np.sort(first)[:k]].copy()
-    if len(centroids) < 2:
-        return centroids
-    before = np.empty(0, np.int64)
-    for _ in range(iterations):
-        cell = np.concatenate(
-            [
-                np.argmax(points[start : start + 4096] @ centroids.T, axis=1)
-                for start in range(0, len(points), 4096)
-            ]
-        )
-        if np.array_equal(cell, before):
-            break
-        centroids, before = _means(points, cell, centroids), cell
-    return centroids
-
-
-def _means(
-    points: npt.NDArray[np.float32], cell: npt.NDArray[np.int64], old: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
-    """The mean direction of each cell's points; where there is none, the old centroid."""
-    sums = np.zeros(old.shape)
-    np.add.at(sums, cell, points.astype(np.float64))
-    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-    return np.where(lengths > 1e-9, sums / np.maximum(lengths, 1e-9), old).astype(np.float32)

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curation.selection import kmeans
+from curation import kmeans
+from curation.kmeans import Centroids
 from curation.selection.draws import Bools, Choice, Floats, Ints, draws
-from curation.selection.kmeans import Centroids
 from curation.selection.rows import Rows
 from curation.selection.settings import NO_VECTOR, Unjudged
 

@@ -8,10 +8,11 @@ are the closest to these shares that respect the clusters' sizes. Distances here
 import numpy as np
 import pyarrow as pa
 
-from curation.selection import cells, kmeans
+from curation import kmeans
+from curation.kmeans import Centroids
+from curation.selection import cells
 from curation.selection.cells import Space
 from curation.selection.draws import Choice, Floats, Ints, draws, lowest, rates
-from curation.selection.kmeans import Centroids
 from curation.selection.rows import Rows
 from curation.selection.settings import DensitySettings
 

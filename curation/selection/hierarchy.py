@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from curation.selection import cells, kmeans
+from curation import kmeans
+from curation.kmeans import Centroids, Points
+from curation.selection import cells
 from curation.selection.draws import Bools, Choice, Floats, Ints, draws, lowest, rates
-from curation.selection.kmeans import Centroids, Points
 from curation.selection.rows import Rows
 from curation.selection.settings import ClusterSettings
 from infra.digests import generator

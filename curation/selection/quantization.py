@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curation.selection import cells, kmeans
+from curation import kmeans
+from curation.selection import cells
 from curation.selection.cells import Space
 from curation.selection.draws import Choice, Floats, Ints, Words, draws, lowest, rates
 from curation.selection.rows import Rows

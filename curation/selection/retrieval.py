@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curation import columns
-from curation.selection import cells, kmeans
+from curation import columns, kmeans
+from curation.kmeans import Points
+from curation.selection import cells
 from curation.selection.cells import Space, present
 from curation.selection.draws import Bools, Choice, Floats, Words, draws
-from curation.selection.kmeans import Points
 from curation.selection.rows import Rows
 from curation.selection.settings import RetrievalSettings
 from indexes.neighbours import nearest

@@ -12,7 +12,8 @@ import faiss
 import numpy as np
 from record import keep
 
-from curation.selection import hierarchy, kmeans, quantization
+from curation import kmeans
+from curation.selection import hierarchy, quantization
 from curation.selection.concepts import Matcher, pad
 from curation.selection.draws import draws, lowest
 

@@ -123,14 +123,14 @@ def test_k_means_finds_what_is_apart_and_copies_make_no_cells() -> None:
     rng = np.random.default_rng(0)
     centres = np.eye(4)
     points = formulas.unit(centres[rng.integers(4, size=400)] + 0.05 * rng.normal(size=(400, 4)))
-    found = cells.kmeans(points.astype(np.float32), 4, 50)
+    found = cells.centres(points.astype(np.float32), 4, 0, 50)
     assert len(found) == 4
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     own = cells.assign(points, found)["centrality"].to_numpy()
     assert own.mean() > 0.85
     equal = np.repeat(points[:1], 50, 0).astype(np.float32)
-    assert len(cells.kmeans(equal, 4, 5)) == 1
-    assert len(cells.kmeans(equal[:0], 4, 5)) == 0
+    assert len(cells.centres(equal, 4, 0, 5)) == 1
+    assert len(cells.centres(equal[:0], 4, 0, 5)) == 0
 
 
 # ---- the stage ----

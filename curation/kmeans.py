@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from curation.selection.draws import Floats, Ints
 from infra.digests import generator
 
 BLOCK = 4096  # points compared with all centroids at once
 ROUNDS = 16  # of the choice of first centroids, where there are more of them than that
 SLACK = 1e-4  # relative; float32 products of 1,024 dimensions are ten times as precise
 
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 Points = npt.NDArray[np.floating[Any]]
 Centroids = npt.NDArray[np.float32]
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.selection import kmeans
-from curation.selection.kmeans import assign, first_centroids, fit
+from curation import kmeans
+from curation.kmeans import assign, first_centroids, fit
 
 KEY = (0, "test")
 
