@@ -35,7 +35,7 @@ from infra.progress import display
 
 TRUSTED, POOL, TEST = 5_000, 40_000, 10_000  # images at full scale; copies come on top
 MISMATCHED, COPIES = 0.4, 0.2  # shares of the pool's rows
-FILTER_STEPS, BUDGET, SEEDS = 3_000, 128_000, 3
+FILTER_STEPS, BUDGET, SEEDS = 3_000, 64_000, 3
 FILES = 4
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "this is a {}", "a small {}", "a blurry {}")
 # The margin is ln(10 p) for a CLIP that gives the caption's class of ten the probability p. Where
