@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import curation_tables
+
 HERE = Path(__file__).parent
 README = HERE.parents[1] / "README.md"
 
@@ -151,4 +153,6 @@ def place(text: str, name: str, table: str) -> str:
 if __name__ == "__main__":
     FETCH = README.parent / "curation" / "fetch" / "README.md"
     README.write_text(place(README.read_text(), "demo", demo()))
+    CURATION = FETCH.parents[1] / "README.md"
+    CURATION.write_text(place(CURATION.read_text(), "measured", curation_tables.measured()))
     FETCH.write_text(place(FETCH.read_text(), "ingest", f"{ingest()}\n\n{tars()}"))
