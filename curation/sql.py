@@ -2,7 +2,8 @@
 
 An expression is one value per row: no subquery, aggregate, window or function whose answer
 changes between calls. It is parsed first, so that every column it names is known before a
-byte is read, and each name is replaced by the one column it stands for.
+byte is read, and each name is replaced by the one column it stands for. What arithmetic does not
+define (x / 0, ln(0), NaN) is NULL: an infinity or NaN could be compared, and would pass a rule.
 """
 
 import difflib
@@ -28,6 +29,13 @@ PLAIN_MACROS = {
     *("array_to_string", "days_in_month", "fdiv", "fmod", "if", "json", "list_avg", "list_max"),
     *("list_min", "list_reverse", "list_sum", "nullif", "split_part"),
 }
+# Those that are not defined for every number; the divisor is an argument of the first three.
+DIVISIONS = ("/", "//", "%")
+PARTIAL = {
+    *("acos", "acosh", "asin", "atanh", "cot", "divide", "fdiv", "fmod", "gamma", "lgamma", "ln"),
+    *("log", "log10", "log2", "mod", "sqrt"),
+}
+FLOATS = ("double", "float", "float4", "float8", "real")
 NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL")
 
 
@@ -48,6 +56,7 @@ def connect() -> duckdb.DuckDBPyConnection:
             "enable_external_access": "false",
             "python_enable_replacements": "false",
             "threads": "1",
+            "ieee_floating_point_ops": "false",  # an error, which _define turns into NULL
         },
     )
     connection.execute("SET lock_configuration = true")
@@ -88,12 +97,15 @@ def _parse(owner: str, text: str, names: tuple[str, ...]) -> Expression:
     if len(selected) != 1:
         raise SluiceError(f"{owner}: {text!r} is more than one value", "give one expression")
     found: set[str] = set()
-    for node in _nodes(selected):
+    parts = list(_nodes(selected))
+    for node in parts:
         _check_row_wise(owner, text, node)
         if node["class"] == "COLUMN_REF":
             name = resolve(owner, node["column_names"], names)
             node["column_names"] = [name]
             found.add(name)
+    for node in reversed(parts):  # what stands inside first
+        _define(node)
     full = _scalar("SELECT json_deserialize_sql(?)", json.dumps(tree))
     return Expression(owner, full.removeprefix("SELECT "), tuple(sorted(found)))
 
@@ -131,6 +143,34 @@ def _check_row_wise(owner: str, text: str, node: dict[str, Any]) -> None:
             f"{owner}: {function}() in {text!r} is not a function of one row",
             f"did you mean {' or '.join(near)}?" if near else "use a scalar function of DuckDB",
         )
+
+
+def _define(node: dict[str, Any]) -> None:
+    """Make a part of a parsed expression NULL where it has no value, in place."""
+    name = str(node.get("function_name", "")).lower()
+    if node["class"] == "FUNCTION" and name in DIVISIONS:
+        divisor = node["arguments"][1]
+        divisor["expression"] = _around("nullif({}, 0)", divisor["expression"])
+    elif node["class"] == "FUNCTION" and name in PARTIAL:
+        _replace(node, "TRY({})")
+    elif node["class"] == "CAST" and node["type_expr"].get("type_name", "").lower() in FLOATS:
+        _replace(node, "nullif({}, 'nan'::DOUBLE)")
+
+
+def _replace(node: dict[str, Any], template: str) -> None:
+    outer = _around(template, dict(node))
+    node.clear()
+    node.update(outer)
+
+
+def _around(template: str, inner: dict[str, Any]) -> dict[str, Any]:
+    """The parsed expression `template`, with `inner` in the place of {}."""
+    tree = json.loads(_scalar("SELECT json_serialize_sql(?)", f"SELECT {template.format('hole')}"))
+    outer: dict[str, Any] = tree["statements"][0]["node"]["select_list"][0]
+    hole = next(node for node in _nodes(outer) if node["class"] == "COLUMN_REF")
+    hole.clear()
+    hole.update(inner)
+    return outer
 
 
 def resolve(owner: str, parts: Sequence[str], names: Sequence[str]) -> str:

@@ -50,7 +50,7 @@ from infra.dataset import ROW_BITS, Dataset, part_name, read_table, write_table
 from infra.filesystem import FilePart, join
 from infra.stage import Draft
 
-CODE = 2
+CODE = 3
 VERDICTS = pa.schema(
     [
         ("uid", pa.string()),

@@ -1,7 +1,7 @@
 """How a recipe file becomes typed settings: load, override, validate, explain what is wrong."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,17 +90,22 @@ def _assign(place: Any, step: str, value: Any, path: str) -> None:
 
 
 def validate(model: type[Model], value: Mapping[str, Any], source: str) -> Model:
-    """`value` as `model`; every mistake is named with its key and the nearest right one."""
+    """`value` as `model`; every mistake is named with its key and the right ones."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
+        problems = error.errors()
         lines = []
-        for problem in error.errors():
-            path = ".".join(str(step) for step in problem["loc"])
+        for problem in problems:
+            place = problem["loc"]
+            # A list all of whose elements are wrong is not too short besides.
+            inner = [each["loc"] for each in problems if len(each["loc"]) > len(place)]
+            if problem["type"] == "too_short" and place in (loc[: len(place)] for loc in inner):
+                continue
             text = problem["msg"]
             if problem["type"] == "extra_forbidden":
-                text = "unknown key" + _nearest(model, problem["loc"])
-            lines.append(f"{path}: {text}")
+                text = "unknown key" + _nearest(model, place)
+            lines.append(f"{'.'.join(map(str, place))}: {text}")
         raise SluiceError(
             f"{source} is not a valid recipe:\n    " + "\n    ".join(lines),
             "mend these keys; flows/README.md lists them all",
@@ -108,21 +113,32 @@ def validate(model: type[Model], value: Mapping[str, Any], source: str) -> Model
 
 
 def _nearest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    """ " (did you mean `x`?)" for an unknown key, from the fields of the model it stands in."""
-    fields = set(_all_fields(model))
+    """What to write for an unknown key: the nearest key of the model it stands in, or all."""
+    fields = sorted({name for each in _models_at(model, location) for name in each.model_fields})
     close = difflib.get_close_matches(str(location[-1]), fields, 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else f"; there are {', '.join(fields)}"
 
 
-def _all_fields(model: type[BaseModel], seen: set[type] | None = None) -> Iterable[str]:
-    seen = seen if seen is not None else set()
-    if model in seen:
-        return
-    seen.add(model)
-    for name, field in model.model_fields.items():
-        yield name
-        for inner in _models_in(field.annotation):
-            yield from _all_fields(inner, seen)
+def _models_at(
+    model: type[BaseModel], location: tuple[int | str, ...]
+) -> Sequence[type[BaseModel]]:
+    """The models that the last step of a location may stand in."""
+    current = [model]
+    for step in location[:-1]:
+        entered = [
+            inner
+            for each in current
+            if step in each.model_fields
+            for inner in _models_in(each.model_fields[str(step)].annotation)
+        ]
+        # Not a field: a position, a name, or which kind of several it is.
+        current = entered or [each for each in current if step in _kinds(each)] or current
+    return current
+
+
+def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
+    kind = model.model_fields.get("kind")
+    return (model.__name__, *getattr(kind and kind.annotation, "__args__", ()))
 
 
 def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:

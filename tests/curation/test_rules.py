@@ -61,6 +61,29 @@ def test_what_cannot_be_judged_is_not_kept() -> None:
     assert found["score"] == [None, None, None, None]
 
 
+@pytest.mark.parametrize(
+    "undefined",
+    [
+        "a / zero < 1",
+        "a % zero < 1",
+        "zero / zero < 1",
+        "a / (zero / a) < 1",
+        "ln(zero) < 1",
+        "sqrt(-a) < 1",
+        "mod(a, zero) < 1",
+        "CAST(word AS DOUBLE) < 1",
+        "TRY_CAST(word AS FLOAT) BETWEEN 0 AND 1",
+    ],
+)
+def test_what_arithmetic_does_not_define_is_not_kept(undefined: str) -> None:
+    """An infinity or NaN can be compared: a predicate would be false, and let the row through."""
+    table = pa.table({"x.a": [2.0, 3.0], "x.zero": [0.0, 0.0], "x.word": ["nan", "NaN"]})
+    found = apply_rules([rule(drop=undefined)], table).to_pydict()
+    assert found["reasons"] == [["odd"], ["odd"]]
+    aware = f"coalesce({undefined}, false)"
+    assert apply_rules([rule(drop=aware)], table)["reasons"].to_pylist() == [[], []]
+
+
 def test_a_null_counts_only_where_no_rule_fails_for_sure() -> None:
     table = pa.table(
         {"image.error": ["truncated", None], "image.width": pa.array([None, None], pa.int32())}

@@ -128,6 +128,14 @@ def test_a_mistyped_command_is_answered_with_the_right_one(
         (["curate", "--recipe", "nowhere.yaml"], ["nowhere.yaml"]),
         (["curate", "--recipe", "nowhere.yaml", "--plan"], ["nowhere.yaml"]),
         (["curate", "--set", "data.nonsense=1"], ["data.nonsense", "unknown key"]),
+        (
+            ["curate", "--set", "curate.selection={plan: [{kind: quotas, reason: few, most: 3}]}"],
+            ["plan.0.quotas.by: Field required", "reason: unknown key; there are by, kind, most"],
+        ),
+        (
+            ["curate", "--set", "curate.scores={bad: {kind: words, flie: a.txt}}"],
+            ["did you mean 'file'?"],
+        ),
         (["curate", "--set", "data.nonsense=1", "--plan"], ["data.nonsense", "unknown key"]),
         (["ingest", "--set", "seed=often"], ["seed"]),
         (["ingest", "--set", "seed"], ["--set 'seed'"]),
