@@ -221,7 +221,7 @@ def _rules(
 def _neighbours(
     dataset: Dataset, verdicts_url: str, edges_digest: str | None, identifier: int
 ) -> tuple[Neighbour, ...]:
-    """The rows that stored pairs join to this one, the closest first.
+    """The stored pairs of this row with others, the closest first.
 
     Rows with equal bytes, and with equal pixels, are stored as a star around one of them, which
     alone has other pairs.
@@ -233,17 +233,15 @@ def _neighbours(
     for kind in (EXACT_KIND, PIXELS_KIND):
         star = edges.filter((pc.field("kind") == kind) & (pc.field("b") == centre))
         centre = star["a"][0].as_py() if star.num_rows else centre
-    found: dict[int, tuple[str, float]] = {}
+    found: list[tuple[float, int, str]] = []
     joined = edges.filter((pc.field("a") == centre) | (pc.field("b") == centre))
     for edge in joined.to_pylist():
         other = edge["b"] if edge["a"] == centre else edge["a"]
-        found[other] = (edge["kind"], edge["similarity"])
-    if centre != identifier:
-        found[centre] = found.pop(identifier)
-    ordered = sorted(found.items(), key=lambda item: (-item[1][1], item[0]))
+        found.append((edge["similarity"], centre if other == identifier else other, edge["kind"]))
+    found.sort(key=lambda pair: (-pair[0], *pair[1:]))
     return tuple(
         _neighbour(dataset, verdicts_url, other, kind, similarity)
-        for other, (kind, similarity) in ordered[:SHOWN]
+        for similarity, other, kind in found[:SHOWN]
     )
 
 
@@ -311,10 +309,11 @@ def _duplicate_lines(found: Explanation) -> Iterator[str]:
         yield f"{stands} {found.twin_uid}, similarity {found.twin_similarity:.4f}{bound}"
     if found.neighbours:
         yield "closest pairs"
+    width = max((len(other.kind) for other in found.neighbours), default=0)
     for other in found.neighbours:
         state = "kept" if other.kept else "not kept"
         caption = _clean(other.caption)
-        yield f"  {other.similarity:.4f} {other.kind:<10} {other.uid} {state}: {caption}"
+        yield f"  {other.similarity:.4f} {other.kind:<{width}} {other.uid} {state}: {caption}"
 
 
 def _compared(rule: RuleOutcome) -> str:

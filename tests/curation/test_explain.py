@@ -18,7 +18,8 @@ RULES = (
     RuleSettings(reason="corrupt", drop="error IS NOT NULL"),
     RuleSettings(reason="mismatched", score="similarity", min=0.5),
 )
-DEDUP = DedupSettings(pixels=False, perceptual=False, near=(NearSettings(floor=0.9),))
+NEAR = (NearSettings(floor=0.9), NearSettings(vectors="clip/image", threshold=0.99, floor=0.9))
+DEDUP = DedupSettings(pixels=False, perceptual=False, near=NEAR)
 SAMPLES = [
     {"caption": "kept \x1b[31mone"},
     {"caption": "like the first"},
@@ -30,13 +31,15 @@ SAMPLES = [
 SIMILARITY = [0.9, 0.8, None, 0.7, 0.7, 0.1]
 VECTORS = np.eye(6)
 VECTORS[1] = VECTORS[0] * 0.98 + VECTORS[1] * 0.199
+SEEN = np.eye(6)
+SEEN[1] = SEEN[0] * 0.92 + SEEN[1] * 0.3919
 
 
 @pytest.fixture
 def made(maker):
     made = maker.dataset("pool", SAMPLES)
     columns = {"similarity": pa.array(SIMILARITY), "error": pa.nulls(6, pa.string())}
-    maker.score(made, "clip", columns)
+    maker.score(made, "clip", columns, {"image": SEEN})
     maker.score(made, "descriptor", {"fine": [True] * 6}, {"pixels": VECTORS})
     edges = edges_draft(made.url, made.digest, made.folders, DEDUP)
     maker.run(edges, [ALL], EdgesWork(edges.url, made.url, made.folders, DEDUP))
@@ -77,6 +80,13 @@ def test_a_dropped_duplicate_is_explained_by_its_twin(made) -> None:
         "https://example.org/1.jpg",
     ):
         assert words in text
+
+
+def test_all_pairs_of_two_rows_are_shown(made) -> None:
+    """The pair that decided must be among them, not only the last one looked at."""
+    (found,) = explain(made.store, uid_of(1))
+    pairs = [(other.uid, other.kind, round(other.similarity, 2)) for other in found.neighbours]
+    assert pairs == [(uid_of(0), "descriptor/pixels", 0.98), (uid_of(0), "clip/image", 0.92)]
 
 
 def test_all_of_a_star_are_neighbours(made) -> None:
