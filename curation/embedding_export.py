@@ -28,12 +28,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.claim import claim, tidy
 from indexes.embeddings import Embedding, vectors_of
 from infra import artifacts, filesystem
+from infra.artifacts import Spec
 from infra.dataset import Dataset, write_table
 from infra.errors import SluiceError
 from infra.filesystem import join, write_bytes
 
+CODE = 1
 Vectors = npt.NDArray[np.float16]
 ROWS = ["uid", "key", "url", "caption", "sha256", "status"]
 SIZES = ["width", "height", "original_width", "original_height"]
@@ -56,13 +59,16 @@ def export_embeddings(
 
     layout: "clip-retrieval" or "datacomp". scorer: its name, or a score folder. tag: DataComp's
     name for the model; without it made of the model's (ViT-B-32 -> b32). Raises SluiceError where
-    the version has no such scores. Files that are there are replaced.
+    the version has no such scores, or something else lies at `target`.
     """
     folder = _folder(dataset, scorer)
     image, text = (vectors_of(dataset, f"{folder}/{vector}") for vector in ("image", "text"))
     shards = sorted(dataset.shards)
     digits = len(str(max(len(shards), 1)))  # int(log10(n)) + 1
     name = tag or model_tag(str(image.scores.settings.get("model", "")))
+    settings = {"layout": layout, "scorer": folder, "tag": name}
+    parents = (dataset.artifact.digest, image.scores.digest)
+    claim(target, Spec("export", "curation.embedding_export", settings, parents, CODE))
     count = 0
     for number, shard in enumerate(shards):
         found = embedded(dataset, shard, image, text)
@@ -72,6 +78,7 @@ def export_embeddings(
         else:
             _write_partition(target, f"{number:0{digits}d}", found)
         count += found.rows.num_rows
+    tidy(target)
     if not count:
         raise SluiceError(
             f"no sample of {dataset.url} has both vectors of {image.name}",

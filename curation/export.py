@@ -24,17 +24,14 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from curation import outcomes
-from infra import filesystem
+from curation.claim import claim
 from infra.artifacts import Artifact, Part, Spec
 from infra.dataset import ROWS, Dataset, part_name, read_samples, read_table
-from infra.digests import canonical_json
-from infra.errors import SluiceError
 from infra.filesystem import FilePart, join, write_bytes, write_whole
 from infra.shards import TarWriter
 from infra.stage import Draft, Item
 
 CODE = 1
-CLAIM = "_export.json"  # what a folder is for, from before the first shard is written
 TYPES = {
     "string": pa.string(),
     "int64": pa.int64(),
@@ -116,16 +113,7 @@ def export_draft(target: str, version: Artifact, settings: ExportSettings) -> Dr
     spec = Spec(
         "export", "curation.export", settings.model_dump(mode="json"), (version.digest,), CODE
     )
-    claim = canonical_json({"export": spec.digest})
-    try:
-        found = filesystem.read_bytes(join(target, CLAIM))
-    except FileNotFoundError:
-        found = b"" if filesystem.list_files(target) else None
-    if found is None:
-        write_bytes(target, CLAIM, claim)
-        filesystem.remove_empty(join(target, filesystem.TEMPORARY))
-    elif found != claim:
-        raise SluiceError(f"{target} holds something else", "name a folder that is empty or new")
+    claim(target, spec)
     return Draft(target, spec)
 
 

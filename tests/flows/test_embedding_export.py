@@ -82,6 +82,17 @@ def test_datacomps_pairs_are_row_aligned(tmp_path: Path, curated_store: Path) ->
     assert seen == count == len(rows)
 
 
+def test_two_exports_do_not_mix_in_one_folder(tmp_path: Path, curated_store: Path) -> None:
+    """A reader takes all partitions that are there: those of another version would be doubled."""
+    pool, curated = (open_dataset(str(curated_store), name) for name in ("pool", "curated"))
+    target = str(tmp_path / "out")
+    first = export_embeddings(pool, target, "clip-retrieval")
+    assert not (tmp_path / "out" / "_tmp").exists()
+    assert export_embeddings(pool, target, "clip-retrieval") == first  # again, over a killed one
+    with pytest.raises(SluiceError, match="holds something else"):
+        export_embeddings(curated, target, "clip-retrieval")
+
+
 def test_a_version_without_scores_is_told(tmp_path: Path, curated_store: Path) -> None:
     with pytest.raises(SluiceError, match="has no scores 'siglip'"):
         export_embeddings(
