@@ -27,6 +27,7 @@ from curation.columns import (
 )
 from curation.dedup.edges import HASH_SCORER, hash_words, telling
 from curation.rules_settings import ContaminationSettings
+from curation.units import BETTER, WORSE, column
 from indexes.hamming import closest
 from indexes.neighbours import nearest
 from infra.artifacts import Part, Spec
@@ -39,12 +40,12 @@ CODE = 2
 NAME = "contamination"
 COLUMNS = pa.schema(
     [
-        ("eval_similarity", pa.float32()),  # cosine to the closest; null where not computable
+        column("eval_similarity", pa.float32(), "cosine", WORSE),  # to the closest, where known
         ("eval_uid", pa.string()),  # the best hit
         ("eval_set", pa.string()),  # and the set it is in
         ("eval_exact", pa.bool_()),  # its bytes are an evaluation image's; null where rejected
         ("eval_pixels", pa.bool_()),  # so are its pixels; null where they are not known
-        ("eval_distance", pa.uint8()),  # bits of 64, of pHash and of dHash; null where flat
+        column("eval_distance", pa.uint8(), "bits of 64", BETTER),  # pHash and dHash; null: flat
     ]
 )
 FOUND_BY = ("exact", "pixels", "perceptual", "near", "any")

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from curation.columns import dataset_at
 from curation.dedup import ALL
+from curation.units import column
 from infra.artifacts import Part, Spec
 from infra.dataset import Dataset, part_name, write_table
 from infra.filesystem import FilePart, join
@@ -26,7 +27,7 @@ from infra.stage import Draft
 
 CODE = 1
 NAME = "frequency"
-COLUMNS = pa.schema([("captions", pa.int32())])  # samples with this caption; null where empty
+COLUMNS = pa.schema([column("captions", pa.int32(), "samples")])  # null where it is empty
 
 Hashes = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.int32]

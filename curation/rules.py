@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from curation import sql
 from curation.rules_settings import RuleSettings
 from curation.sql import Expression
+from curation.units import BETTER, WORSE, meanings
 from infra.errors import SluiceError
 
 OUTCOME = pa.schema(
@@ -80,6 +81,33 @@ def check_number(owner: str, expression: str, columns: Mapping[str, pa.Schema]) 
     """Check an expression as `check_rules` does a rule's score."""
     parsed = sql.parse(owner, expression, column_names(columns))
     sql.check_types([(parsed, "number")], _empty(columns))
+
+
+def meaning(expression: str, columns: Mapping[str, pa.Schema]) -> str:
+    """What an expression's numbers mean, as far as its columns say: units and polarity.
+
+    "cosine, higher is better" of a column alone; else of each column of it, by name.
+    """
+    parsed = sql.parse("the score", expression, column_names(columns))
+    told = meanings(columns)
+    if parsed.column is not None:
+        return str(told.get(parsed.column, ""))
+    return "; ".join(f"{name}: {told[name]}" for name in parsed.columns if name in told)
+
+
+def against_polarity(rules: Sequence[RuleSettings], columns: Mapping[str, pa.Schema]) -> list[str]:
+    """Rules that keep the worse end of a column that says which one that is."""
+    told, found = meanings(columns), list[str]()
+    for rule, parsed in zip(rules, parse_rules(rules, column_names(columns)), strict=True):
+        polarity = told[parsed.column].polarity if parsed.column in told else ""
+        low, high = rule.max is not None, rule.min is not None or rule.top is not None
+        if rule.score is None or low == high or polarity != (BETTER if low else WORSE):
+            continue
+        end = "lowest" if low else "highest"
+        found.append(
+            f"{rule.reason} keeps the {end} values of {parsed.column}, of which {polarity}"
+        )
+    return found
 
 
 def _empty(columns: Mapping[str, pa.Schema]) -> pa.Table:

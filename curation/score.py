@@ -200,7 +200,8 @@ class ScoreWork:
             self.dataset_url, digest, self.scorers[scorer], self.pixel_limit, self.folders
         )
         url = draft.url
-        columns = pa.concat_tables([piece.columns for piece in pieces]).combine_chunks()
+        scored = pa.concat_tables([piece.columns for piece in pieces]).combine_chunks()
+        columns = pa.table(scored.columns, schema=self.scorers[scorer].columns)  # with its units
         files = [write_table(url, f"columns/{name}.parquet", columns)]
         for vector in self.scorers[scorer].vectors:
             array = np.concatenate([piece.vectors[vector] for piece in pieces])

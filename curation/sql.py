@@ -47,6 +47,11 @@ class Expression:
     sql: str
     columns: tuple[str, ...]
 
+    @property
+    def column(self) -> str | None:
+        """The column that it is, where it is nothing but one."""
+        return self.columns[0] if self.sql in (f'"{name}"' for name in self.columns) else None
+
 
 def connect() -> duckdb.DuckDBPyConnection:
     """A DuckDB of its own, in memory, single-threaded, that can reach no file or network."""

@@ -4,16 +4,17 @@ Each alone, in order, and how they overlap; as plain text of at most WIDTH colum
 """
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import columns
 from curation.preview import Preview, preview
-from curation.rules import needed_columns
+from curation.rules import against_polarity, needed_columns
 from curation.rules_settings import RuleSettings
 from curation.top import STATUS, top_thresholds, with_thresholds
+from curation.units import meanings
 from flows.main import Prepared
 from infra import artifacts
 from infra.dataset import Dataset
@@ -26,7 +27,12 @@ COUNT = 7  # and for a number
 
 
 def rules_plan(prepared: Prepared) -> str:
-    """The tables of a recipe's rules, and what could not be told."""
+    """The tables of a recipe's rules, what could not be told, and what their scores mean."""
+    meant = meaning_of_scores(prepared.recipe.curate.rules, prepared.pipeline.columns)
+    return "\n\n".join([_effects(prepared), *([meant] if meant else [])])
+
+
+def _effects(prepared: Prepared) -> str:
     pool = prepared.pipeline.steps["ingest pool"].draft
     artifact = artifacts.load(pool.url)
     if artifact is None:
@@ -51,6 +57,16 @@ def _missing(prepared: Prepared, rule: RuleSettings) -> list[str]:
     return sorted(
         scorer for scorer in scorers if artifacts.load(join(url, "scores", folders[scorer])) is None
     )
+
+
+def meaning_of_scores(rules: Sequence[RuleSettings], schemas: Mapping[str, pa.Schema]) -> str:
+    """Units and polarity of the columns that rules read, and which rules go against them."""
+    told = meanings(schemas)
+    names = [name for name in needed_columns(rules, schemas) if name in told]
+    width = max(map(len, names), default=0)
+    lines = [f"{name:{width}}  {told[name]}" for name in names]
+    lines += [f"warning: {warning}" for warning in against_polarity(rules, schemas)]
+    return "\n".join(["units of the scores:", *lines] if lines else [])
 
 
 def _untold(missing: dict[str, list[str]]) -> str:

@@ -20,6 +20,7 @@ from curation import kmeans
 from curation.columns import artifact_at, folder_digest, read_vectors
 from curation.measures.sample import Place, sample_vectors
 from curation.measures.settings import MeasureSettings
+from curation.units import column
 from indexes.neighbours import nearest
 from infra import filesystem
 from infra.artifacts import Part, Spec
@@ -33,7 +34,7 @@ NAME, FILE = "cells", "centroids.npy"
 COLUMNS = pa.schema(
     [
         ("cell", pa.int32()),  # null where the row has no vector
-        ("centrality", pa.float32()),  # cosine to the cell's centroid
+        column("centrality", pa.float32(), "cosine"),  # to the cell's centroid
     ]
 )
 

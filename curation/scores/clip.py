@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curation.score import Batch, Scores, filled, spread
+from curation.units import BETTER, column
 from infra import artifacts, filesystem
 from infra.dataset import Dataset
 from infra.digests import digest
@@ -61,7 +62,11 @@ class ClipScorer:
     reads_vectors = ()
     vectors = ("image", "text")
     columns = pa.schema(
-        {"similarity": pa.float32(), "margin": pa.float32(), "best_reference": pa.float32()}
+        [
+            column("similarity", pa.float32(), "cosine", BETTER),
+            column("margin", pa.float32(), "nats", BETTER),
+            column("best_reference", pa.float32(), "cosine"),
+        ]
     )
 
     def settings(self) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from curation.score import Batch, Scores, filled
 from curation.scores.clip import content_name
+from curation.units import BETTER, column
 from indexes.neighbours import nearest
 from infra import filesystem
 from infra.errors import SluiceError
@@ -41,7 +42,11 @@ class ClustersScorer:
     reads_images = False
     vectors = ()
     columns = pa.schema(
-        {"cluster": pa.int32(), "similarity": pa.float32(), "references": pa.int32()}
+        [
+            pa.field("cluster", pa.int32()),
+            column("similarity", pa.float32(), "inner product", BETTER),
+            column("references", pa.int32(), "references", BETTER),
+        ]
     )
 
     @property

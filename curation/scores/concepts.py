@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from curation.score import Batch, Scores, Vectors, filled
 from curation.scores.clip import ClipScorer, load_encoder
+from curation.units import column
 from infra.errors import SluiceError
 
 VECTORS = "clip/image"
@@ -49,8 +50,9 @@ class ConceptsScorer:
     @property
     def columns(self) -> pa.Schema:
         names = [concept for concept, _ in self.prompts]
-        numbers = [*names, *(f"{name}_similarity" for name in names)]
-        return pa.schema({**dict.fromkeys(numbers, pa.float32()), "best": pa.string()})
+        chances = [column(name, pa.float32(), "probability") for name in names]
+        cosines = [column(f"{name}_similarity", pa.float32(), "cosine") for name in names]
+        return pa.schema([*chances, *cosines, pa.field("best", pa.string())])
 
     def settings(self) -> Mapping[str, Any]:
         return {"kind": "concepts", "prompts": self.prompts, "templates": self.templates}

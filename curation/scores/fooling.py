@@ -15,6 +15,7 @@ from curation.score import Batch, Scores, Vectors, filled
 from curation.scores.clip import ClipScorer, load_encoder
 from curation.scores.concepts import VECTORS, similarities
 from curation.scores.reference import Reference, percentiles, read_reference
+from curation.units import WORSE, column
 from infra import filesystem
 from infra.digests import digest
 from infra.errors import SluiceError
@@ -23,7 +24,13 @@ COUNT = 1000  # prompts of our own
 LOW = 5  # per cent of the prompts an image may be far from and still be like all
 FEWEST = 20  # prompts in a file of one's own: fewer say nothing of "all texts"
 WORDS = Path(__file__).with_name("words.json")
-NAMES = ("mean", "low", "percentile", "low_percentile")
+PERCENTILE = "percentile of the trusted split"
+NAMES = {  # of the columns, with their units
+    "mean": "cosine",
+    "low": "cosine",
+    "percentile": PERCENTILE,
+    "low_percentile": PERCENTILE,
+}
 
 Floats = npt.NDArray[np.float32]
 
@@ -56,7 +63,7 @@ class FoolingScorer:
     reads_images = False
     reads_vectors = (VECTORS,)
     vectors = ()
-    columns = pa.schema(dict.fromkeys(NAMES, pa.float32()))
+    columns = pa.schema([column(name, pa.float32(), told, WORSE) for name, told in NAMES.items()])
 
     def settings(self) -> Mapping[str, Any]:
         return {

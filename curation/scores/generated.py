@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from curation.decode import Pixels
 from curation.score import Batch, Scores, filled
+from curation.units import WORSE, column
 from infra.digests import digest
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
@@ -24,7 +25,13 @@ NOISE = 1.0  # grey levels squared: what is below is rounding, not detail
 FLAT = 0.5  # grey levels between neighbours on average, below which there is nothing to see
 PERIODS = ((16, 0), (0, 16), (16, 16), (8, 0), (0, 8), (8, 8))  # (row, column) of the spectrum
 HEAD = Path(__file__).with_name("generated.json")
-NAMES = ("slope", "high_frequency", "grid", "texture_gap", "score")
+NAMES = {  # of the columns, with their units
+    "slope": "log power over log frequency",
+    "high_frequency": "decades",
+    "grid": "decades",
+    "texture_gap": "decades",
+    "score": "probability",
+}
 
 Floats = npt.NDArray[np.float32]
 
@@ -59,7 +66,12 @@ class GeneratedScorer:
     reads_images = True
     reads_vectors = ()
     vectors = ()
-    columns = pa.schema(dict.fromkeys(NAMES, pa.float32()))
+    columns = pa.schema(
+        [
+            column(name, pa.float32(), units, WORSE if name == "score" else None)
+            for name, units in NAMES.items()
+        ]
+    )
 
     def settings(self) -> Mapping[str, Any]:
         weight, bias = load_head()
@@ -151,12 +163,12 @@ def _grid(power: Floats) -> Floats:
     """How far power at periods of 2 and 4 pixels stands out; axes and diagonal of each, [4]."""
     half = TILE // 2
     found: list[float] = []
-    for row, column in PERIODS:
+    for row, across in PERIODS:
         near = [
-            power[(row + down) % TILE, half - abs(half - (column + right) % TILE)]
+            power[(row + down) % TILE, half - abs(half - (across + right) % TILE)]
             for down, right in ((-3, 0), (3, 0), (0, -3), (0, 3))
         ]
-        found.append(np.log10((power[row, column] + NOISE) / (np.mean(near) + NOISE)))
+        found.append(np.log10((power[row, across] + NOISE) / (np.mean(near) + NOISE)))
     axes = [max(found[0], found[1]), found[2], max(found[3], found[4]), found[5]]
     return np.array(axes, np.float32)
 

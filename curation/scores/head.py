@@ -13,6 +13,7 @@ from curation.heads.file import Declared, load_head
 from curation.heads.head import Head
 from curation.score import Batch, Scores, filled
 from curation.scores.clip import content_name
+from curation.units import column
 from infra.errors import SluiceError
 
 
@@ -56,8 +57,7 @@ class HeadScorer:
     @property
     def columns(self) -> pa.Schema:
         card = self.head.card
-        told = {"units": card.units, "polarity": card.polarity}
-        return pa.schema([pa.field("score", pa.float32(), metadata=told)])
+        return pa.schema([column("score", pa.float32(), card.units, card.polarity)])
 
     @property
     def reads_vectors(self) -> tuple[str, ...]:

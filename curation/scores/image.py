@@ -10,17 +10,18 @@ import pyarrow as pa
 
 from curation.decode import Pixels
 from curation.score import Batch, Scores, filled
+from curation.units import column
 
 NEAR = 12  # levels of 255: what lossy coding does to a flat colour
-STATISTICS = (
-    "brightness",
-    "contrast",
-    "entropy",
-    "sharpness",
-    "saturation",
-    "uniformity",
-    "border",
-)
+STATISTICS = {  # with their units
+    "brightness": "0..1",
+    "contrast": "0..1",
+    "entropy": "bits",
+    "sharpness": "squared grey levels",
+    "saturation": "0..1",
+    "uniformity": "share of pixels",
+    "border": "share of the picture",
+}
 LARGE = 2**31 - 1
 
 
@@ -54,16 +55,16 @@ class ImageScorer:
     reads_vectors = ()
     vectors = ()
     columns = pa.schema(
-        {
-            "decode_error": pa.string(),
-            "width": pa.int32(),
-            "height": pa.int32(),
-            "aspect": pa.float32(),
-            "orientation": pa.int8(),
-            "jpeg_quality": pa.int8(),
-            "animated": pa.bool_(),
-            **dict.fromkeys(STATISTICS, pa.float32()),
-        }
+        [
+            pa.field("decode_error", pa.string()),
+            column("width", pa.int32(), "pixels"),
+            column("height", pa.int32(), "pixels"),
+            column("aspect", pa.float32(), "long side over short side"),
+            pa.field("orientation", pa.int8()),
+            column("jpeg_quality", pa.int8(), "quality 1..100"),
+            pa.field("animated", pa.bool_()),
+            *(column(name, pa.float32(), units) for name, units in STATISTICS.items()),
+        ]
     )
 
     def settings(self) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from curation.score import Batch, Scores, Vectors, filled
 from curation.scores.clip import ClipScorer, load_encoder
 from curation.scores.concepts import VECTORS, similarities, softmax
 from curation.scores.reference import Reference, read_reference
+from curation.units import column
 from indexes.neighbours import nearest
 
 CAPTIONS = 10  # nearest captions whose words are candidates
@@ -120,7 +121,9 @@ class LabelsScorer:
     reads_images = False
     reads_vectors = (VECTORS,)
     vectors = ()
-    columns = pa.schema({"label": pa.string(), "score": pa.float32()})
+    columns = pa.schema(
+        [pa.field("label", pa.string()), column("score", pa.float32(), "share among candidates")]
+    )
 
     def settings(self) -> Mapping[str, Any]:
         return {

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation.score import Batch, Scores, filled
+from curation.units import BETTER, column
 
 PACKAGE = "py3langid"
 LONGEST = 1000  # characters that are looked at
@@ -32,7 +33,12 @@ class LanguageScorer:
     reads_images = False
     reads_vectors = ()
     vectors = ()
-    columns = pa.schema({"code": pa.string(), "confidence": pa.float32()})
+    columns = pa.schema(
+        [
+            pa.field("code", pa.string()),
+            column("confidence", pa.float32(), "probability", BETTER),
+        ]
+    )
 
     def settings(self) -> Mapping[str, Any]:
         return {"model": f"{PACKAGE} {version(PACKAGE)}"}

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from curation.score import Batch, Scores, Vectors, filled
 from curation.scores.reference import Reference, percentiles, read_reference
+from curation.units import WORSE, column
 from infra.errors import SluiceError
 
 FOLDS = 5  # a reference point is measured with a fit to the other folds
@@ -45,7 +46,12 @@ class OutlierScorer:
     code = 1
     reads_images = False
     vectors = ()
-    columns = pa.schema({"distance": pa.float32(), "percentile": pa.float32()})
+    columns = pa.schema(
+        [
+            column("distance", pa.float32(), "Mahalanobis distance", WORSE),
+            column("percentile", pa.float32(), "percentile of the trusted split", WORSE),
+        ]
+    )
 
     @property
     def reads_vectors(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from curation.score import Batch, Scores, filled
 from curation.scores import patterns
+from curation.units import column
 
 LONGEST = 10_000  # characters that the patterns look at
 
@@ -37,19 +38,19 @@ class TextScorer:
     reads_vectors = ()
     vectors = ()
     columns = pa.schema(
-        {
-            "characters": pa.int32(),
-            "words": pa.int32(),
-            "repetition": pa.float32(),
-            "url_share": pa.float32(),
-            "digit_share": pa.float32(),
-            "date_share": pa.float32(),
-            "file_name": pa.bool_(),
-            "boilerplate": pa.bool_(),
-            "emails": pa.int32(),
-            "phones": pa.int32(),
-            "cards": pa.int32(),
-        }
+        [
+            column("characters", pa.int32(), "code points"),
+            column("words", pa.int32(), "words"),
+            column("repetition", pa.float32(), "share of words"),
+            column("url_share", pa.float32(), "share of characters"),
+            column("digit_share", pa.float32(), "share of characters"),
+            column("date_share", pa.float32(), "share of characters"),
+            pa.field("file_name", pa.bool_()),
+            pa.field("boilerplate", pa.bool_()),
+            column("emails", pa.int32(), "addresses"),
+            column("phones", pa.int32(), "numbers"),
+            column("cards", pa.int32(), "numbers"),
+        ]
     )
 
     def settings(self) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation.score import Batch, Scores, filled
+from curation.units import column
 from infra import filesystem
 from infra.errors import SluiceError
 
@@ -33,7 +34,7 @@ class WordsScorer:
     reads_images = False
     reads_vectors = ()
     vectors = ()
-    columns = pa.schema({"matches": pa.int32()})
+    columns = pa.schema([column("matches", pa.int32(), "places in the caption")])
 
     def settings(self) -> Mapping[str, Any]:
         return {"kind": "words", "file": hashlib.sha256(_read(self.file)).hexdigest()}

@@ -128,6 +128,11 @@ def test_rows_without_pixels_are_null_and_zero(tmp_path: Path) -> None:
     assert np.allclose(np.linalg.norm(vectors[[0, 4]].astype(float), axis=1), 1, atol=1e-3)
 
 
+def test_columns_keep_the_units_that_their_scorer_declares(tmp_path: Path) -> None:
+    folder = run(make(tmp_path, [[picture(10)]]), REGISTRY["image"]())["image"]
+    assert columns(folder).schema.equals(REGISTRY["image"]().columns, check_metadata=True)
+
+
 def test_batches_keep_their_order_and_bound_what_is_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
