@@ -1,7 +1,7 @@
 """Threshold sweeps: how many rows would stay at another threshold, without writing anything."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,15 @@ from curation.rules_settings import DedupSettings, RuleSettings
 
 CURVE = pa.schema(
     [
-        ("bound", pa.string()),  # which one is moved: "min", "max" or "near"
+        ("bound", pa.string()),  # which one is moved: "min", "max", "near" or "radius"
         ("threshold", pa.float64()),
         ("survivors", pa.int64()),  # rows that this rule alone would keep
     ]
 )
 POINTS = 50
+# Shares of the samples at which a strip of pictures looks: closer where thresholds mostly stand.
+STRIP = (0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.99, 1)
+EACH = 3  # samples at each
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.integer[Any]]
@@ -55,6 +58,32 @@ def grid(scores: Floats, points: int, chosen: Sequence[float] = ()) -> Floats:
     return np.unique(np.concatenate([even, ranked, chosen]))
 
 
+class Step(NamedTuple):
+    """Samples of about one score: the places `start` to `stop` of ascending scores."""
+
+    score: float
+    start: int
+    stop: int
+
+
+def steps(ranked: Floats, each: int = EACH) -> list[Step]:
+    """Places along ascending finite scores [m] where to look at samples: at most len(STRIP).
+
+    A step holds at most `each` samples around the one whose score it tells. No sample stands in
+    two steps, and no two steps tell the same score.
+    """
+    found: list[Step] = []
+    end, last = 0, len(ranked) - 1
+    for place in (round(share * last) for share in STRIP if last >= 0):
+        score = float(ranked[place])
+        if place < end or (found and found[-1].score == score):
+            continue
+        start = max(end, min(place - each // 2, len(ranked) - each))
+        end = min(start + each, len(ranked))
+        found.append(Step(score, start, end))
+    return found
+
+
 def _survivors(rule: RuleSettings, bound: str, scores: Floats, thresholds: Floats) -> Counts:
     if bound == "min":
         inside = np.sort(scores[scores <= rule.max] if rule.max is not None else scores)
@@ -79,17 +108,42 @@ def sweep_near(
     """
     if len(settings.near) <= search:
         return CURVE.empty_table()
-    nodes, chosen = edge_nodes(edges), settings.near[search]
-    even = np.linspace(chosen.floor, 1, points)
-    thresholds: Sequence[float] = np.unique([*even, chosen.threshold]).tolist()
-    survivors: list[int] = []
-    for threshold in thresholds:
+    chosen = settings.near[search]
+    thresholds = np.unique([*np.linspace(chosen.floor, 1, points), chosen.threshold])
+    moved: list[DedupSettings] = []
+    for threshold in thresholds.tolist():
         near = list(settings.near)
         near[search] = chosen.model_copy(update={"threshold": threshold})
-        moved = settings.model_copy(update={"near": tuple(near)})
-        found = find_duplicates(edges, nodes, passing, priority, moved)
+        moved.append(settings.model_copy(update={"near": tuple(near)}))
+    return _curve("near", thresholds, _chosen_anew(edges, passing, priority, rows, moved))
+
+
+def sweep_radius(
+    edges: pa.Table, passing: Bools, priority: Floats, rows: int, settings: DedupSettings
+) -> pa.Table:
+    """Move `radius` from 0 to its floor, in bits, as `sweep_near` moves a threshold: CURVE."""
+    if not settings.perceptual:
+        return CURVE.empty_table()
+    radii = range(settings.radius_floor + 1)
+    moved = [settings.model_copy(update={"radius": radius}) for radius in radii]
+    survivors = _chosen_anew(edges, passing, priority, rows, moved)
+    return _curve("radius", np.array(radii, np.float64), survivors)
+
+
+def _chosen_anew(
+    edges: pa.Table,
+    passing: Bools,
+    priority: Floats,
+    rows: int,
+    moved: Sequence[DedupSettings],
+) -> Counts:
+    """How many rows survive deduplication under each of the settings."""
+    nodes = edge_nodes(edges)
+    survivors: list[int] = []
+    for settings in moved:
+        found = find_duplicates(edges, nodes, passing, priority, settings)
         survivors.append(rows - int(passing[np.searchsorted(nodes, found.ids)].sum()))
-    return _curve("near", np.array(thresholds), np.array(survivors))
+    return np.array(survivors)
 
 
 def _curve(bound: str, thresholds: Floats, survivors: Counts) -> pa.Table:

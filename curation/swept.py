@@ -1,4 +1,4 @@
-"""A sweep in a notebook: the share that stays against the threshold, and samples on both sides."""
+"""A sweep in a notebook: samples by score, what stays at each threshold, and both sides of one."""
 
 import html
 from collections.abc import Iterable, Mapping
@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from curation import columns, sql
+from curation.curves import EACH, steps
 from curation.curves import grid as threshold_grid
-from curation.rules import check_number, column_names, evaluate
+from curation.rules import check_number, column_names, evaluate, meaning
 from indexes.embeddings import scores_of
+from indexes.grid import STRIP_STYLE, Frame, figure, grid, short, strip
 from indexes.grid import STYLE as GRID_STYLE
-from indexes.grid import figure, grid, short
 from indexes.pictures import originals, thumbnail
 from infra import artifacts, filesystem
 from infra.charts import Line, Mark, line_chart, number
@@ -37,10 +38,13 @@ CURVE = pa.schema(
         ("at_most_share", pa.float64()),
     ]
 )
+THUMBNAIL = 80  # pixels, of a strip's pictures
 SIDES = ("below", "above")  # of a threshold; a score equal to it is above
 
 # The report brings a style sheet of its own; a notebook has none.
-STYLE = """<style>
+STYLE = (
+    f"<style>{STRIP_STYLE}"
+    + """
 .sluice-sweep{max-width:480px;font:13px/1.4 system-ui,sans-serif}
 .sluice-sweep .chart{margin:0}.sluice-sweep svg{display:block;width:100%;overflow:visible}
 .sluice-sweep text{font:11px system-ui,sans-serif;fill:currentColor;opacity:.75}
@@ -50,6 +54,7 @@ STYLE = """<style>
 .sluice-sweep .line.c2{stroke:#c4501b}.sluice-sweep .key{margin-left:.8em;color:#1b7f5f}
 .sluice-sweep .key.c2{color:#c4501b}.sluice-sweep .axis{opacity:.7;margin-left:.6em}
 </style>"""
+)
 
 Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
@@ -60,7 +65,8 @@ class Sweep:
     """The scores of all samples of a version, sorted, some 16 bytes a sample.
 
     values, ids: [m], of the samples that have a finite score, by value and then id.
-    rows: samples in all; those without a score stay at no threshold.
+    rows: samples in all; those without a score stay at no threshold. meaning: units and polarity
+    of the score, "" where they are not known.
     """
 
     dataset: Dataset
@@ -69,6 +75,7 @@ class Sweep:
     points: int
     values: Floats = field(repr=False)
     ids: Ids = field(repr=False)
+    meaning: str = ""
 
     @cached_property
     def table(self) -> pa.Table:
@@ -97,11 +104,32 @@ class Sweep:
         low, high = max(place - n, 0), min(place + n, len(self.values))
         order = np.concatenate([np.arange(place - 1, low - 1, -1), np.arange(place, high)])
         sides = pa.array([SIDES[0]] * (place - low) + [SIDES[1]] * (high - place), pa.string())
-        facts = facts_of(self.dataset, self.ids[order])
         table = pa.table({"side": sides, "score": self.values[order]})
-        for name in facts.column_names:
-            table = table.append_column(name, facts[name])
-        return Sides(self, threshold, table)
+        return Sides(self, threshold, _with_facts(table, self.dataset, self.ids[order]))
+
+    def by_score(self, n: int = EACH) -> pa.Table:
+        """A few samples at each of some shares of all, ascending, more of them near both ends.
+
+        Columns: step (int), threshold (the score there), at_least_share and at_most_share at it,
+        and as `samples` has them: score, id, uid, caption, url.
+        """
+        found = steps(self.values, n)
+        at = np.concatenate([np.empty(0, int), *(np.arange(s.start, s.stop) for s in found)])
+        counts = [step.stop - step.start for step in found]
+        scores = np.array([step.score for step in found])
+        least = len(self.values) - np.searchsorted(self.values, scores, side="left")
+        most = np.searchsorted(self.values, scores, side="right")
+        whole = max(self.rows, 1)
+        table = pa.table(
+            {
+                "step": np.repeat(np.arange(len(found)), counts),
+                "threshold": np.repeat(scores, counts),
+                "at_least_share": np.repeat(least / whole, counts),
+                "at_most_share": np.repeat(most / whole, counts),
+                "score": self.values[at],
+            }
+        )
+        return _with_facts(table, self.dataset, self.ids[at])
 
     def __repr__(self) -> str:
         return "\n".join([self._note(), *self._lines()])
@@ -118,11 +146,28 @@ class Sweep:
 
     def _note(self) -> str:
         missing = self.rows - len(self.values)
-        text = f"{short(self.column, 60)} of {self.rows:,} samples in {self.dataset.url}"
+        told = f" ({self.meaning})" if self.meaning else ""
+        text = f"{short(self.column, 60)}{told} of {self.rows:,} samples in {self.dataset.url}"
         return text + (f"; {missing:,} have no score and never stay" if missing else "")
 
     def _repr_html_(self) -> str:
-        return f"{STYLE}{_note(self._note())}{self.chart()}"
+        note = "≥: the share that stays at this score as `min`; ≤: as `max`"
+        parts = [STYLE, GRID_STYLE, _note(self._note())]
+        if len(self.values):
+            parts += [_note(note), strip(self._frames())]
+        return "".join([*parts, self.chart()])
+
+    def _frames(self) -> list[Frame]:
+        table = self.by_score()
+        pictures = originals(self.dataset.url, table["id"].to_pylist())
+        frames: dict[int, Frame] = {}
+        for row in table.to_pylist():
+            shares = [f"≥ {_percent(row['at_least_share'])}", f"≤ {_percent(row['at_most_share'])}"]
+            frame = frames.setdefault(row["step"], Frame(number(row["threshold"]), shares, []))
+            data = pictures.get(row["id"])
+            uri = thumbnail(data, THUMBNAIL) if data is not None else None
+            frame.pictures.append((uri, row["uid"], row["caption"] or ""))
+        return list(frames.values())
 
     def chart(self, threshold: float | None = None) -> Markup:
         """The curves as inline SVG, with a mark at a threshold."""
@@ -135,7 +180,7 @@ class Sweep:
         ]
         marks = [] if threshold is None else [Mark(number(threshold), threshold)]
         chart = line_chart(
-            short(self.column, 60), lines, "threshold", "share that stays",
+            short(self.column, 60), lines, self.meaning or "threshold", "share that stays",
             marks=marks, y_range=(0.0, 1.0), percent=True,
         )  # fmt: skip
         return Markup('<div class="sluice-sweep">{}</div>').format(chart)
@@ -188,6 +233,10 @@ def _figures(rows: Iterable[Mapping[str, Any]], pictures: Mapping[int, bytes]) -
     return found
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}\u00a0%"
+
+
 def _note(text: str) -> str:
     return f'<div class="sluice-note">{html.escape(text)}</div>'
 
@@ -197,7 +246,7 @@ def open_sweep(version: str, column: str, points: int, scores: Mapping[str, str]
     dataset = open_version(version)
     source, folders = _folders(dataset, scores)
     shards = sorted(dataset.shards)
-    names = _needed(column, source, folders, shards)
+    names, told = _needed(column, source, folders, shards)
     chosen = {scorer: found[0] for scorer, found in folders.items()}
     values: list[Floats] = [np.empty(0)]
     ids: list[Ids] = [np.empty(0, np.int64)]
@@ -212,7 +261,7 @@ def open_sweep(version: str, column: str, points: int, scores: Mapping[str, str]
         rows += len(good)
     value, identifier = np.concatenate(values), np.concatenate(ids)
     order = np.argsort(value, kind="stable")
-    return Sweep(dataset, column, rows, points, value[order], identifier[order])
+    return Sweep(dataset, column, rows, points, value[order], identifier[order], told)
 
 
 def open_version(version: str) -> Dataset:
@@ -246,10 +295,13 @@ def _folders(dataset: Dataset, scores: Mapping[str, str]) -> tuple[str, dict[str
 
 def _needed(
     column: str, source: str, folders: Mapping[str, list[str]], shards: list[int]
-) -> list[str]:
-    """The columns an expression reads, by full name; it is checked before anything is read."""
+) -> tuple[list[str], str]:
+    """The columns an expression reads, by full name, and what its numbers mean.
+
+    It is checked before anything is read.
+    """
     if not shards:
-        return []
+        return [], ""
     chosen = {scorer: found[0] for scorer, found in folders.items()}
     schemas = columns.column_schemas(source, chosen, shards[0])
     check_number("the sweep", column, schemas)
@@ -261,7 +313,14 @@ def _needed(
                 f"{source} has {len(several)} score folders of {scorer!r}",
                 f"give scores={{{scorer!r}: ...}}, one of {', '.join(several)}",
             )
-    return list(names)
+    return list(names), meaning(column, schemas)
+
+
+def _with_facts(table: pa.Table, dataset: Dataset, ids: Ids) -> pa.Table:
+    facts = facts_of(dataset, ids)
+    for name in facts.column_names:
+        table = table.append_column(name, facts[name])
+    return table
 
 
 def facts_of(dataset: Dataset, ids: Ids) -> pa.Table:

@@ -1,7 +1,11 @@
-"""A grid of thumbnails for a notebook. Captions come from the web: everything is escaped."""
+"""Thumbnails as a grid for a notebook, and as a strip for it and for reports.
+
+Captions come from the web: everything is escaped.
+"""
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 CAPTION = 90  # characters under a thumbnail
 
@@ -15,6 +19,55 @@ background:rgba(128,128,128,.12);border-radius:6px;overflow:hidden}
 .sluice-hits b{font-variant-numeric:tabular-nums}
 .sluice-note{font:12px system-ui,sans-serif;opacity:.7}
 </style>"""
+
+# Of a page that has such variables, the colours are its own.
+STRIP_STYLE = """
+.film{display:flex;gap:4px;overflow-x:auto;list-style:none;margin:6px 0;padding:0 0 4px}
+.film>li{flex:1 0 64px;width:64px;max-width:96px;font-size:11px;line-height:1.3;
+border-top:3px solid var(--soft,#777);padding-top:3px}
+.film>.in{border-color:var(--stay,#1b7f5f)}.film>.out{border-color:var(--go,#c4501b)}
+.film>.cut{border-left:2px dashed var(--ink,currentColor);padding-left:5px;margin-left:1px}
+.film b{display:block;font-weight:600;font-variant-numeric:tabular-nums;white-space:nowrap}
+.film i{display:block;font-style:normal;opacity:.75;white-space:nowrap}
+.film .p{display:block;margin-top:4px}
+.film .p img,.film .p>u{display:block;width:100%;aspect-ratio:1;object-fit:contain;
+border-radius:4px;background:rgba(128,128,128,.12);text-decoration:none}
+.film .p bdi{display:-webkit-box;-webkit-box-orient:vertical;-webkit-line-clamp:2;line-clamp:2;
+overflow:hidden;overflow-wrap:anywhere;font-size:10px;opacity:.8;height:2.6em}
+"""
+
+
+class Frame(NamedTuple):
+    """A step of a strip: its score, shares at it, and pictures (data URI or None, uid, caption).
+
+    kept: whether this score passes the threshold; None where there is no threshold.
+    """
+
+    score: str
+    shares: Sequence[str]
+    pictures: list[tuple[str | None, str, str]]
+    kept: bool | None = None
+
+
+def strip(frames: Sequence[Frame]) -> str:
+    """The frames side by side; a dashed line where the threshold lies. Wants STRIP_STYLE."""
+    items: list[str] = []
+    for place, frame in enumerate(frames):
+        side = {True: "in", False: "out", None: ""}[frame.kept]
+        cut = " cut" if place and frames[place - 1].kept != frame.kept else ""
+        told = "".join(f"<i>{html.escape(share)}</i>" for share in frame.shares)
+        shown = "".join(_picture(*picture) for picture in frame.pictures)
+        items.append(f'<li class="{side}{cut}"><b>{html.escape(frame.score)}</b>{told}{shown}</li>')
+    return f'<ul class="film" tabindex="0">{"".join(items)}</ul>'
+
+
+def _picture(uri: str | None, uid: str, caption: str) -> str:
+    words = html.escape(short(caption, CAPTION), quote=True)
+    shown = (
+        f'<img src="{uri}" alt="{words or "no caption"}" decoding="async">' if uri else "<u></u>"
+    )
+    title = html.escape(f"{uid}\n{short(caption, 500)}", quote=True)
+    return f'<span class="p" title="{title}">{shown}<bdi>{words}</bdi></span>'
 
 
 def figure(uri: str | None, uid: str, value: str, caption: str) -> str:

@@ -3,7 +3,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.curves import CURVE, sweep, sweep_near
+from curation.curves import CURVE, EACH, STRIP, steps, sweep, sweep_near, sweep_radius
 from curation.dedup import EDGES, edge_nodes
 from curation.rules import apply_rules
 from curation.rules_settings import DedupSettings, NearSettings, RuleSettings
@@ -58,3 +58,38 @@ def test_near_duplicates_are_chosen_anew_at_each_threshold() -> None:
     passing[nodes == 1] = False  # what a rule dropped is not dropped again
     assert sweep_near(edges, passing, priority, 9, dedup, points=2)["survivors"][0].as_py() == 8
     assert sweep_near(edges, passing, priority, 9, DedupSettings(near=())).num_rows == 0
+
+
+def test_radii_are_chosen_anew_and_equal_what_the_choice_says() -> None:
+    rows = [(0, 1, "perceptual", 1 - 2 / 64), (1, 2, "perceptual", 1 - 5 / 64)]
+    edges = pa.table([pa.array(column) for column in zip(*rows, strict=True)], schema=EDGES)
+    passing, priority = np.ones(3, bool), np.array([3.0, 2.0, 1.0])
+    dedup = DedupSettings(near=(), radius=4, radius_floor=6)
+    curve = sweep_radius(edges, passing, priority, 3, dedup)
+    assert curve.schema.equals(CURVE)
+    assert curve["threshold"].to_pylist() == list(range(7))
+    # row 1 goes from 2 bits on; row 2 is close to row 1 alone, which is not kept then
+    assert curve["survivors"].to_pylist() == [3, 3, 2, 2, 2, 2, 2]
+    assert sweep_radius(edges, passing, priority, 3, DedupSettings.none()).num_rows == 0
+
+
+@given(st.lists(st.integers(0, 50), max_size=200), st.integers(1, 5))
+def test_steps_go_up_once_through_the_scores(values: list[int], each: int) -> None:
+    ranked = np.sort(np.array(values, np.float64))
+    found = steps(ranked, each)
+    assert len(found) <= len(STRIP)
+    assert bool(found) == bool(values)
+    scores = [step.score for step in found]
+    assert scores == sorted(set(scores))
+    places = [place for step in found for place in range(step.start, step.stop)]
+    assert places == sorted(set(places)) and all(0 <= place < len(values) for place in places)
+    for step in found:
+        assert 0 < step.stop - step.start <= each
+        assert step.score in ranked[step.start : step.stop]
+
+
+def test_many_scores_give_every_step() -> None:
+    found = steps(np.arange(100_000.0))
+    assert [step.stop - step.start for step in found] == [EACH] * len(STRIP)
+    assert found[0].score == 0 and found[-1].score == 99_999
+    assert steps(np.zeros(1000)) == [(0.0, 0, EACH)]

@@ -41,6 +41,26 @@ def test_the_curve_counts_what_would_stay(made) -> None:
     assert "<svg" in page and "2 have no score" in page
 
 
+def test_a_notebook_shows_samples_by_score_above_the_curve(made) -> None:
+    swept = curation.sweep(made.url, "similarity")
+    table = swept.by_score(2).to_pandas()
+    assert table["score"].is_monotonic_increasing and not table["id"].duplicated().any()
+    assert {table["score"].min(), table["score"].max()} == {0.0, 0.9}
+    for row in table.to_dict("records"):
+        assert row["at_least_share"] == swept.kept(row["threshold"])
+    page = swept._repr_html_()
+    assert page.index('class="film"') < page.index("<svg")
+    assert page.count("data:image/webp") == len(swept.by_score())
+    assert "&lt;b&gt;6" in page and "<b>6" not in page and "\x1b" not in page
+    assert "0.8</b><i>≥ 20\u00a0%</i><i>≤ 70\u00a0%</i>" in page
+
+
+def test_a_sweep_says_its_units(made, maker) -> None:
+    assert curation.sweep(made.url, "rows.bytes").meaning == "bytes"
+    assert "rows.width (pixels) of 10 samples" in repr(curation.sweep(made.url, "rows.width"))
+    assert curation.sweep(made.url, "similarity").meaning == ""  # its file says nothing
+
+
 @pytest.mark.parametrize("name", ["{store}/pool", "{store}/pool@{digest}", "{url}"])
 def test_both_sides_of_a_threshold(made, name: str) -> None:
     version = name.format(store=made.store, digest=made.digest, url=made.url)
