@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from flows.report import (
     funnel,
     galleries,
     provenance,
+    rungs,
     thresholds,
     training,
 )
@@ -22,6 +24,7 @@ from flows.report.evaluation import Answer, Evaluation
 from flows.report.funnel import Funnel
 from flows.report.galleries import Gallery, Strip
 from flows.report.provenance import Ancestor, Time
+from flows.report.rungs import Rung
 from flows.report.samples import Tile, clean, load_samples, shuffled
 from flows.report.scores import Scores
 from flows.report.thresholds import Threshold
@@ -53,6 +56,7 @@ class Report:
     kept: Strip | None = None
     galleries: Sequence[Gallery] = ()
     thresholds: Sequence[Threshold] = ()
+    rungs: Sequence[Rung] = ()
     duplicates: Duplicates | None = None
     leaks: Sequence[Leaks] = ()
     canaries: Canaries | None = None
@@ -63,12 +67,21 @@ class Report:
         for gallery in self.galleries:
             for strip in gallery.strips:
                 tiles += [*strip.tiles, *(tile for pair in strip.pairs for tile in pair)]
+        for strip in (strip for rung in self.rungs for strip in rung.strips):
+            tiles += [tile for pair in strip.pairs for tile in pair]
         for group in self.duplicates.groups if self.duplicates else ():
             tiles += [group.kept, *group.members]
         for row in self.canaries.rows if self.canaries else ():
             tiles += [*row.missed, *row.wrong]
         tiles += self.fractals
         return (tile.place for tile in tiles if tile.place is not None)
+
+    def step_places(self) -> Iterator[Place]:
+        """The small pictures of the strips; of every step one before any has two."""
+        steps = [step.tiles for threshold in self.thresholds for step in threshold.steps]
+        for tile in (tile for row in zip_longest(*steps) for tile in row):
+            if tile is not None and tile.place is not None:
+                yield tile.place
 
 
 def collect(store: str, context: ReportContext) -> Report:
@@ -108,6 +121,7 @@ def collect(store: str, context: ReportContext) -> Report:
         kept=galleries.kept_strip(samples),
         galleries=galleries.galleries(samples, counts, scores),
         thresholds=thresholds.thresholds(samples, scores, planted),
+        rungs=rungs.rungs(samples, scores),
         duplicates=duplicates.duplicates(samples),
         canaries=found,
     )

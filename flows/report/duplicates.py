@@ -1,14 +1,15 @@
 """Groups of duplicates around the sample that was kept, and pairs just too far apart."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.contamination import FOUND_BY
-from curation.dedup import PERCEPTUAL_KIND
+from curation.dedup import EDGES_FILE, PERCEPTUAL_KIND
 from curation.rules_settings import DUPLICATES, EXACT, NEAR, PIXELS
 from flows.report.context import ReportContext
 from flows.report.samples import Samples, Tile
@@ -18,6 +19,8 @@ from infra.dataset import read_table
 SAME = {EXACT: "same bytes", PIXELS: "same pixels"}
 GROUPS = 12
 MEMBERS = 9  # pictures shown of one group
+
+Pair = tuple[int, int, float]  # positions of two rows, and their similarity
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def _group(samples: Samples, kept: int, members: list[int]) -> Group:
     return Group(samples.tile(kept, "", "kept"), tiles, len(members) + 1)
 
 
-def near_misses(samples: Samples, reason: str, count: int) -> list[tuple[int, int, float]]:
+def near_misses(samples: Samples, reason: str, count: int) -> list[Pair]:
     """Pairs below the threshold of their kind, closest first, of which both rows are kept.
 
     reason: of near-duplicates, by the first search, or of perceptual ones.
@@ -117,16 +120,38 @@ def near_misses(samples: Samples, reason: str, count: int) -> list[tuple[int, in
     dedup = samples.dedup
     if edges is None or (reason == NEAR and not dedup.near):
         return []
-    rung = DUPLICATES.index(reason)
     kind = dedup.near[0].vectors if reason == NEAR else PERCEPTUAL_KIND
-    wanted = (pc.field("kind") == kind) & (pc.field("similarity") < dedup.thresholds[rung])
-    table = read_table(edges.path("edges.parquet")).filter(wanted)
-    table = table.sort_by([("similarity", "descending")])
-    found = []
-    for batch in table.to_batches(max_chunksize=1024):
+    table = read_table(edges.path(EDGES_FILE)).filter(pc.field("kind") == kind)
+    threshold = dedup.thresholds[DUPLICATES.index(reason)]
+    return pairs_beside(samples, table, threshold, count)[0]
+
+
+def pairs_beside(
+    samples: Samples, edges: pa.Table, threshold: float, count: int
+) -> tuple[list[Pair], list[Pair]]:
+    """Pairs just below a threshold of which both rows are kept, and just above; closest first.
+
+    edges: of one kind.
+    """
+    similarity = pc.field("similarity")
+    below = edges.filter(similarity < threshold).sort_by([("similarity", "descending")])
+    above = edges.filter(similarity >= threshold).sort_by([("similarity", "ascending")])
+    kept = samples.kept
+    return (
+        _first(samples, below, count, lambda a, b: bool(kept[a] and kept[b])),
+        _first(samples, above, count, lambda a, b: bool(kept[a] or kept[b])),
+    )
+
+
+def _first(
+    samples: Samples, edges: pa.Table, count: int, wanted: Callable[[int, int], bool]
+) -> list[Pair]:
+    """The first pairs whose rows are both looked at, and are wanted."""
+    found: list[Pair] = []
+    for batch in edges.to_batches(max_chunksize=1024):
         for edge in batch.to_pylist():
             a, b = samples.by_id.get(edge["a"]), samples.by_id.get(edge["b"])
-            if a is not None and b is not None and samples.kept[a] and samples.kept[b]:
+            if a is not None and b is not None and wanted(a, b):
                 found.append((a, b, edge["similarity"]))
                 if len(found) == count:
                     return found

@@ -1,5 +1,6 @@
 """The page: one template, one style sheet, everything inside one file."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from markupsafe import Markup
 from flows.report.collect import Report, collect
 from flows.report.context import ReportContext
 from flows.report.evaluation import signed
-from flows.report.thumbnails import thumbnails
+from flows.report.thresholds import Step
+from flows.report.thumbnails import STEPS, Place, thumbnails
+from indexes.grid import STRIP_STYLE, Frame, strip
 from infra import charts, filesystem
 from infra.filesystem import join
 from infra.progress import duration
@@ -33,8 +36,22 @@ def write_report(store: str, context: ReportContext) -> str:
 
 def render(report: Report) -> str:
     """The page of a run as HTML."""
-    pictures = thumbnails(report.places())
-    return fill("template.html.jinja", report=report, pictures=pictures)
+    small = thumbnails(report.step_places(), STEPS)
+    return fill(
+        "template.html.jinja",
+        report=report,
+        pictures=thumbnails(report.places()),
+        film=lambda steps: film(steps, small),
+    )
+
+
+def film(steps: Sequence[Step], pictures: Mapping[Place, str]) -> Markup:
+    """Samples by score side by side, each step with the share that passes at it."""
+    frames: list[Frame] = []
+    for step in steps:
+        tiles = [(t.place and pictures.get(t.place), t.uid, t.caption) for t in step.tiles]
+        frames.append(Frame(step.score, [percent(step.share)], tiles, step.kept))
+    return Markup(strip(frames))  # it has escaped every word
 
 
 def fill(template: str, **values: Any) -> str:
@@ -55,7 +72,7 @@ def fill(template: str, **values: Any) -> str:
         "signed": signed,
         "words": lambda name: name.replace("_", " "),
     }
-    style = Markup((HERE / "style.css").read_text(encoding="utf-8"))  # ours, not a caption
+    style = Markup((HERE / "style.css").read_text(encoding="utf-8") + STRIP_STYLE)  # no caption
     return environment.get_template(template).render(style=style, **values)
 
 

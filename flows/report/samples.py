@@ -90,6 +90,18 @@ class Samples:
     def by_id(self) -> Mapping[int, int]:
         return {int(identifier): place for place, identifier in enumerate(self.id)}
 
+    @cached_property
+    def uid_rank(self) -> np.ndarray:
+        """int64: the place of each row by its uid, which orders rows of equal scores."""
+        rank = np.empty(len(self.uid), np.int64)
+        rank[np.argsort(self.uid.astype(str), kind="stable")] = np.arange(len(rank))
+        return rank
+
+    @cached_property
+    def pictured(self) -> np.ndarray:
+        """bool: whether the row holds a picture; of a row rejected at ingest nothing is kept."""
+        return self._array("status") == "ok"
+
     @property
     def rules(self) -> list[RuleSettings]:
         return judged_rules(self.verdicts, self.context.recipe.get("curate"))

@@ -1,53 +1,97 @@
-"""Threshold curves: how many samples would survive each rule at another threshold."""
+"""Thresholds: samples by score, and how many would survive each rule at another threshold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.compute as pc
 from markupsafe import Markup
 
-from curation.curves import sweep_near
-from curation.dedup import EDGES_FILE, edge_nodes
-from curation.rules_settings import DUPLICATES, NEAR, RuleSettings
-from flows.report.galleries import NEAR_KEY
-from flows.report.samples import Samples
+from curation.curves import steps
+from curation.rules import meaning
+from curation.rules_settings import RuleSettings
+from flows.report.samples import Samples, Tile
 from flows.report.scores import Scores
-from infra import artifacts, charts
+from infra import charts
 from infra.charts import label, number
-from infra.dataset import read_table
 
 STEPS = 120  # thresholds tried on a curve
-NEAR_STEPS = 40  # the same for near-duplicates, where each is a choice made anew
-PAIRS = 200_000  # more pairs than this take too long to choose from that often
 SKEW = 8  # of a score's 99 % quantile over its median, from which its axis is logarithmic
 
 
 @dataclass(frozen=True)
+class Step:
+    """A few samples of about one score, and the share of all samples that passes at it."""
+
+    score: str
+    share: float
+    kept: bool
+    tiles: Sequence[Tile]
+
+
+@dataclass(frozen=True)
 class Threshold:
-    """The curve of one bound."""
+    """One bound: what it bounds, samples by that score, and its curve."""
 
     reason: str
+    bound: str  # in words
+    meaning: str  # units and polarity, "" where they are not known
+    share: float  # that passes at the bound
     change: str  # the key of --set that moves it
+    steps: Sequence[Step]
     chart: Markup
 
 
 def thresholds(
     samples: Samples, scores: Scores, planted: Mapping[str, np.ndarray]
 ) -> list[Threshold]:
-    """A curve for every bound of a rule, and one for near-duplicates.
+    """One for every bound of a rule.
 
     planted[reason]: bool [rows], rows planted with the defect that the rule is to find.
     """
-    found = [
-        _rule_curve(rule, bound, scores.values[rule.reason], planted.get(rule.reason))
+    return [
+        _threshold(samples, scores, rule, bound, planted.get(rule.reason))
         for rule in samples.rules
         if rule.reason in scores.values
         for bound in ("min", "max")
         if getattr(rule, bound) is not None
     ]
-    near = _near_curve(samples, scores)
-    return [*found, near] if near else found
+
+
+def _threshold(
+    samples: Samples, scores: Scores, rule: RuleSettings, bound: str, planted: np.ndarray | None
+) -> Threshold:
+    values, chosen = scores.values[rule.reason], float(getattr(rule, bound))
+    within = _within_other(rule, bound, values)
+    moved = bound if rule.top is None else "top"
+    said = f"at {'least' if bound == 'min' else 'most'} {number(chosen)}"
+    return Threshold(
+        rule.reason,
+        said if rule.top is None else f"{said}, the top {100 * rule.top:g}\u00a0%",
+        meaning(str(rule.score), scores.schemas),
+        float(survivors(within, np.array([chosen]), bound)[0]),
+        f"curate.rules.{rule.reason}.{moved}",
+        _steps(samples, values, within, bound, chosen),
+        _curve(rule, bound, within, chosen, planted),
+    )
+
+
+def _steps(
+    samples: Samples, values: np.ndarray, within: np.ndarray, bound: str, chosen: float
+) -> list[Step]:
+    """Samples along their scores, lowest first; of equal scores the lowest uids."""
+    order = np.lexsort((samples.uid_rank, values))
+    order = order[np.isfinite(values[order]) & samples.pictured[order]]
+    found = steps(values[order])
+    shares = survivors(within, np.array([step.score for step in found]), bound)
+    return [
+        Step(
+            number(step.score),
+            float(share),
+            step.score >= chosen if bound == "min" else step.score <= chosen,
+            [samples.tile(int(i)) for i in order[step.start : step.stop]],
+        )
+        for step, share in zip(found, shares, strict=True)
+    ]
 
 
 def survivors(values: np.ndarray, grid: np.ndarray, bound: str) -> np.ndarray:
@@ -58,11 +102,10 @@ def survivors(values: np.ndarray, grid: np.ndarray, bound: str) -> np.ndarray:
     return passing / max(len(values), 1)
 
 
-def _rule_curve(
-    rule: RuleSettings, bound: str, values: np.ndarray, planted: np.ndarray | None
-) -> Threshold:
-    chosen = float(getattr(rule, bound))
-    values = _within_other(rule, bound, values)
+def _curve(
+    rule: RuleSettings, bound: str, values: np.ndarray, chosen: float, planted: np.ndarray | None
+) -> Markup:
+    """The share that passes against the threshold. values: NaN where the other bound fails."""
     low, high, log = _range(values, chosen)
     grid = np.geomspace(low, high, STEPS) if log else np.linspace(low, high, STEPS)
     lines = [charts.Line("all samples", grid, survivors(values, grid, bound), 1)]
@@ -72,7 +115,7 @@ def _rule_curve(
         lines.append(charts.Line("planted", grid, survivors(defect, grid, bound), 2))
         rugs.append(charts.Rug("", defect[(defect >= low) & (defect <= high)], 2))
     side = "at least" if bound == "min" else "at most"
-    chart = charts.line_chart(
+    return charts.line_chart(
         label(rule.reason),
         lines,
         f"{rule.score}, {side}",
@@ -84,8 +127,6 @@ def _rule_curve(
         log_x=log,
         percent=True,
     )
-    moved = bound if rule.top is None else "top"
-    return Threshold(rule.reason, f"curate.rules.{rule.reason}.{moved}", chart)
 
 
 def _within_other(rule: RuleSettings, bound: str, values: np.ndarray) -> np.ndarray:
@@ -110,38 +151,3 @@ def _range(values: np.ndarray, chosen: float) -> tuple[float, float, bool]:
             return min(first, chosen / 1.5), max(last, chosen * 1.5), True
     margin = 0.05 * max(high - low, abs(chosen - low), abs(chosen - high)) or 1.0
     return min(low, chosen - margin), max(high, chosen + margin), False
-
-
-def _near_curve(samples: Samples, scores: Scores) -> Threshold | None:
-    """Survivors of deduplication at each threshold of the first search by embedding."""
-    context, settings = samples.context, samples.dedup
-    edges = artifacts.load(context.edges) if context.edges else None
-    priority = scores.priority
-    if edges is None or priority is None or not settings.near or not samples.whole:
-        return None
-    table = read_table(edges.path(EDGES_FILE))
-    if table.num_rows > PAIRS:
-        return None
-    passing = samples.kept | np.isin(samples.reason, DUPLICATES)
-    rows = np.searchsorted(samples.id, edge_nodes(table))
-    curve = sweep_near(
-        table, passing[rows], priority[rows], int(passing.sum()), settings, NEAR_STEPS
-    )
-    search = settings.near[0]
-    near = table.filter(pc.field("kind") == search.vectors)["similarity"].to_numpy()
-    chart = charts.line_chart(
-        label(NEAR),
-        [
-            charts.Line(
-                "of the samples that pass all rules",
-                curve["threshold"].to_numpy(),
-                curve["survivors"].to_numpy() / max(int(passing.sum()), 1),
-            )
-        ],
-        f"{search.vectors} similarity to a kept sample, below",
-        "share that passes",
-        marks=[charts.Mark(number(search.threshold), search.threshold)],
-        rugs=[charts.Rug("pairs", near, 6)],
-        percent=True,
-    )
-    return Threshold(NEAR, NEAR_KEY, chart)

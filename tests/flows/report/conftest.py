@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from curation.curate import CurateWork, curate_draft
 from curation.dedup import EDGES
 from curation.rules_settings import DedupSettings, NearSettings, RuleSettings
+from curation.units import BETTER, column
 from curation.verdicts import VerdictsWork, verdicts_draft
 from flows.report import ReportContext
 from infra import artifacts
@@ -42,7 +43,12 @@ RULES = (
     RuleSettings(reason="evaluation_leak", score="contamination.eval_similarity", max=0.95),
     RuleSettings(reason="mismatched_caption", score="clip.margin", min=0.1),
 )
-DEDUP = DedupSettings(near=(NearSettings(threshold=0.95, floor=0.85),))
+DEDUP = DedupSettings(
+    near=(
+        NearSettings(threshold=0.95, floor=0.85),
+        NearSettings(vectors="clip/image", threshold=0.97, floor=0.9),
+    )
+)
 KINDS = (
     "mismatched_caption", "exact_duplicate", "near_duplicate", "corrupt", "blank", "too_small",
     "evaluation_leak",
@@ -161,8 +167,8 @@ def make_dataset(store: str, name: str, planned: Sequence[Row]) -> Artifact:
 
 
 COLUMNS = {
-    "image": pa.schema([("decode_error", pa.string()), ("entropy", pa.float64())]),
-    "clip": pa.schema([("margin", pa.float64())]),
+    "image": pa.schema([("decode_error", pa.string()), column("entropy", pa.float64(), "bits")]),
+    "clip": pa.schema([column("margin", pa.float64(), "nats", BETTER)]),
     "contamination": pa.schema([("eval_similarity", pa.float32()), ("eval_uid", pa.string())]),
 }
 
@@ -216,6 +222,10 @@ def make_edges(pool: Artifact, planned: Sequence[Row]) -> Artifact:
             kind = "exact" if exact else "descriptor/pixels"
             twin = planned[entry.twin]
             edges.append({"a": twin.id, "b": entry.id, "kind": kind, "similarity": similarity})
+            if not exact:
+                bits = int(rng.integers(8, 12))
+                more = {"perceptual": 1 - bits / 64, "clip/image": 0.94 + 0.05 * rng.random()}
+                edges += [edges[-1] | {"kind": k, "similarity": s} for k, s in more.items()]
     table = pa.Table.from_pylist(edges, EDGES).sort_by([("a", "ascending")])
     file = write_table(url, "edges.parquet", table)
     return commit(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.contamination import FOUND_BY
-from curation.rules_settings import DUPLICATES, EXACT, NEAR, RuleSettings
+from curation.rules_settings import DUPLICATES, NEAR, RuleSettings
 from flows.report import ReportContext
 from flows.report import evaluation as evaluations
 from flows.report.canaries import canaries, read_key
@@ -21,6 +21,7 @@ from flows.report.funnel import funnel, rule_text
 from flows.report.galleries import galleries, violation
 from flows.report.provenance import provenance, settings_yaml
 from flows.report.provenance import time as times
+from flows.report.rungs import rungs
 from flows.report.samples import Samples, clean, load_samples, spread
 from flows.report.scores import Scores
 from flows.report.thresholds import survivors, thresholds
@@ -124,7 +125,7 @@ def test_duplicates_have_kept_twins(samples: Samples) -> None:
     found = duplicates(samples)
     assert found is not None
     assert found.recall == 1.0
-    assert found.dropped == len(samples.dropped_for(EXACT)) + len(samples.dropped_for(NEAR))
+    assert found.dropped == sum(len(samples.dropped_for(reason)) for reason in DUPLICATES)
     assert sum((size - 1) * count for size, count in found.sizes) == found.dropped
     assert [group.size for group in found.groups] == sorted(
         (group.size for group in found.groups), reverse=True
@@ -175,8 +176,47 @@ def test_every_bound_has_a_curve(samples: Samples, scores: Scores) -> None:
     found = thresholds(samples, scores, {})
     keys = [f"curate.rules.{name}.min" for name in ("too_small", "blank")]
     keys += ["curate.rules.evaluation_leak.max", "curate.rules.mismatched_caption.min"]
-    assert [threshold.change for threshold in found] == [*keys, "curate.dedup.near.0.threshold"]
-    assert f">{number(0.95)}</text>" in found[-1].chart
+    assert [threshold.change for threshold in found] == keys
+    assert f">{number(0.1)}</text>" in found[-1].chart
+    assert [threshold.meaning for threshold in found] == [
+        "rows.height: pixels; rows.width: pixels", "bits", "", "nats, higher is better",
+    ]  # fmt: skip
+
+
+def test_samples_by_score_on_both_sides_of_every_bound(samples: Samples, scores: Scores) -> None:
+    for item in thresholds(samples, scores, {}):
+        rule = next(rule for rule in samples.rules if f".{rule.reason}." in item.change)
+        values = scores.values[rule.reason]
+        passes = values >= rule.min if rule.min is not None else values <= rule.max
+        assert item.share == pytest.approx(passes.mean())
+        shown = [values[samples.positions[t.uid]] for step in item.steps for t in step.tiles]
+        assert shown == sorted(shown)
+        assert {step.kept for step in item.steps} == {True, False}
+        shares = [step.share for step in item.steps]
+        assert shares == sorted(shares, reverse=rule.min is not None)
+        assert all(tile.place is not None for step in item.steps for tile in step.tiles)
+
+
+def test_every_rung_with_a_threshold_has_a_curve_and_pairs(
+    samples: Samples, scores: Scores
+) -> None:
+    found = rungs(samples, scores)
+    near = [f"curate.dedup.near.{place}.threshold" for place in (0, 1)]
+    assert [rung.change for rung in found] == ["curate.dedup.radius", *near]
+    for rung, mark in zip(found, ("8", "0.95", "0.97"), strict=True):
+        assert f">{mark}</text>" in rung.chart
+        strips = {strip.title: strip.pairs for strip in rung.strips}
+        assert {tile.note for pair in strips["Just far enough apart"] for tile in pair} == {"kept"}
+        for first, second in strips["Just close enough"]:
+            assert {first.note, second.note} == {"kept", "dropped"}
+    assert rungs(replace(samples, context=replace(samples.context, edges=None)), scores) == []
+
+
+def test_a_sampled_pool_has_pairs_without_a_curve(samples: Samples, scores: Scores) -> None:
+    part = replace(samples, shards=samples.shards[:2])
+    found = rungs(part, scores)
+    assert len(found) == 3 and not any(rung.chart for rung in found)
+    assert all(rung.strips for rung in found)
 
 
 def test_canaries_name_the_mistakes(made: Made, samples: Samples, scores: Scores) -> None:

@@ -7,8 +7,7 @@ from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
 from flows.report import ReportContext
-from flows.report import thumbnails as module
-from flows.report.thumbnails import EDGE, Place, thumbnails
+from flows.report.thumbnails import TILES, Budget, Place, thumbnails
 
 Made = tuple[str, ReportContext]
 
@@ -17,7 +16,7 @@ def test_pictures_are_at_most_96_pixels(made: Made) -> None:
     place = Place(made[1].pool or "", 0, 0)
     uri = thumbnails([place])[place]
     image = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
-    assert max(image.size) <= EDGE
+    assert max(image.size) <= TILES.edge
 
 
 def test_only_the_shards_needed_are_opened(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,12 +36,9 @@ def test_what_cannot_be_shown_is_left_out(made: Made, tmp_path: Path) -> None:
     assert thumbnails([rejected, beyond, nowhere]) == {}
 
 
-def test_the_page_has_a_limit(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_has_a_limit(made: Made) -> None:
     places = [Place(made[1].pool or "", 0, row) for row in range(10, 20)]
-    monkeypatch.setattr(module, "LIMIT", 4)
-    assert list(thumbnails(places)) == places[:4]
-    monkeypatch.setattr(module, "LIMIT", 100)
-    monkeypatch.setattr(module, "BYTES", 3000)
-    chosen = thumbnails(places)
+    assert list(thumbnails(places, Budget(96, 4, 10**6))) == places[:4]
+    chosen = thumbnails(places, Budget(96, 100, 3000))
     assert 0 < len(chosen) < len(places)
     assert sum(map(len, chosen.values())) <= 3000
