@@ -22,11 +22,12 @@ background:rgba(128,128,128,.12);border-radius:6px;overflow:hidden}
 
 # Of a page that has such variables, the colours are its own.
 STRIP_STYLE = """
-.film{display:flex;gap:4px;overflow-x:auto;list-style:none;margin:6px 0;padding:0 0 4px}
-.film>li{flex:1 0 64px;width:64px;max-width:96px;font-size:11px;line-height:1.3;
+.film{display:flex;gap:7px;overflow-x:auto;list-style:none;margin:6px 0;padding:0 0 4px}
+.film>li{flex:1 0 60px;width:60px;max-width:96px;font-size:11px;line-height:1.3;
 border-top:3px solid var(--soft,#777);padding-top:3px}
 .film>.in{border-color:var(--stay,#1b7f5f)}.film>.out{border-color:var(--go,#c4501b)}
-.film>.cut{border-left:2px dashed var(--ink,currentColor);padding-left:5px;margin-left:1px}
+.film>.cut{position:relative}.film>.cut::before{content:"";position:absolute;left:-5px;top:-3px;
+bottom:0;border-left:2px dashed var(--ink,currentColor)}
 .film b{display:block;font-weight:600;font-variant-numeric:tabular-nums;white-space:nowrap}
 .film i{display:block;font-style:normal;opacity:.75;white-space:nowrap}
 .film .p{display:block;margin-top:4px}

@@ -9,12 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.contamination import FOUND_BY
-from curation.dedup import EDGES_FILE, PERCEPTUAL_KIND
-from curation.rules_settings import DUPLICATES, EXACT, NEAR, PIXELS
+from curation.rules_settings import DUPLICATES, EXACT, PIXELS
 from flows.report.context import ReportContext
 from flows.report.samples import Samples, Tile
 from infra import artifacts
-from infra.dataset import read_table
 
 SAME = {EXACT: "same bytes", PIXELS: "same pixels"}
 GROUPS = 12
@@ -108,22 +106,6 @@ def _group(samples: Samples, kept: int, members: list[int]) -> Group:
         for i in order[:MEMBERS]
     ]
     return Group(samples.tile(kept, "", "kept"), tiles, len(members) + 1)
-
-
-def near_misses(samples: Samples, reason: str, count: int) -> list[Pair]:
-    """Pairs below the threshold of their kind, closest first, of which both rows are kept.
-
-    reason: of near-duplicates, by the first search, or of perceptual ones.
-    """
-    context = samples.context
-    edges = artifacts.load(context.edges) if context.edges else None
-    dedup = samples.dedup
-    if edges is None or (reason == NEAR and not dedup.near):
-        return []
-    kind = dedup.near[0].vectors if reason == NEAR else PERCEPTUAL_KIND
-    table = read_table(edges.path(EDGES_FILE)).filter(pc.field("kind") == kind)
-    threshold = dedup.thresholds[DUPLICATES.index(reason)]
-    return pairs_beside(samples, table, threshold, count)[0]
 
 
 def pairs_beside(

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from curation.rules_settings import EXACT, NEAR, PERCEPTUAL, PIXELS, RuleSettings
-from flows.report.duplicates import near_misses
 from flows.report.funnel import Funnel
 from flows.report.samples import Samples, Tile, shuffled
 from flows.report.scores import Scores
@@ -70,7 +69,7 @@ def galleries(samples: Samples, funnel: Funnel, scores: Scores) -> list[Gallery]
         rule = rules.get(loss.reason)
         change = change_key(rule) if rule else CHANGES.get(loss.reason, "")
         if loss.stage == "dedup":
-            strips = _pair_strips(samples, loss.reason)
+            strips = [_pair_strip(samples, loss.reason)]
         elif rule is not None and loss.reason in scores.leak_reasons and samples.context.held_out:
             strips = _leak_strips(samples, scores, loss.reason)
         elif rule is not None and loss.reason in scores.values:
@@ -148,21 +147,13 @@ def _leak_strips(samples: Samples, scores: Scores, reason: str) -> list[Strip]:
     ]
 
 
-def _pair_strips(samples: Samples, reason: str) -> list[Strip]:
+def _pair_strip(samples: Samples, reason: str) -> Strip:
+    """Pairs of any similarity; those beside the thresholds are for `rungs` to show."""
     dropped = np.array(
         [i for i in samples.dropped_for(reason) if samples.twin[i] in samples.positions], dtype=int
     )
     random = shuffled(samples.uid, dropped, PAIRS)
-    strips = [Strip("Dropped, at random", (), [_pair(samples, i) for i in random])]
-    if reason in (EXACT, PIXELS):
-        return strips
-    order = dropped[np.argsort(samples.similarity[dropped], kind="stable")]
-    strips.append(Strip("Just dropped", (), [_pair(samples, int(i)) for i in order[:PAIRS]]))
-    pairs = [
-        (samples.tile(a, "", "kept"), samples.tile(b, f"{similarity:.3f}", "kept"))
-        for a, b, similarity in near_misses(samples, reason, PAIRS)
-    ]
-    return [*strips, Strip("Just kept", (), pairs)]
+    return Strip("Dropped, at random", (), [_pair(samples, i) for i in random])
 
 
 def _pair(samples: Samples, position: int) -> tuple[Tile, Tile]:

@@ -28,8 +28,10 @@ class Rung:
     """A search for similar pairs. chart: "" where the choice cannot be made anew here."""
 
     title: str
-    meaning: str
+    compares: str
+    meaning: str  # units and polarity
     bound: str
+    pairs: int  # that the store holds, down to the floor
     change: str
     chart: Markup
     strips: Sequence[Strip]
@@ -77,11 +79,11 @@ def _rung(samples: Samples, scores: Scores, edges: pa.Table, search: _Search) ->
     hashes = search.place is None
     least = f"{samples.dedup.radius} bits at most" if hashes else f"at least {search.threshold:g}"
     return Rung(
-        label(PERCEPTUAL) if hashes else f"{label(NEAR)}: {search.kind}",
-        "bits of 64 in which pHash, and dHash, differ; lower is more alike"
-        if hashes
-        else "cosine; higher is more alike",
+        label(PERCEPTUAL if hashes else NEAR),
+        "pHash and dHash" if hashes else f"vectors {search.kind}",
+        "bits of 64, higher is less alike" if hashes else "cosine, higher is more alike",
         least,
+        mine.num_rows,
         search.change,
         _chart(samples, scores, edges, search),
         [strip for strip in strips if strip.pairs],
@@ -94,7 +96,8 @@ def _tiles(samples: Samples, pairs: Sequence[Pair], search: _Search) -> list[tup
     def tile(row: int, value: str = "") -> Tile:
         return samples.tile(row, value, "kept" if samples.kept[row] else "dropped")
 
-    return [(tile(a), tile(b, search.shown(similarity))) for a, b, similarity in pairs]
+    ordered = [(a, b, s) if samples.kept[a] else (b, a, s) for a, b, s in pairs]
+    return [(tile(a), tile(b, search.shown(similarity))) for a, b, similarity in ordered]
 
 
 def _chart(samples: Samples, scores: Scores, edges: pa.Table, search: _Search) -> Markup:
@@ -112,8 +115,11 @@ def _chart(samples: Samples, scores: Scores, edges: pa.Table, search: _Search) -
     else:
         curve, chosen = sweep_near(*given, STEPS, search.place), search.threshold
         words = f"{search.kind}, cosine of duplicates, at least"
-    shares = curve["survivors"].to_numpy() / max(int(passing.sum()), 1)
-    line = charts.Line("of the samples that pass all rules", curve["threshold"].to_numpy(), shares)
+    x, shares = curve["threshold"].to_numpy(), curve["survivors"].to_numpy()
+    shares = shares / max(int(passing.sum()), 1)
+    if search.place is None:  # between whole bits nothing changes
+        x, shares = np.repeat(x, 2)[1:], np.repeat(shares, 2)[:-1]
+    line = charts.Line("of the samples that pass all rules", x, shares)
     return charts.line_chart(
         label(PERCEPTUAL if search.place is None else NEAR),
         [line],

@@ -33,6 +33,7 @@ class Threshold:
     """One bound: what it bounds, samples by that score, and its curve."""
 
     reason: str
+    score: str
     bound: str  # in words
     meaning: str  # units and polarity, "" where they are not known
     share: float  # that passes at the bound
@@ -66,6 +67,7 @@ def _threshold(
     said = f"at {'least' if bound == 'min' else 'most'} {number(chosen)}"
     return Threshold(
         rule.reason,
+        str(rule.score),
         said if rule.top is None else f"{said}, the top {100 * rule.top:g}\u00a0%",
         meaning(str(rule.score), scores.schemas),
         float(survivors(within, np.array([chosen]), bound)[0]),

@@ -1,3 +1,4 @@
+import io
 import re
 import subprocess
 import sys
@@ -5,11 +6,19 @@ from dataclasses import fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from flows.report import ReportContext, write_report
 from flows.report.collect import collect
+from flows.report.galleries import Strip
 from flows.report.render import percent, render, size
+from flows.report.samples import Tile
+from flows.report.thresholds import Step
+from flows.report.thumbnails import STEPS, TILES, Place
+from infra.digests import generator
+from tests.flows.report import conftest
 
 VOID = {"meta", "link", "img", "br"}
 SECTIONS = 12
@@ -99,6 +108,43 @@ def test_pictures_are_small_and_described(page: Page, text: str) -> None:
         assert (picture["src"] or "").startswith("data:image/webp;base64,")
         assert picture["alt"]
     assert len(text) < 4_000_000
+
+
+def test_samples_stand_by_score_at_every_threshold(page: Page, text: str) -> None:
+    films = [ul for ul in page.all("ul") if ul.get("class") == "film"]
+    assert len(films) == 4  # of four rules with a bound
+    classes = [li.get("class") or "" for li in page.all("li")]
+    assert sum("cut" in each for each in classes) == 4  # one threshold in each
+    assert {"in", "out", "in cut", "out cut"} <= set(classes)
+    assert "nats, higher is better" in text
+
+
+def test_the_page_is_bounded_however_many_rules_and_however_noisy_the_pictures(
+    made: tuple[str, ReportContext], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conftest, "picture", noise)
+    rows = 20 * 39
+    pool = conftest.make_dataset(str(tmp_path), "noise", conftest.plan(1, rows))
+    tiles = [Tile(Place(pool.url, 0, row), f"{row:032x}", "words " * 26) for row in range(rows)]
+    report = collect(*made)
+    rules = [
+        replace(report.thresholds[0], steps=[
+            Step("1", 0.5, True, tiles[start : start + 3]) for start in range(rule, rule + 39, 3)
+        ])
+        for rule in range(0, rows, 39)
+    ]  # fmt: skip
+    strip = Strip("Kept", tiles[: TILES.pictures])
+    page = render(replace(report, thresholds=rules, rungs=(), galleries=(), kept=strip))
+    assert page.count("data:image/webp") > 300
+    assert len(page) < TILES.bytes + STEPS.bytes + 1_500_000
+    assert page.count("<u></u>") > 300  # beyond the budget a strip has placeholders
+
+
+def noise(number: int, defect: str) -> bytes:
+    image = Image.fromarray(generator(number, defect).integers(0, 256, (96, 96, 3), np.uint8))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
 def test_charts_are_described(page: Page) -> None:

@@ -7,16 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.contamination import FOUND_BY
-from curation.rules_settings import DUPLICATES, NEAR, RuleSettings
+from curation.rules_settings import DUPLICATES, RuleSettings
 from flows.report import ReportContext
 from flows.report import evaluation as evaluations
 from flows.report.canaries import canaries, read_key
-from flows.report.duplicates import Leaks, duplicates, leaks, near_misses
+from flows.report.duplicates import Leaks, duplicates, leaks, pairs_beside
 from flows.report.funnel import funnel, rule_text
 from flows.report.galleries import galleries, violation
 from flows.report.provenance import provenance, settings_yaml
@@ -30,6 +31,7 @@ from flows.report.training import read_metrics, training
 from infra import artifacts
 from infra.artifacts import Artifact, Part, Spec
 from infra.charts import number
+from infra.dataset import read_table
 
 Made = tuple[str, ReportContext]
 
@@ -149,15 +151,17 @@ def test_leaks_are_counted_for_each_evaluation_set(tmp_path: Path) -> None:
     assert leaks(ReportContext()) == []
 
 
-def test_near_misses_are_kept_pairs_below_the_threshold(samples: Samples) -> None:
-    found = near_misses(samples, NEAR, 5)
-    assert found
-    similarities = [similarity for _, _, similarity in found]
-    assert similarities == sorted(similarities, reverse=True)
-    for a, b, similarity in found:
-        assert samples.kept[a]
-        assert samples.kept[b]
-        assert similarity < samples.dedup.near[0].threshold
+def test_pairs_beside_a_threshold_come_closest_first(samples: Samples) -> None:
+    edges = read_table(f"{samples.context.edges}/edges.parquet")
+    near, threshold = samples.dedup.near[0].vectors, samples.dedup.near[0].threshold
+    below, above = pairs_beside(samples, edges.filter(pc.field("kind") == near), threshold, 5)
+    assert 0 < len(below) <= 5 and 0 < len(above) <= 5
+    for found, reverse in ((below, True), (above, False)):
+        similarities = [similarity for _, _, similarity in found]
+        assert similarities == sorted(similarities, reverse=reverse)
+    assert all(similarity < threshold and samples.kept[[a, b]].all() for a, b, similarity in below)
+    assert all(similarity >= threshold for *_, similarity in above)
+    assert all(samples.kept[[a, b]].sum() == 1 for a, b, _ in above)
 
 
 @given(
