@@ -2,10 +2,19 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from curation.heads.card import Polarity
 from curation.rules_settings import VectorName
+
+
+def _of_images(vectors: str) -> str:
+    if vectors.endswith("/text"):
+        raise ValueError("a head reads vectors of images, such as clip/image, not of captions")
+    return vectors
+
+
+ImageVectors = Annotated[VectorName, AfterValidator(_of_images)]
 
 
 class TrainHeadSettings(BaseModel):
@@ -15,7 +24,7 @@ class TrainHeadSettings(BaseModel):
 
     label: str = Field(description="column of labels: true, false, 0, 1; other numbers: regression")
     uid: str = Field("uid", description="column of uids")
-    vectors: VectorName = Field("clip/image", description="vectors it reads, as SCORER/VECTOR")
+    vectors: ImageVectors = Field("clip/image", description="vectors it reads, as SCORER/VECTOR")
     polarity: Polarity = Field(description="what a high score means")
     units: str | None = Field(None, description="of its score; a probability or the label's name")
     hidden: tuple[Annotated[int, Field(gt=0, le=4096)], ...] = Field(

@@ -1,8 +1,11 @@
 """Heads: a number from an embedding, by a small network from a safetensors file."""
 
 import functools
+import importlib.util
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +28,9 @@ class HeadScorer:
     in the column's metadata. file: as `curation.heads.file` reads it. made_by: what made the
     vectors (`embedding_name`). embedding, units, polarity: where the file does not say.
 
-    A head of another model's vectors is refused here, before any work: it gives numbers that look
-    like scores.
+    A head of another model's vectors, or over those of captions, is refused here, before any work:
+    it gives numbers that look like scores. So is one of another dimension, where the model's is
+    known by its name; else the first shard tells.
     """
 
     name: str
@@ -42,13 +46,21 @@ class HeadScorer:
     vectors = ()
 
     def __post_init__(self) -> None:
-        needed = self.head.card.embedding
+        card = self.head.card
+        needed = card.embedding
+        if self.vector.endswith("/text"):
+            raise SluiceError(
+                f"{self.name} is a head over {self.vector}, the vectors of captions; a head reads "
+                "those of images",
+                "leave `vectors` out, or name vectors of images such as clip/image",
+            )
         if not same_embedding(needed, self.made_by):
             raise SluiceError(
                 f"{self.file} is a head for vectors of {needed}, {self.vector} "
                 f"is of {self.made_by or 'an unknown model'}",
                 f"name a head for {self.vector}, or let the recipe's `filter` embed with {needed}",
             )
+        self._check_dimension(known_dimension(self.made_by) or card.dimension)
 
     @property
     def head(self) -> Head:
@@ -75,22 +87,40 @@ class HeadScorer:
         }
 
     def score(self, batch: Batch) -> Scores:
-        vectors, dimension = batch.vectors[self.vector], self.head.card.dimension
-        if vectors.shape[1] != dimension:
-            raise SluiceError(
-                f"{self.file} is a head for vectors of {dimension} numbers, {self.vector} has "
-                f"{vectors.shape[1]}",
-                "name the head of the model that made the vectors, or the other vectors",
-            )
+        vectors = batch.vectors[self.vector]
+        self._check_dimension(vectors.shape[1])
         positions = np.flatnonzero(vectors.any(axis=1))
         values = self.head.apply(vectors[positions])
         column = filled(len(batch), positions.tolist(), values, pa.float32())
         return Scores(pa.table([column], self.columns))
 
+    def _check_dimension(self, found: int) -> None:
+        if found != self.head.card.dimension:
+            raise SluiceError(
+                f"{self.file} is a head for vectors of {self.head.card.dimension} numbers, "
+                f"{self.vector} has {found}",
+                "name the head of the model that made the vectors, or the other vectors",
+            )
+
 
 @functools.lru_cache(maxsize=16)
 def _loaded(file: str, declared: Declared) -> Head:
     return load_head(file, declared)
+
+
+@functools.lru_cache(maxsize=16)
+def known_dimension(embedding: str) -> int | None:
+    """Numbers in a vector of a model of open_clip, by its name; None where the name does not say.
+
+    Reads the configuration in the package; open_clip itself takes seconds to import.
+    """
+    package = importlib.util.find_spec("open_clip")
+    folders = (package and package.submodule_search_locations) or ()
+    for folder in folders:
+        file = Path(folder, "model_configs", f"{embedding.partition('/')[0]}.json")
+        if file.is_file():
+            return int(json.loads(file.read_bytes())["embed_dim"])
+    return None
 
 
 def embedding_name(settings: Mapping[str, Any]) -> str:

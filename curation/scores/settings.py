@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from curation.heads.card import EMBEDDING, Polarity
+from curation.heads.settings import ImageVectors
 from curation.rules_settings import VectorName
 
 ScoreName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
@@ -39,7 +40,7 @@ class HeadSettings(_Settings):
 
     kind: Literal["head"]
     file: str = Field(description="safetensors file of the head, on any fsspec URL")
-    vectors: VectorName = Field("clip/image", description="vectors it reads, as SCORER/VECTOR")
+    vectors: ImageVectors = Field("clip/image", description="vectors it reads, as SCORER/VECTOR")
     embedding: str | None = Field(None, description=f"{EMBEDDING}; where the file does not say")
     units: str | None = Field(None, description="of its score, where the file does not say")
     polarity: Polarity | None = Field(None, description="where the file does not say")

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
+from curation.heads.settings import TrainHeadSettings
 from curation.score import Batch
 from curation.scores.clip import ClipScorer
-from curation.scores.head import HeadScorer, embedding_name
+from curation.scores.head import HeadScorer, embedding_name, known_dimension
 from curation.scores.reference import Given, Reference
 from curation.scores.registry import chosen_scorer
 from curation.scores.settings import HeadSettings
@@ -55,6 +57,25 @@ def test_vectors_of_another_size_are_refused(tmp_path: Path) -> None:
 def test_vectors_of_another_model_are_refused_before_any_work(tmp_path: Path, made_by: str) -> None:
     with pytest.raises(SluiceError, match=f"for vectors of {OPENAI}, clip/image is of"):
         scorer(tmp_path, made_by)
+
+
+def test_a_head_over_captions_is_refused_before_any_work(tmp_path: Path) -> None:
+    file = save(module("v1-l14"), tmp_path / "head.safetensors")
+    with pytest.raises(SluiceError, match="over clip/text, the vectors of captions"):
+        HeadScorer("beauty", file, "clip/text", OPENAI, **TOLD)
+    for settings in (HeadSettings, TrainHeadSettings):
+        with pytest.raises(ValidationError, match="vectors of images, such as clip/image"):
+            settings.model_validate(
+                {"kind": "head", "file": file, "label": "x", "vectors": "clip/text"}
+            )
+
+
+def test_a_head_of_another_dimension_is_refused_before_any_work(tmp_path: Path) -> None:
+    told = {**TOLD, "embedding": "ViT-B-32/openai"}  # which gives 512 numbers, the head takes 768
+    with pytest.raises(SluiceError, match="vectors of 768 numbers, clip/image has 512"):
+        scorer(tmp_path, "ViT-B-32/openai", **told)
+    assert known_dimension("ViT-L-14-quickgelu/openai") == 768
+    assert known_dimension("runs/filter/0123") is None and known_dimension("../../x") is None
 
 
 def test_the_same_head_is_the_same_score_wherever_its_card_is_told(tmp_path: Path) -> None:
