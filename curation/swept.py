@@ -244,7 +244,7 @@ def _note(text: str) -> str:
 def open_sweep(version: str, column: str, points: int, scores: Mapping[str, str]) -> Sweep:
     """See `curation.sweep`."""
     dataset = open_version(version)
-    source, folders = _folders(dataset, scores)
+    source, folders = score_folders(dataset, scores)
     shards = sorted(dataset.shards)
     names, told = _needed(column, source, folders, shards)
     chosen = {scorer: found[0] for scorer, found in folders.items()}
@@ -273,7 +273,7 @@ def open_version(version: str) -> Dataset:
     return open_dataset(store or ".", name)
 
 
-def _folders(dataset: Dataset, scores: Mapping[str, str]) -> tuple[str, dict[str, list[str]]]:
+def score_folders(dataset: Dataset, scores: Mapping[str, str]) -> tuple[str, dict[str, list[str]]]:
     """The version that holds a dataset's scores, and scorer -> its score folders there."""
     source, recorded = scores_of(dataset)
     if recorded:
@@ -293,6 +293,20 @@ def _folders(dataset: Dataset, scores: Mapping[str, str]) -> tuple[str, dict[str
     return source, found
 
 
+def one_folder(scorer: str, folders: Mapping[str, list[str]], source: str) -> str:
+    """The score folder of a scorer; SluiceError where there is none, or several to choose from."""
+    found = folders.get(scorer, [])
+    if not found:
+        there = ", ".join(sorted(folders)) or "none"
+        raise SluiceError(f"{source} has no scores of {scorer!r}", f"it has {there}")
+    if len(found) > 1:
+        raise SluiceError(
+            f"{source} has {len(found)} score folders of {scorer!r}",
+            f"give scores={{{scorer!r}: ...}}, one of {', '.join(found)}",
+        )
+    return found[0]
+
+
 def _needed(
     column: str, source: str, folders: Mapping[str, list[str]], shards: list[int]
 ) -> tuple[list[str], str]:
@@ -306,13 +320,8 @@ def _needed(
     schemas = columns.column_schemas(source, chosen, shards[0])
     check_number("the sweep", column, schemas)
     names = sql.parse("the sweep", column, column_names(schemas)).columns
-    for scorer in {name.partition(".")[0] for name in names}:
-        several = folders.get(scorer, [])
-        if len(several) > 1:
-            raise SluiceError(
-                f"{source} has {len(several)} score folders of {scorer!r}",
-                f"give scores={{{scorer!r}: ...}}, one of {', '.join(several)}",
-            )
+    for scorer in {name.partition(".")[0] for name in names} - {columns.ROWS_NAME}:
+        one_folder(scorer, folders, source)
     return list(names), meaning(column, schemas)
 
 
