@@ -13,10 +13,31 @@ from infra.errors import SluiceError
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class Whole(dict[str, Any]):
+    """A mapping written `!replace {...}`: it takes the place of the one below, unmerged."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, and the tag `!replace` on a mapping."""
+
+
+def _whole(loader: _Loader, node: yaml.Node) -> Whole:
+    if not isinstance(node, yaml.MappingNode):
+        raise yaml.constructor.ConstructorError(
+            None, None, "!replace is for a mapping; a list or a value always replaces",
+            node.start_mark,
+        )  # fmt: skip
+    found: dict[Any, Any] = loader.construct_mapping(node, deep=True)
+    return Whole(found)
+
+
+_Loader.add_constructor("!replace", _whole)
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file."""
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError as error:
         raise SluiceError(f"no recipe at {path}", "give --recipe FILE, or leave it out") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -27,13 +48,18 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` laid over `below`: mappings key by key, where null takes a key away."""
+    """`above` laid over `below`: mappings key by key, where null takes a key away.
+
+    Lists and values of `above` replace those below, and so does a mapping that is `Whole`.
+    """
     merged = dict(below)
     for key, value in above.items():
+        old = merged.get(key)
         if value is None:
             merged.pop(key, None)
-        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = merge(merged[key], value)
+        elif isinstance(value, dict):
+            under = old if isinstance(old, dict) and not isinstance(value, Whole) else {}
+            merged[key] = merge(under, value)
         else:
             merged[key] = value
     return merged

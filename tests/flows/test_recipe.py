@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.rules_settings import DedupSettings
+from curation.scores.settings import LabelsSettings
 from flows.main import Options
 from flows.pipeline import Pipeline
 from flows.plan import plan
@@ -38,6 +39,34 @@ def test_a_recipe_lies_over_the_one_it_extends(tmp_path: Path) -> None:
         load_recipe(str(mine))
 
 
+def test_what_a_recipe_can_do_to_the_one_it_extends(tmp_path: Path) -> None:
+    base, mine = tmp_path / "base.yaml", tmp_path / "mine.yaml"
+    base.write_text(
+        "extends: curate-and-pretrain\n"
+        "curate:\n"
+        "  scores: {odd: {kind: outlier, limit: 99}, types: {kind: concepts}}\n"
+        "  dedup: {radius: 5, near: [{threshold: 0.9}, {vectors: clip/image}]}\n"
+    )
+    mine.write_text(
+        "extends: base.yaml\n"
+        "synthesize: null\n"  # falls back to its default: none
+        "pretrain: {dino: null, mae: null}\n"
+        "curate:\n"
+        "  scores: {odd: !replace {kind: labels}, types: null}\n"
+        "  dedup: {radius: null, near: [{threshold: 0.93}]}\n"  # a list replaces
+    )
+    below, recipe = load_recipe(str(base)), load_recipe(str(mine))
+    assert below.curate.dedup.radius == 5 and below.synthesize is not None
+    assert recipe.curate.dedup.radius == DedupSettings().radius and recipe.synthesize is None
+    assert [search.threshold for search in recipe.curate.dedup.near] == [0.93]
+    assert list(recipe.curate.scores) == ["odd"]
+    assert recipe.curate.scores["odd"] == LabelsSettings(kind="labels")
+    assert set(recipe.pretrain) == set(below.pretrain) - {"dino", "mae"}
+    mine.write_text("extends: base.yaml\ncurate: {rules: !replace [1]}\n")
+    with pytest.raises(SluiceError, match="!replace is for a mapping"):
+        load_recipe(str(mine))
+
+
 BASELINES = sorted(path.stem for path in RECIPES.glob("datacomp-*.yaml"))
 
 
@@ -57,6 +86,7 @@ def test_a_baseline_of_datacomp_can_be_planned(name: str, tmp_path: Path) -> Non
 
 @given(MAPPINGS, MAPPINGS)
 def test_merging_keeps_what_is_above(below: dict[str, object], above: dict[str, object]) -> None:
+    assert merge({}, {"a": {"b": None, "c": 1}}) == {"a": {"c": 1}}
     merged = merge(below, above)
     assert merge(below, {}) == below
     assert merge(merged, above) == merged
