@@ -95,11 +95,14 @@ def convert(
     to: Annotated[str, Parameter(name="--to")],
     embedding: Annotated[str, Parameter(name="--embedding")],
     units: Annotated[str, Parameter(name="--units")],
-    polarity: Annotated[Polarity, Parameter(name="--polarity")],
+    polarity: Annotated[Polarity | None, Parameter(name="--polarity")] = None,
     activation: Annotated[
         tuple[Activation, ...], Parameter(name="--activation", negative=(), show_default=False)
     ] = (),
     output: Annotated[Output, Parameter(name="--output")] = "none",
+    classes: Annotated[
+        tuple[str, ...], Parameter(name="--class", negative=(), show_default=False)
+    ] = (),
 ) -> None:
     """Write a published checkpoint as safetensors, without running what stands in it.
 
@@ -119,17 +122,20 @@ def convert(
     units
         Of its score.
     polarity
-        What a high score means.
+        What a high score means; of a softmax over classes nothing is said.
     activation
         What follows a layer, one for each in order; heads of LAION are known without.
     output
         What is applied last, where activations are given.
+    classes
+        Name of an output of a softmax, in order. Repeatable; each is a column of the score.
     """
 
     def action() -> None:
         from flows.heads import convert
 
-        print(convert(file, to, embedding, units, polarity, activation, output), flush=True)
+        said = convert(file, to, embedding, units, polarity, activation, output, classes)
+        print(said, flush=True)
 
     guarded(action)
 

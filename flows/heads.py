@@ -37,12 +37,13 @@ def train(store: str | None, version: str, labels: str, target: str, **settings:
 
 
 def convert(
-    file: str, target: str, embedding: str, units: str, polarity: Polarity,
-    activations: Sequence[Activation], output: Output,
+    file: str, target: str, embedding: str, units: str, polarity: Polarity | None,
+    activations: Sequence[Activation], output: Output, classes: Sequence[str] = (),
 ) -> str:  # fmt: skip
     """Write a checkpoint of a head as safetensors with a card, and say what it is."""
     _check_target(target)
-    _write(target, convert_head(file, embedding, units, polarity, activations, output))
+    data = convert_head(file, embedding, units, polarity, activations, output, classes)
+    _write(target, data)
     return describe(load_head(target).card)
 
 

@@ -1,11 +1,12 @@
 """What a head says of itself: the metadata of its file. Light: imports no engine."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Activation = Literal["none", "relu", "gelu", "tanh", "sigmoid"]
-Output = Literal["none", "sigmoid"]
+Output = Literal["none", "sigmoid", "softmax"]
+ClassName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Polarity = Literal["higher is better", "higher is worse"]
 
 EMBEDDING = (
@@ -25,11 +26,39 @@ class Card(BaseModel):
     dimension: int = Field(gt=0, description="numbers in a vector it reads")
     embedding: str = Field(min_length=1, description=EMBEDDING)
     units: str = Field(min_length=1, description='of its score, as "aesthetic score 1..10"')
-    polarity: Polarity = Field(description="what a high score means")
+    polarity: Polarity | None = Field(
+        None, description="what a high score means; of a softmax over classes nothing is said"
+    )
+    classes: tuple[ClassName, ...] = Field(
+        default=(), description="of a softmax, in the order of its outputs; each is a column"
+    )
     source: str = Field("", description="where it came from")
     training: dict[str, Any] = Field(
         default_factory=dict, description="labels, settings and held-out figures, if we trained it"
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Card":
+        softmax = self.output == "softmax"
+        if softmax != bool(self.classes) or len(self.classes) == 1:
+            raise ValueError("a softmax has two classes or more, and nothing else has classes")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("two classes have one name")
+        if bool(self.classes) != (self.polarity is None):
+            raise ValueError("a head says its polarity; a softmax over classes has none")
+        return self
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that it gives for a vector."""
+        return len(self.classes) or 1
+
+
+def mistake(error: ValidationError) -> str:
+    """The first thing that is wrong with a card."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 def same_embedding(one: str, other: str) -> bool:

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from curation.heads.card import Activation, Card, Output, Polarity
+from curation.heads.card import Activation, Card, Output, Polarity, mistake
 from curation.heads.file import PICKLES, head_bytes, read_limited, read_tensors
 from curation.heads.head import Floats
 from curation.heads.published import in_order, recognised
@@ -19,14 +20,15 @@ def convert_head(
     file: str,
     embedding: str,
     units: str,
-    polarity: Polarity,
+    polarity: Polarity | None,
     activations: Sequence[Activation] = (),
     output: Output = "none",
+    classes: Sequence[str] = (),
 ) -> bytes:
     """The bytes of a head's file from `.pth`, `.pt` or plain safetensors at a URL.
 
-    activations: one for each layer, where the head is none of `published`; `output` counts only
-    then. SluiceError where the file holds anything but tensors, or they make no head.
+    activations: one for each layer, where the head is none of `published`; `output` and `classes`
+    count only then. SluiceError where the file holds anything but tensors, or they make no head.
     """
     tensors = _state(file)
     known = recognised(tensors) if not activations else None
@@ -43,15 +45,22 @@ def convert_head(
             f"give one `--activation` for each of {', '.join(layers)}",
         )
     first = tensors[f"{layers[0]}weight"]
-    card = Card(
-        activations=known.activations if known else tuple(activations),
-        output=known.output if known else output,
-        dimension=int(first.shape[-1]) if first.ndim else 1,
-        embedding=embedding,
-        units=units,
-        polarity=polarity,
-        source=f"{known.name if known else 'head'}, from {file.rpartition('/')[2]}",
-    )
+    try:
+        card = Card(
+            activations=known.activations if known else tuple(activations),
+            output=known.output if known else output,
+            dimension=int(first.shape[-1]) if first.ndim else 1,
+            embedding=embedding,
+            units=units,
+            polarity=polarity,
+            classes=() if known else tuple(classes),
+            source=f"{known.name if known else 'head'}, from {file.rpartition('/')[2]}",
+        )
+    except ValidationError as error:
+        raise SluiceError(
+            f"what is said of {file} does not fit: {mistake(error)}",
+            "say --output softmax with a --class for each output, or --polarity",
+        ) from error
     return head_bytes(card, tensors, layers)
 
 
@@ -80,12 +89,13 @@ def _state(file: str) -> dict[str, Floats]:
 
 def describe(card: Card) -> str:
     """What a head says of itself, a line each."""
+    meaning = ("classes", ", ".join(card.classes)) if card.classes else ("polarity", card.polarity)
     lines = [
         f"embedding   {card.embedding}",
         f"dimension   {card.dimension}",
         f"layers      {', '.join(card.activations)}; output {card.output}",
         f"units       {card.units}",
-        f"polarity    {card.polarity}",
+        f"{meaning[0]:12}{meaning[1]}",
         f"source      {card.source or 'not said'}",
     ]
     figures: Mapping[str, Any] = card.training.get("held_out", {})

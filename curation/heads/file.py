@@ -7,6 +7,7 @@ Nothing is ever unpickled.
 """
 
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import safetensors
 import safetensors.numpy
 from pydantic import ValidationError
 
-from curation.heads.card import Card, Polarity, same_embedding
+from curation.heads.card import Card, Polarity, mistake, same_embedding
 from curation.heads.head import Floats, Head
 from curation.heads.published import NORM, recognised
 from infra import filesystem
@@ -45,7 +46,7 @@ def load_head(file: str, declared: Declared | None = None) -> Head:
     card = _card(file, text) if text is not None else _plain_card(file, tensors, declared)
     stated = card.model_dump()
     for name, value in vars(declared).items():
-        same = same_embedding if name == "embedding" else str.__eq__
+        same = same_embedding if name == "embedding" else operator.eq
         if value is not None and not same(value, stated[name]):
             raise SluiceError(
                 f"the recipe says {name} {value!r}, {file} says {stated[name]!r}",
@@ -102,10 +103,8 @@ def _card(file: str, text: str) -> Card:
     try:
         return Card.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
         raise SluiceError(
-            f"{file}: its metadata is wrong at {place}: {first['msg']}", "convert or train it again"
+            f"{file}: its metadata is wrong at {mistake(error)}", "convert or train it again"
         ) from error
 
 
@@ -152,14 +151,14 @@ def make_head(
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(norm, (width,))
     for place, prefix in enumerate(layers):
         bias = tensors[f"{prefix}bias"].shape
-        out = 1 if place == len(layers) - 1 or len(bias) != 1 else bias[0]
+        out = card.outputs if place == len(layers) - 1 else bias[0] if len(bias) == 1 else 1
         shapes |= {f"{prefix}weight": (out, width), f"{prefix}bias": (out,)}
         width = out
     for name, shape in shapes.items():
         if tensors[name].shape != shape:
             raise SluiceError(
                 f"{file}: {name} has shape {list(tensors[name].shape)}, its place asks for "
-                f"{list(shape)} (vectors of {card.dimension} numbers, one number out)",
+                f"{list(shape)} (vectors of {card.dimension} numbers, {card.outputs} out)",
                 CONVERT,
             )
         if not np.isfinite(tensors[name]).all():

@@ -1,4 +1,4 @@
-"""A head as arrays: linear layers over a vector, one number out."""
+"""A head as arrays: linear layers over a vector; one number out, or one for each class."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,12 +27,19 @@ def gelu(values: Floats) -> Floats:
     return (values * (1 + erf(values / np.sqrt(2))) / 2).astype(np.float32)
 
 
+def softmax(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Probabilities over the last axis, without overflow."""
+    powers = np.exp(values - values.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
 ACTIVATIONS: Mapping[str, Callable[[Floats], Floats]] = {
     "none": lambda values: values,
     "relu": lambda values: np.maximum(values, 0),
     "gelu": gelu,
     "tanh": np.tanh,
     "sigmoid": sigmoid,
+    "softmax": softmax,
 }
 
 
@@ -52,11 +59,14 @@ class Head:
     def apply(self, vectors: Vectors) -> Floats:
         """Vectors [n, dimension] -> scores, float32 [n]; NaN where a number grew out of float32.
 
+        With classes: [n, classes], probabilities.
+
         A score depends on its own vector alone, not on the batch it came in: each vector is
         multiplied by itself. One product for all adds in another order at the edges of a block,
         and costs two thirds of this.
         """
-        scores = np.empty(len(vectors), np.float32)
+        shape = (len(self.card.classes),) if self.card.classes else ()
+        scores = np.empty((len(vectors), *shape), np.float32)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for start in range(0, len(vectors), ROWS):
                 piece = vectors[start : start + ROWS].astype(np.float32)
@@ -71,4 +81,4 @@ class Head:
         for weight, bias, activation in layers:
             products: Floats = np.matmul(values[:, None, :], weight.T)[:, 0, :]  # one for each row
             values = ACTIVATIONS[activation](products + bias)
-        return ACTIVATIONS[self.card.output](values[:, 0])
+        return ACTIVATIONS[self.card.output](values if self.card.classes else values[:, 0])

@@ -24,6 +24,8 @@ from infra.errors import SluiceError
 class HeadScorer:
     """Column `score`, float32 in the head's own units; null for rows without a vector.
 
+    A head over classes gives a column for each class in its place, by the names of its card.
+
     name: the recipe's name for it, of which the column is `<name>.score`; units and polarity stand
     in the column's metadata. file: as `curation.heads.file` reads it. made_by: what made the
     vectors (`embedding_name`). embedding, units, polarity: where the file does not say.
@@ -69,7 +71,8 @@ class HeadScorer:
     @property
     def columns(self) -> pa.Schema:
         card = self.head.card
-        return pa.schema([column("score", pa.float32(), card.units, card.polarity)])
+        names = card.classes or ("score",)
+        return pa.schema([column(name, pa.float32(), card.units, card.polarity) for name in names])
 
     @property
     def reads_vectors(self) -> tuple[str, ...]:
@@ -90,9 +93,12 @@ class HeadScorer:
         vectors = batch.vectors[self.vector]
         self._check_dimension(vectors.shape[1])
         positions = np.flatnonzero(vectors.any(axis=1))
-        values = self.head.apply(vectors[positions])
-        column = filled(len(batch), positions.tolist(), values, pa.float32())
-        return Scores(pa.table([column], self.columns))
+        shape = (len(positions), self.head.card.outputs)
+        values = self.head.apply(vectors[positions]).reshape(shape)
+        filled_in = [
+            filled(len(batch), positions.tolist(), each, pa.float32()) for each in values.T
+        ]
+        return Scores(pa.table(filled_in, self.columns))
 
     def _check_dimension(self, found: int) -> None:
         if found != self.head.card.dimension:

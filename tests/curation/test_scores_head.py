@@ -7,6 +7,8 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from curation.heads.card import Card
+from curation.heads.file import head_bytes
 from curation.heads.settings import TrainHeadSettings
 from curation.score import Batch
 from curation.scores.clip import ClipScorer
@@ -14,6 +16,7 @@ from curation.scores.head import HeadScorer, embedding_name, known_dimension
 from curation.scores.reference import Given, Reference
 from curation.scores.registry import chosen_scorer
 from curation.scores.settings import HeadSettings
+from curation.units import Meaning, meanings
 from infra.errors import SluiceError
 from tests.curation.heads.made import TOLD, module, save, unit
 
@@ -44,6 +47,26 @@ def test_rows_without_a_vector_are_null_and_nothing_else_is(tmp_path: Path) -> N
     told = found.schema.field("score").metadata
     assert told == {b"units": b"aesthetic score 1..10", b"polarity": b"higher is better"}
     assert scorer(tmp_path).score(batch(vectors[:0])).columns.num_rows == 0
+
+
+def test_a_head_over_classes_gives_a_column_for_each(tmp_path: Path) -> None:
+    card = Card(
+        activations=("none",), output="softmax", classes=("cat", "dog"), dimension=8,
+        embedding="a/b", units="probability",
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    tensors = {"weight": rng.normal(size=(2, 8)), "bias": np.zeros(2)}
+    (tmp_path / "kinds.safetensors").write_bytes(head_bytes(card, tensors, ("",)))
+    kinds = HeadScorer("kinds", str(tmp_path / "kinds.safetensors"), "clip/image", "a/b")
+    vectors = unit(5, 8)
+    vectors[3] = 0
+    found = kinds.score(batch(vectors)).columns
+    assert found.schema.equals(kinds.columns, check_metadata=True)
+    assert meanings({"kinds": kinds.columns})["kinds.dog"] == Meaning("probability")
+    assert found["cat"].is_null().to_pylist() == found["dog"].is_null().to_pylist()
+    sums = np.array(found["cat"].drop_null()) + np.array(found["dog"].drop_null())
+    np.testing.assert_allclose(sums, np.ones(4), rtol=1e-6)
+    assert kinds.score(batch(vectors[:0])).columns.num_rows == 0
 
 
 def test_vectors_of_another_size_are_refused(tmp_path: Path) -> None:

@@ -17,8 +17,12 @@ from tests.curation.heads.made import DIMENSIONS, PUBLISHED, TOLD, module, unit
 
 
 def converted(tmp_path: Path, source: Path, **more: object) -> str:
+    return _written(tmp_path, source, **TOLD, **more)
+
+
+def _written(tmp_path: Path, source: Path, **told: object) -> str:
     target = tmp_path / "head.safetensors"
-    target.write_bytes(convert_head(str(source), **TOLD, **more))
+    target.write_bytes(convert_head(str(source), **told))
     return str(target)
 
 
@@ -50,6 +54,27 @@ def test_other_heads_need_their_activations(tmp_path: Path, legacy: bool) -> Non
         expected = torch.sigmoid(made(torch.from_numpy(vectors.astype(np.float32))))[:, 0].numpy()
     found = load_head(converted(tmp_path, file, **told)).apply(vectors)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_softmax_names_its_classes(tmp_path: Path) -> None:
+    made, file = nn.Linear(16, 3), tmp_path / "head.pt"
+    torch.save(made.state_dict(), file)
+    told = {"embedding": "a/b", "units": "probability", "polarity": None}
+    classes = ("cat", "dog", "none_of_both")
+    shape = {"activations": ["none"], "output": "softmax"}
+    head = load_head(_written(tmp_path, file, **told, **shape, classes=classes))
+    vectors = unit(20, 16)
+    with torch.no_grad():
+        expected = torch.softmax(made(torch.from_numpy(vectors.astype(np.float32))), 1).numpy()
+    found = head.apply(vectors)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert (found == np.concatenate([head.apply(row[None]) for row in vectors])).all()
+    assert head.apply(vectors[:0]).shape == (0, 3)
+    assert "classes     cat, dog, none_of_both" in describe(head.card)
+    with pytest.raises(SluiceError, match=r"has shape \[3, 16\], its place asks for \[2, 16\]"):
+        convert_head(str(file), **told, **shape, classes=classes[:2])
+    with pytest.raises(SluiceError, match="does not fit: Value error, a softmax has two classes"):
+        convert_head(str(file), **told, **shape)
 
 
 class Hostile:

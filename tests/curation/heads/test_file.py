@@ -112,7 +112,14 @@ def test_tensors_that_do_not_fit_are_refused(
         ({"activations": ["none"]}, "unknown tensors: layers.1"),
         ({"activations": ["none"] * 3}, "missing or unknown tensors: layers.2"),
         ({"activations": []}, "missing or unknown tensors"),
-        ({"output": "softmax"}, "wrong at output"),
+        ({"output": "exp"}, "wrong at output"),
+        ({"output": "softmax"}, "a softmax has two classes or more"),
+        ({"classes": ["cat", "dog"], "polarity": None}, "nothing else has classes"),
+        ({"output": "softmax", "classes": ["a", "a"], "polarity": None}, "two classes have one"),
+        ({"output": "softmax", "classes": ["a", "b"]}, "a softmax over classes has none"),
+        ({"output": "softmax", "classes": ["a", "B!"], "polarity": None}, "at classes.1"),
+        ({"output": "softmax", "classes": ["a", "b"], "polarity": None}, "2 out"),
+        ({"polarity": None}, "a head says its polarity"),
         ({"dimension": 0}, "wrong at dimension"),
         ({"dimension": 9}, "shape"),
         ({"embedding": ""}, "wrong at embedding"),
@@ -120,7 +127,7 @@ def test_tensors_that_do_not_fit_are_refused(
         ({"format": 2}, "wrong at format"),
         ({"surprise": 1}, "wrong at surprise"),
     ],
-    ids=range(11),
+    ids=range(18),
 )
 def test_a_card_that_is_wrong_is_told(
     tmp_path: Path, change: dict[str, object], message: str
