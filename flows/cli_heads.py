@@ -29,7 +29,7 @@ def train(
     labels: Annotated[str, Parameter(name="--labels")],
     label: Annotated[str, Parameter(name="--label")],
     output: Annotated[str, Parameter(name="--output")],
-    polarity: Annotated[Polarity, Parameter(name="--polarity")],
+    polarity: Annotated[Polarity | None, Parameter(name="--polarity")] = None,
     uid: Annotated[str, Parameter(name="--uid")] = "uid",
     vectors: Annotated[str, Parameter(name="--vectors")] = "clip/image",
     units: Annotated[str | None, Parameter(name="--units")] = None,
@@ -53,11 +53,12 @@ def train(
     labels
         A table of uids and labels: Parquet or CSV.
     label
-        Its column of labels: true, false, 0 and 1 are learnt as classes, other numbers as such.
+        Its column of labels: true, false, 0 and 1 are learnt as chances, other numbers as such,
+        words as classes.
     output
         The file to write, HEAD.safetensors; its report goes to HEAD.html and HEAD.json.
     polarity
-        What a high score means.
+        What a high score means; of several classes nothing is said.
     uid
         The table's column of uids.
     vectors

@@ -115,6 +115,43 @@ def temperature(labels: Doubles, logits: Doubles) -> tuple[float, float]:
     return _least(labels, logits, free=False)
 
 
+def cross_entropy(labels: Doubles, logits: Doubles) -> float:
+    """The mean log loss of logits [n, k]; labels: places among the k classes."""
+    from scipy.special import logsumexp
+
+    own = logits[np.arange(len(labels)), labels.astype(int)]
+    whole: Any = logsumexp(logits, axis=1)
+    return float(np.mean(whole - own))
+
+
+def softmax_temperature(labels: Doubles, logits: Doubles) -> float:
+    """1 / T: the factor of the logits [n, k] of least log loss (Guo et al. 2017), at most 1e4."""
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(
+        lambda power: cross_entropy(labels, 10**power * logits), bounds=(-4, 4), method="bounded"
+    )
+    return float(10**found.x)
+
+
+def top_label(labels: Doubles, chances: Doubles) -> tuple[Doubles, Doubles]:
+    """Of chances [n, k]: whether the likeliest class is right [n], and its chance [n]."""
+    chosen = chances.argmax(axis=1)
+    return (chosen == labels).astype(np.float64), chances.max(axis=1)
+
+
+def class_figures(labels: Doubles, chances: Doubles) -> dict[str, float]:
+    """Accuracy, calibration error of the likeliest class, Brier score, log loss; chances [n, k]."""
+    right, sure = top_label(labels, chances)
+    truth = np.eye(chances.shape[1])[labels.astype(int)]
+    return {
+        "accuracy": float(right.mean()),
+        "ece": expected_calibration_error(reliability(right, sure)),
+        "brier": float(((chances - truth) ** 2).sum(axis=1).mean()),
+        "log_loss": cross_entropy(labels, np.log(np.maximum(chances, LEAST))),
+    }
+
+
 def _least(targets: Doubles, logits: Doubles, free: bool) -> tuple[float, float]:
     """The (a, b) of least log loss; b is 0 unless it is free, a at most 1e4."""
     from scipy.optimize import minimize

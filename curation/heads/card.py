@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 Activation = Literal["none", "relu", "gelu", "tanh", "sigmoid"]
 Output = Literal["none", "sigmoid", "softmax"]
-ClassName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+CLASS_NAME = r"[a-z][a-z0-9_]{0,63}"
+ClassName = Annotated[str, Field(pattern=f"^{CLASS_NAME}$")]
 Polarity = Literal["higher is better", "higher is worse"]
 
 EMBEDDING = (

@@ -1,6 +1,7 @@
 """Labelled vectors: a table of uids and labels, joined with the vectors of a dataset version."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from curation.columns import read_vectors
+from curation.heads.card import CLASS_NAME
 from curation.heads.settings import TrainHeadSettings
 from curation.score import check_unit
 from infra import artifacts, filesystem
@@ -20,6 +22,8 @@ from infra.dataset import Dataset
 from infra.errors import SluiceError
 from infra.filesystem import join
 
+CLASSES = 1000  # of one head, at most
+
 Doubles = npt.NDArray[np.float64]
 
 
@@ -27,7 +31,8 @@ Doubles = npt.NDArray[np.float64]
 class Labelled:
     """uids [n], ascending; vectors float64 [n, dim]; labels [n]; classes: whether they are 0 or 1.
 
-    counts: what became of the rows of the table, which they add up to but for `labels`.
+    names: of classes, where labels are places among them. counts: what became of the rows of the
+    table, which they add up to but for `labels`.
     """
 
     uids: Sequence[str]
@@ -35,10 +40,15 @@ class Labelled:
     labels: Doubles
     classes: bool
     counts: Mapping[str, int]
+    names: tuple[str, ...] = ()
 
 
-def read_labels(url: str, settings: TrainHeadSettings) -> pa.Table:
-    """The columns `uid` (string, null or not) and `label` (double) of Parquet or CSV."""
+def read_labels(url: str, settings: TrainHeadSettings) -> tuple[pa.Table, tuple[str, ...]]:
+    """The columns `uid` (string, null or not) and `label` (double) of Parquet or CSV.
+
+    And the names of classes, in alphabetical order, where the labels are words: a label then is
+    its place among them.
+    """
     table = _read_table(url)
     for name in (settings.uid, settings.label):
         if name not in table.column_names:
@@ -47,19 +57,39 @@ def read_labels(url: str, settings: TrainHeadSettings) -> pa.Table:
                 "name the columns of uids and labels with --uid and --label",
             )
     uids, labels = table[settings.uid], table[settings.label]
-    kind = labels.type
+    kind, names = labels.type, ()
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        labels, names = _places(url, labels)
+        kind = labels.type
     numeric = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
     if not (numeric or pa.types.is_null(kind)):
         raise SluiceError(
             f"{url}: the labels in {settings.label!r} are of type {kind}",
-            "a label is true or false, 0 or 1, or a number: write them so",
+            "a label is true or false, 0 or 1, a number, or a word: write them so",
         )
     try:
         if pa.types.is_boolean(kind):
             labels = labels.cast(pa.int8())
-        return pa.table({"uid": uids.cast(pa.string()), "label": labels.cast(pa.float64())})
+        columns = {"uid": uids.cast(pa.string()), "label": labels.cast(pa.float64())}
+        return pa.table(columns), names
     except pa.ArrowException as error:
         raise SluiceError(f"{url}: its uids or labels cannot be read: {error}", "") from error
+
+
+def _places(url: str, labels: pa.ChunkedArray) -> tuple[pa.Array, tuple[str, ...]]:
+    """The place of each word among the distinct ones, sorted; null where it is null or empty."""
+    words = [word.strip() if word else "" for word in labels.to_pylist()]
+    names = tuple(sorted({word for word in words if word}))
+    wrong = [name for name in names if not re.fullmatch(CLASS_NAME, name)]
+    if wrong or not 2 < len(names) <= CLASSES:
+        raise SluiceError(
+            f"{url}: its labels are {len(names)} words"
+            + (f", among them {wrong[0][:40]!r}" if wrong else ""),
+            f"give from 3 to {CLASSES} classes, named by a-z, 0-9 and _: each is a column; of two "
+            "classes write one as 1 and the other as 0",
+        )
+    places = {name: place for place, name in enumerate(names)}
+    return pa.array([places.get(word) for word in words], pa.int32()), names
 
 
 def _read_table(url: str) -> pa.Table:
@@ -101,7 +131,13 @@ def vectors_of(dataset: Dataset, name: str) -> tuple[Artifact, str]:
     return artifact, vector
 
 
-def join_labels(dataset: Dataset, scores: Artifact, vector: str, table: pa.Table) -> Labelled:
+def join_labels(
+    dataset: Dataset,
+    scores: Artifact,
+    vector: str,
+    table: pa.Table,
+    names: tuple[str, ...] = (),
+) -> Labelled:
     """The labels whose samples have a vector; SluiceError where there are none to learn from."""
     wanted, counts = _distinct(table)
     found: dict[str, tuple[npt.NDArray[Any], float]] = {}
@@ -129,7 +165,8 @@ def join_labels(dataset: Dataset, scores: Artifact, vector: str, table: pa.Table
     order = sorted(found)
     labels = np.array([found[uid][1] for uid in order])
     vectors = np.stack([found[uid][0] for uid in order]).astype(np.float64)
-    return Labelled(order, vectors, labels, bool(np.isin(labels, (0, 1)).all()), counts)
+    classes = not names and bool(np.isin(labels, (0, 1)).all())
+    return Labelled(order, vectors, labels, classes, counts, names)
 
 
 def _distinct(table: pa.Table) -> tuple[dict[str, float], dict[str, int]]:

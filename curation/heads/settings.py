@@ -22,10 +22,14 @@ class TrainHeadSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    label: str = Field(description="column of labels: true, false, 0, 1; other numbers: regression")
+    label: str = Field(
+        description="column of labels: true, false, 0, 1; other numbers: regression; words: classes"
+    )
     uid: str = Field("uid", description="column of uids")
     vectors: ImageVectors = Field("clip/image", description="vectors it reads, as SCORER/VECTOR")
-    polarity: Polarity = Field(description="what a high score means")
+    polarity: Polarity | None = Field(
+        None, description="what a high score means; of several classes nothing is said"
+    )
     units: str | None = Field(None, description="of its score; a probability or the label's name")
     hidden: tuple[Annotated[int, Field(gt=0, le=4096)], ...] = Field(
         (), max_length=4, description="widths of hidden layers with ReLU; none: a linear head"

@@ -25,8 +25,19 @@ def written(tmp_path: Path, columns: dict[str, Any]) -> str:
 )
 def test_csv_labels_are_numbers(tmp_path: Path, text: str) -> None:
     (tmp_path / "labels.csv").write_text(text)
-    table = read_labels(str(tmp_path / "labels.csv"), SETTINGS)
+    table, names = read_labels(str(tmp_path / "labels.csv"), SETTINGS)
+    assert names == ()
     assert table.to_pydict() == {"uid": ["a", "b"], "label": [1.0, 0.0]}
+
+
+def test_words_are_classes(tmp_path: Path) -> None:
+    words = ["dog", "cat", None, " ", "bird ", "dog"]
+    table, names = read_labels(written(tmp_path, {"uid": list("abcdef"), "good": words}), SETTINGS)
+    assert names == ("bird", "cat", "dog")
+    assert table["label"].to_pylist() == [2.0, 1.0, None, None, 0.0, 2.0]
+    for bad in (["Cat", "dog", "cow"], ["a", "b", "a"], [f"c{number}" for number in range(1001)]):
+        with pytest.raises(SluiceError, match=r"its labels are \d+ words"):
+            read_labels(written(tmp_path, {"uid": ["x"] * len(bad), "good": bad}), SETTINGS)
 
 
 def test_every_row_is_counted() -> None:
@@ -46,7 +57,7 @@ def test_every_row_is_counted() -> None:
     [
         ({"uid": ["a"], "bad": [1]}, "no column 'good'; it has uid, bad"),
         ({"key": ["a"], "good": [1]}, "no column 'uid'"),
-        ({"uid": ["a"], "good": ["yes"]}, "of type string"),
+        ({"uid": ["a"], "good": ["yes"]}, "its labels are 1 words"),
         ({"uid": [["a"]], "good": [1]}, "cannot be read"),
     ],
     ids=range(4),

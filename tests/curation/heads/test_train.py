@@ -1,13 +1,18 @@
 """Heads trained on planted directions: what they find, how sure they are, and what is refused."""
 
 import hashlib
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from curation.heads.file import load_head
+from curation.heads.head import softmax
 from curation.heads.labels import Labelled, shares
 from curation.heads.settings import TrainHeadSettings
 from curation.heads.train import train_on
+from flows.heads import page
 from infra.errors import SluiceError
 from tests.curation.heads.made import unit
 
@@ -72,6 +77,57 @@ def test_numbers_are_regressed_in_their_own_units(hidden: tuple[int, ...]) -> No
     held = trained.report["held_out"]
     assert held["r2"] > 0.9 and held["spearman"] > 0.9 and held["rmse"] < 0.3
     assert (trained.card.units, trained.card.output) == ("beauty", "none")
+    assert "a number, not a probability" in page(trained.report)
+
+
+CLASSES = TrainHeadSettings(label="kind")
+NAMES = ("bird", "cat", "dog")
+
+
+def kinds(count: int, dimension: int = 16, seed: int = 0, steep: float = 12) -> Labelled:
+    """Unit vectors whose class is drawn with softmax(steep * first three numbers)."""
+    vectors = unit(count, dimension, seed).astype(np.float64)
+    chances = softmax(steep * vectors[:, :3])
+    drawn = np.random.default_rng(seed).random((count, 1))
+    labels = (drawn > chances.cumsum(axis=1)[:, :2]).sum(axis=1).astype(np.float64)
+    return replace(labelled(vectors, labels, False), names=NAMES)
+
+
+@pytest.mark.parametrize(
+    "hidden", [(), pytest.param((16,), marks=pytest.mark.slow)], ids=["linear", "network"]
+)
+def test_classes_are_told_apart_and_their_chances_are_ones(
+    tmp_path: Path, hidden: tuple[int, ...]
+) -> None:
+    made = kinds(3000)
+    trained = train_on(made, "a/b", CLASSES.model_copy(update={"hidden": hidden}))
+    best = (made.vectors[:, :3].argmax(axis=1) == made.labels).mean()  # no head does better
+    held = trained.report["held_out"]
+    assert best - 0.06 < held["accuracy"] < best + 0.06
+    assert held["ece"] < 0.08
+    ways = trained.report["calibration"]
+    assert ways["temperature"] == held and held["log_loss"] <= ways["none"]["log_loss"] + 0.01
+    assert set(trained.report["classes"]) == set(NAMES)
+    assert all(
+        row["auroc"] > 0.8 and row["ece"] < 0.1 for row in trained.report["classes"].values()
+    )
+    assert (trained.card.output, trained.card.classes) == ("softmax", NAMES)
+    (tmp_path / "kinds.safetensors").write_bytes(trained.data)
+    found = load_head(str(tmp_path / "kinds.safetensors")).apply(made.vectors)
+    assert found.shape == (3000, 3) and np.allclose(found.sum(axis=1), 1)
+    page_of = page(trained.report)
+    assert "3 classes" in page_of and "<code>temperature</code>" in page_of
+
+
+def test_classes_that_cannot_be_learnt_are_told() -> None:
+    few = kinds(300)
+    few = replace(few, labels=np.where(few.labels == 2, 1, few.labels))
+    with pytest.raises(SluiceError, match="holds 0 labels 'dog'; it takes at least 5"):
+        train_on(few, "a/b", CLASSES)
+    with pytest.raises(SluiceError, match="none is better or worse"):
+        train_on(kinds(300), "a/b", SETTINGS)
+    with pytest.raises(SluiceError, match="nothing says which end"):
+        train_on(planted(300), "a/b", CLASSES)
 
 
 @pytest.mark.parametrize(
