@@ -1,9 +1,10 @@
 """`--plan`: what would run, what is already there, how long and how large; nothing is written.
 
-Where a stage needs no model, its first shard is worked on aside, in a temporary folder, and
-timed. Stages that need PyTorch would take longer to start than a plan may take: they are
+The first shard is made and ingested aside, in a temporary folder, and timed. Stages that load
+PyTorch, numba or a language model would take longer to start than a plan may take: they are
 reckoned from how long they took in this store before, else from the rates of the demo as last
-benchmarked on two cores (flows/rates.json). What a network costs is only told of one that ran.
+benchmarked on two cores (flows/rates.json), by pixels where they look at pixels. What a network
+costs is only told of one that ran.
 """
 
 import json
@@ -17,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from curation import ingest, score
-from curation.scores.registry import pixel_scorers
+from curation import ingest
+from curation.columns import rows_url
 from flows.demo import corpus
 from flows.main import TARGETS, Options, Prepared, prepare, stored_artifacts
 from flows.rules_plan import rules_plan
 from flows.step import Step, closure
 from infra import artifacts, filesystem
 from infra.artifacts import Spec
+from infra.dataset import read_table
 from infra.digests import digest
 from infra.errors import SluiceError
 from infra.progress import SilentDisplay, duration
@@ -38,12 +39,6 @@ MEASURED, BEFORE = "one shard, measured now", "last time in this store"
 PLACES = {"dataset": "*/*", "run": "runs/*/*", "evaluation": "evaluations/*"}  # by kind
 NETWORK = ("model_kwargs", "pretrained", "image_size", "batch")
 BENCHMARK = "the benchmark, on 2 cores"
-
-ONE = score.Batch(  # a sample like any other, to warm scorers up on
-    pa.table({"status": ["ok"], "caption": ["a grey square"]}),
-    [np.full((64, 64, 3), 128, np.uint8)],
-    [None],
-)
 
 
 @dataclass(frozen=True)
@@ -177,17 +172,27 @@ class Estimate:
 
     def _benchmarked(self, spec: Spec) -> Rate | None:
         rate = self._rates.get(rate_key(spec.stage, spec.settings))
-        return Rate(rate["seconds"], rate["bytes"], BENCHMARK) if rate else None
+        if rate is None:
+            return None
+        seen = rate.get("pixels")
+        larger = self._pixels / seen if seen and self._pixels else 1.0
+        return Rate(rate["seconds"] * larger, rate["bytes"], BENCHMARK)
 
     @cached_property
     def _rates(self) -> dict[str, Any]:
         return json.loads(RATES.read_text())
 
     @cached_property
+    def _pixels(self) -> float | None:
+        """The mean size of the pool's pictures, if it can be told."""
+        pool = self.steps["ingest pool"]
+        return mean_pixels(pool.draft.url) if pool.stored else self.sample.pixels
+
+    @cached_property
     def sample(self) -> "Sample":
-        """One shard of the pool, ingested and scored aside; empty where all that is there."""
-        if self.fetches or all(self.steps[name].stored for name in ("ingest pool", "score pool")):
-            return Sample(0, {})
+        """One shard of the pool, ingested aside; empty where that is done."""
+        if self.fetches or self.steps["ingest pool"].stored:
+            return Sample(0, None, {})
         with tempfile.TemporaryDirectory(prefix="sluice-plan-") as folder:
             return self._take_sample(folder)
 
@@ -207,22 +212,21 @@ class Estimate:
         draft = ingest.ingest_draft(folder, "pool", sources, "sample", data.rows_per_shard)
         unit = ingest.ingest_items(sources, data.rows_per_shard)[0]
         rates |= _measure({"": draft}, unit, ingest.IngestWork(draft.url))
-        scorers = {scorer.name: scorer for scorer in pixel_scorers()}
-        drafts = {
-            name: score.score_draft(draft.url, draft.spec.digest, scorer)
-            for name, scorer in scorers.items()
-        }
-        item = Item(unit.name, int(unit.name))
-        for scorer in scorers.values():  # what they load or compile first is no cost of a row
-            scorer.score(ONE)
-        rates |= _measure(drafts, item, score.ScoreWork(draft.url, scorers))
         ingested = artifacts.load(draft.url)
-        return Sample(ingested.totals["rows"] if ingested else 0, rates)
+        rows = ingested.totals["rows"] if ingested else 0
+        return Sample(rows, mean_pixels(draft.url), rates)
 
 
 def samples_seen(settings: Mapping[str, Any]) -> int:
     """The samples a training run sees; 0 for the settings of anything else."""
     return int(settings.get("steps", 0)) * int(settings.get("batch", 0))
+
+
+def mean_pixels(dataset_url: str) -> float | None:
+    """The mean number of pixels of the pictures of a dataset's first shard, if it has any."""
+    rows = read_table(rows_url(dataset_url, 0), ["width", "height"]).drop_null()
+    wide, high = (rows[name].to_numpy().astype(np.float64) for name in rows.column_names)
+    return float(np.mean(wide * high)) if len(wide) else None
 
 
 def rate_key(stage: str, settings: Mapping[str, Any]) -> str:
@@ -237,9 +241,10 @@ def rate_key(stage: str, settings: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Sample:
-    """One shard done aside: its rows, and the rate of each stage by name."""
+    """One shard done aside: its rows, a picture's mean pixels, each stage's rate by name."""
 
     rows: int
+    pixels: float | None
     rates: dict[str, Rate]
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 DIGEST_LENGTH = 16  # hex characters: 64 bits, enough for the versions of one store
+CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def canonical_json(value: Any) -> bytes:
     """JSON with sorted keys and no spaces: equal values give equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return CANONICAL.encode(value).encode()
 
 
 def digest(value: Any) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from curation.dedup.visit import walk
 from curation.rules_settings import DedupSettings
 
 EXACT_RUNG, PIXELS_RUNG, PERCEPTUAL_RUNG, NEAR_RUNG = range(4)  # then one for each of `near`
@@ -136,8 +137,6 @@ def greedy(pairs: Pairs, rank: Ids, hashes_of: Ids | None = None) -> tuple[Ids, 
     Returns for each node the kept node it was dropped for (-1: it is kept), their similarity and
     rung: the first rung that has one, then the most similar, then the lowest rank.
     """
-    from curation.dedup.visit import visit  # what it imports costs a third of a second
-
     count = len(rank)
     hashes_of = np.arange(count) if hashes_of is None else hashes_of
     hashed = pairs.rung == PERCEPTUAL_RUNG
@@ -146,7 +145,7 @@ def greedy(pairs: Pairs, rank: Ids, hashes_of: Ids | None = None) -> tuple[Ids, 
     visited = np.flatnonzero(touched)
     order = visited[np.argsort(rank[visited])]
     earlier = _earlier(pairs, ~hashed, rank)
-    return visit(
+    return walk(len(order))(
         order, rank, hashes_of, *earlier, *_both_ways(pairs, hashed, count), PERCEPTUAL_RUNG
     )
 

@@ -1,12 +1,28 @@
-"""The walk through all rows in order of preference, compiled: see `curation.dedup.choice`."""
+"""The walk through all rows in order of preference: see `curation.dedup.choice`."""
+
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.compiled import compiled
+Chosen = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
+
+FEW = 5_000  # rows: 20 ms in Python, for which importing numba does not pay
 
 
-@compiled
+def walk(rows: int) -> Callable[..., Chosen]:
+    """`visit` for so many rows: compiled where there are more than FEW."""
+    return visit if rows <= FEW else _compiled()
+
+
+@cache
+def _compiled() -> Callable[..., Chosen]:
+    from curation.compiled import compiled
+
+    return compiled(visit)
+
+
 def visit(
     order: NDArray[np.int64],
     rank: NDArray[np.int64],
@@ -19,7 +35,7 @@ def visit(
     close: NDArray[np.int64],
     close_values: NDArray[np.float32],
     hashed: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+) -> Chosen:
     """Twin (-1: kept), similarity and rung of each of n nodes, visited in `order`.
 
     The neighbours of node i that come before it are early[starts[i]:starts[i + 1]], the best

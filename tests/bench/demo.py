@@ -24,7 +24,7 @@ from record import keep
 import indexes
 from curation.canaries import measure
 from flows.main import TARGETS, Options, prepare, stored_artifacts
-from flows.plan import RATES, rate_key, samples_seen
+from flows.plan import RATES, mean_pixels, rate_key, samples_seen
 from flows.step import closure
 from infra import artifacts
 from pretrain.evaluate.stage import read_results
@@ -91,15 +91,20 @@ def evaluation(store: str) -> list[dict[str, Any]]:
 
 
 def rates(store: str) -> dict[str, Any]:
-    """Seconds and bytes a row of every stage, for plans."""
-    stages = {}
+    """Seconds and bytes a row of every stage, for plans; and the mean picture of what looks at
+    pixels without a network.
+    """
+    stages: dict[str, dict[str, float | None]] = {}
     for step in closure(prepare(Options(store=store)).pipeline.steps, TARGETS[TARGET]):
         for made in stored_artifacts(step).values():
             rows = made.totals["rows"] or samples_seen(made.settings)
-            stages[rate_key(made.manifest["spec"]["stage"], made.settings)] = {
+            key = rate_key(made.manifest["spec"]["stage"], made.settings)
+            stages[key] = {
                 "seconds": made.timing()["seconds"] / max(rows, 1),
                 "bytes": made.totals["bytes"] / max(rows, 1),
             }
+            if "decode" in made.settings and "model" not in made.settings:
+                stages[key]["pixels"] = mean_pixels(made.url.partition("/scores/")[0])
     return stages
 
 

@@ -4,14 +4,16 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from flows import cli
 from flows.cli import app, guarded
+from infra.dataset import open_dataset
 from infra.errors import SluiceError
+from tests.flows.conftest import SMALL
 
 ROOT = Path(__file__).parents[2]
 RUNS = (
@@ -23,7 +25,10 @@ RUNS = (
     "pretrain",
     "evaluate",
 )
-HEAVY = ("torch", "torchvision", "ray", "prefect", "faiss", "timm", "open_clip", "numba")
+HEAVY = (
+    *("torch", "torchvision", "open_clip", "timm", "faiss", "ray", "prefect", "webdataset"),
+    *("numba", "llvmlite", "py3langid", "scipy", "sklearn", "skimage"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -230,21 +235,42 @@ AFTER = (
     "print(*sorted({{name.partition('.')[0] for name in sys.modules}} & set({heavy!r})))\n"
 )
 
+EVERY_SCORE = [
+    token
+    for kind in ("concepts", "fooling", "generated", "labels", "outlier")
+    for token in ("--set", f"curate.scores.chosen_{kind}={{kind: {kind}}}")
+]
+
+
+def heavy_after(tokens: Sequence[str], store: Path) -> list[str]:
+    """Which of HEAVY a process has imported that ran these tokens."""
+    run = python("-c", AFTER.format(tokens=list(tokens), heavy=HEAVY), SLUICE_STORE=str(store))
+    assert run.returncode == 0, run.stderr
+    assert ("nothing was written" in run.stdout) == ("--plan" in tokens), run.stderr
+    return run.stdout.splitlines()[-1].split()
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "tokens",
     [
         ["curate-and-pretrain", "--plan"],
+        ["curate", *EVERY_SCORE, "--plan"],
+        ["race", "--recipes", "curate-and-pretrain", "--plan"],
         ["report"],
         ["explain", "0" * 32],
         ["curate", "--help"],
     ],
+    ids=lambda tokens: f"{tokens[0]} {tokens[-1]}",
 )
 def test_what_must_answer_at_once_imports_nothing_heavy(tokens: list[str], tmp_path: Path) -> None:
-    code = AFTER.format(tokens=tokens, heavy=HEAVY)
-    run = python("-c", code, SLUICE_STORE=str(tmp_path / "store"))
-    assert run.returncode == 0, run.stderr
-    # On an empty store a plan measures a shard, and what scores pixels is compiled.
-    assert run.stdout.splitlines()[-1] in ("", *(["numba"] if "--plan" in tokens else []))
+    assert heavy_after(tokens, tmp_path / "store") == []
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.slow
+def test_nor_does_what_answers_from_a_store(curated_store: Path) -> None:
+    uid = open_dataset(str(curated_store), "curated").rows(0)["uid"][0].as_py()
+    changes = [token for change in SMALL for token in ("--set", change)]
+    for tokens in (["explain", uid], ["report", *changes], ["curate", "--plan", *changes]):
+        assert heavy_after(tokens, curated_store) == []

@@ -1,5 +1,6 @@
 """The main job as a whole: conservation, equal bytes everywhere, resume, nothing done twice."""
 
+import json
 import operator
 import os
 import random
@@ -16,11 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
+from PIL import Image
 
 from curation.rules_settings import DUPLICATES
 from flows.main import Options, execute, explain, prepare, report, stored_artifacts
 from flows.pipeline import CHOSEN
-from flows.plan import plan
+from flows.plan import RATES, lines, plan
 from infra import artifacts
 from infra.dataset import Dataset, open_dataset
 from infra.errors import SluiceError
@@ -211,6 +213,7 @@ def test_the_whole_job_leaves_a_report(tmp_path: Path, curated_store: Path) -> N
 def test_a_plan_tells_and_writes_nothing(tmp_path: Path, curated_store: Path) -> None:
     fresh = plan(Options(None, SMALL, str(tmp_path / "fresh")), "curate")
     assert "demo corpus" in fresh and "one shard, measured now" in fresh
+    assert "not reckoned: filter network\n" in fresh  # its batch is not that of the benchmark
     assert not (tmp_path / "fresh").exists()
     before = sorted(curated_store.rglob("*"))
     known = plan(Options(None, SMALL, str(curated_store)), "curate-and-pretrain")
@@ -313,3 +316,21 @@ def test_a_plan_says_nothing_of_a_network_that_never_ran(tmp_path: Path) -> None
     text = plan(Options("your-shards", changes, str(tmp_path / "store")), "curate")
     assert "not reckoned: embed pool" in text
     assert not (tmp_path / "store").exists()
+
+
+def test_a_plan_reckons_larger_pictures_dearer(tmp_path: Path) -> None:
+    """What looks at pixels is reckoned by their number, and nothing else of a row's cost is."""
+    seconds = {}
+    for side in (40, 400):
+        folder = tmp_path / str(side)
+        folder.mkdir()
+        Image.new("RGB", (side, side)).save(folder / "picture.png")
+        changes = (f"data.pool=[{{folder: {folder}}}]", "run.executor=inline", "run.workers=1")
+        prepared = prepare(Options("your-shards", changes, str(tmp_path / "store")))
+        (line,) = lines(prepared, [prepared.pipeline.steps["score pool"]])
+        assert line.rows == 1 and line.seconds is not None
+        seconds[side] = line.seconds
+    rates = json.loads(RATES.read_text()).values()
+    growing = [(rate["seconds"], rate["pixels"]) for rate in rates if "pixels" in rate]
+    more = sum(each * (400**2 - 40**2) / pixels for each, pixels in growing)
+    assert seconds[400] - seconds[40] == pytest.approx(more)
