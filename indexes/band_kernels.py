@@ -3,15 +3,14 @@
 A code is the 256 bits of a row, as four words. Nothing here holds the interpreter's lock.
 """
 
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from functools import partial
+from typing import Any
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-Args = ParamSpec("Args")
-Result = TypeVar("Result")
+from infra.compiled import compiled
+
 Words = NDArray[np.uint64]
 
 ONE, TWO, FOUR, TOP = (np.uint64(bits) for bits in (1, 2, 4, 56))
@@ -25,18 +24,11 @@ ODD_0, ODD_1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 ODD_2, ODD_3 = np.uint64(0x94D049BB133111EB), np.uint64(0xD6E8FEB86659FD93)
 
 
-def compiled(function: Callable[Args, Result]) -> Callable[Args, Result]:
-    """Compile on first call and keep the machine code on disk where a folder can be written.
-
-    Sums of floats may be taken in any order: they only choose what is scored again.
-    """
-    try:
-        return nb.njit(cache=True, nogil=True, fastmath=True)(function)
-    except RuntimeError:  # numba found no folder for its cache: a read-only installation
-        return nb.njit(nogil=True, fastmath=True)(function)
+# Sums of floats may be taken in any order: they only choose what is scored again.
+fast = partial(compiled, nogil=True, fastmath=True)
 
 
-@compiled
+@fast
 def ones(x: Any) -> Any:
     """How many bits of the word are set (compiled to one instruction)."""
     x = x - ((x >> ONE) & PAIRS)
@@ -45,7 +37,7 @@ def ones(x: Any) -> Any:
     return (x * SUM) >> TOP
 
 
-@compiled
+@fast
 def key(codes: Words, row: Any, mask: Words, shift: Any) -> Any:
     """A hash of the bits of a row's code that are in the mask: 64 - shift bits."""
     value = (codes[row, 0] & mask[0]) * ODD_0 + (codes[row, 1] & mask[1]) * ODD_1
@@ -53,7 +45,7 @@ def key(codes: Words, row: Any, mask: Words, shift: Any) -> Any:
     return np.int64(value >> shift)
 
 
-@compiled
+@fast
 def count_keys(codes: Words, mask: Words, shift: Any, first: int, starts: Any) -> int:
     """Where each of the keys first ... first + len(starts) - 2 starts, were the rows sorted.
 
@@ -71,7 +63,7 @@ def count_keys(codes: Words, mask: Words, shift: Any, first: int, starts: Any) -
     return starts[size]
 
 
-@compiled
+@fast
 def sort_by_key(codes: Words, mask: Words, shift: Any, first: int, starts: Any, rows: Any) -> None:
     """Fill `rows` by key, then by row; those of key k are rows[starts[k] : starts[k + 1]]."""
     size = len(starts) - 1
@@ -85,7 +77,7 @@ def sort_by_key(codes: Words, mask: Words, shift: Any, first: int, starts: Any, 
     starts[0] = 0
 
 
-@compiled
+@fast
 def first_table(x0: Any, x1: Any, x2: Any, x3: Any, masks: Words, last: int) -> int:
     """The first table, up to `last`, of whose key no bit is in x; last + 1 if there is none."""
     for table in range(last + 1):
@@ -96,7 +88,7 @@ def first_table(x0: Any, x1: Any, x2: Any, x3: Any, masks: Words, last: int) -> 
     return last + 1
 
 
-@compiled
+@fast
 def close_pairs(
     codes: Words,
     masks: Words,
@@ -139,7 +131,7 @@ def close_pairs(
     return found
 
 
-@compiled
+@fast
 def half_products(vectors: Any, a: Any, b: Any) -> Any:
     """Inner products float32 [m] of rows a[i] and b[i] of float16 vectors, given as uint16 [n, d].
 

@@ -1,14 +1,9 @@
 """The compiled loops of `indexes.hamming` (numba): arrays in, arrays out."""
 
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
-
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-Args = ParamSpec("Args")
-Result = TypeVar("Result")
+from infra.compiled import compiled
 
 ODD, PAIRS, NIBBLES, BYTES = (
     np.uint64(mask)
@@ -16,14 +11,6 @@ ODD, PAIRS, NIBBLES, BYTES = (
 )
 S1, S2, S4, S56 = (np.uint64(bits) for bits in (1, 2, 4, 56))
 ONE = np.uint64(1)
-
-
-def compiled(function: Callable[Args, Result]) -> Callable[Args, Result]:
-    """Compile on first call and keep the machine code on disk where a folder can be written."""
-    try:
-        return nb.njit(cache=True)(function)
-    except RuntimeError:  # numba found no folder for its cache: a read-only installation
-        return nb.njit(function)
 
 
 @compiled

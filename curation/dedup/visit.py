@@ -18,7 +18,7 @@ def walk(rows: int) -> Callable[..., Chosen]:
 
 @cache
 def _compiled() -> Callable[..., Chosen]:
-    from curation.compiled import compiled
+    from infra.compiled import compiled
 
     return compiled(visit)
 

@@ -53,6 +53,6 @@ def reduced(images: Sequence[Pixels]) -> tuple[Pixels, Pixels]:
     wide = np.empty((len(images), LOW, LOW + 1), np.uint8)
     for index, image in enumerate(images):
         luma = np.empty(image.shape[0] * image.shape[1], np.uint8)
-        reductions.grey(kernels.flat(image), luma)
+        kernels.grey(kernels.flat(image), luma)
         reductions.reduce(luma, image.shape[1], square[index], wide[index])
     return square, wide

@@ -109,7 +109,7 @@ def statistics(image: Pixels) -> tuple[float, ...]:
         entropy,
         _deviation(inner, *kernels.laplacian(luma, width)) ** 2 if inner else 0.0,
         saturated / count / kernels.SHARE,
-        kernels.common(pixels, cells, NEAR) / count,
+        kernels.common(pixels, int(cells.argmax()), NEAR) / count,
         1 - _area(kernels.inside_frame(pixels.reshape(image.shape), NEAR)) / count,
     )
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.compiled import compiled
+from infra.compiled import compiled
 
 BLOCK = 960  # pixels; a multiple of STEP
 SHARE = 65536  # a saturation of 1
@@ -29,12 +29,6 @@ def flat(image: Bytes) -> Bytes:
     plain = plain.view()
     plain.flags.writeable = False
     return plain
-
-
-@compiled
-def channels() -> tuple[Bytes, Bytes, Bytes]:
-    """Room for three channels of a block."""
-    return np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
 
 
 @compiled
@@ -119,6 +113,21 @@ def colours(pixels: Bytes, luma: Bytes, levels: Counts, cells: Counts) -> int:
 
 
 @compiled
+def grey(pixels: Bytes, luma: Bytes) -> None:
+    """Fill luma [n] from RGB bytes [3 n]."""
+    red, green, blue = (
+        np.empty(BLOCK, np.uint8),
+        np.empty(BLOCK, np.uint8),
+        np.empty(BLOCK, np.uint8),
+    )
+    for start in range(0, len(luma), BLOCK):
+        size = min(BLOCK, len(luma) - start)
+        r, g, b = red[:size], green[:size], blue[:size]
+        split(pixels[3 * start : 3 * (start + size)], r, g, b)
+        luma_of(r, g, b, luma[start : start + size])
+
+
+@compiled
 def inside(value: np.uint8, low: np.uint8, span: np.uint8) -> np.int32:
     """1 where `value` is in low..low + span: below `low` the difference wraps to a high number."""
     return np.int32(np.uint8(value - low) <= span)
@@ -155,17 +164,20 @@ def sums_within(
 
 
 @compiled
-def common(pixels: Bytes, cells: Counts, near: int) -> int:
-    """How many of RGB bytes [3 n] are within `near` levels of the most common colour.
+def common(pixels: Bytes, cell: int, near: int) -> int:
+    """How many of RGB bytes [3 n] are within `near` levels of the mean colour of a cell's pixels.
 
-    The colour is the mean of the fullest of the cells [CELLS].
+    cell: its number in the grid of colours; it holds some of every STEP-th pixel.
     """
-    red, green, blue = channels()
-    length = len(pixels) // 3
-    cell = np.argmax(cells)
-    low, span = np.empty(3, np.uint8), np.full(3, 15, np.uint8)
+    red, green, blue = (
+        np.empty(BLOCK, np.uint8),
+        np.empty(BLOCK, np.uint8),
+        np.empty(BLOCK, np.uint8),
+    )
+    low, span, sums = np.empty(3, np.uint8), np.empty(3, np.uint8), np.empty(3, np.int64)
     low[0], low[1], low[2] = cell >> 4 & 240, cell & 240, cell << 4 & 240
-    total, sums = 0, np.zeros(3, np.int64)
+    span[:], sums[:] = 15, 0
+    length, total = len(pixels) // 3, 0
     for again in range(2):
         for start in range(0, length, BLOCK):
             size = min(BLOCK, length - start)
@@ -224,8 +236,10 @@ def laplacian(luma: Bytes, width: int) -> tuple[int, int]:
 @compiled
 def widened(
     image: Bytes,
-    rows: tuple[int, int],
-    columns: tuple[int, int],
+    top: int,
+    bottom: int,
+    left: int,
+    right: int,
     low: Bytes,
     high: Bytes,
     span: int,
@@ -234,8 +248,8 @@ def widened(
 
     low, high [3] are widened to the part's colours.
     """
-    for row in range(rows[0], rows[1]):
-        for column in range(columns[0], columns[1]):
+    for row in range(top, bottom):
+        for column in range(left, right):
             for channel in range(3):
                 value = image[row, column, channel]
                 low[channel] = min(low[channel], value)
@@ -253,18 +267,18 @@ def inside_frame(image: Bytes, span: int) -> tuple[int, int, int, int]:
     side differ by at most `span` levels in each channel; then columns of the rows that are left.
     """
     top, bottom, left, right = 0, image.shape[0], 0, image.shape[1]
-    low, high = np.full(3, 255, np.uint8), np.zeros(3, np.uint8)
-    while top < bottom and widened(image, (top, top + 1), (0, right), low, high, span):
-        top += 1
-    low[:], high[:] = 255, 0
-    while bottom > top and widened(image, (bottom - 1, bottom), (0, right), low, high, span):
-        bottom -= 1
-    low[:], high[:] = 255, 0
-    while left < right and widened(image, (top, bottom), (left, left + 1), low, high, span):
-        left += 1
-    low[:], high[:] = 255, 0
-    while right > left and widened(image, (top, bottom), (right - 1, right), low, high, span):
-        right -= 1
+    low, high = np.empty(3, np.uint8), np.empty(3, np.uint8)
+    for side in range(4):
+        low[:], high[:] = 255, 0
+        while top < bottom and left < right:
+            first = bottom - 1 if side == 1 else top
+            last = top + 1 if side == 0 else bottom
+            begin = right - 1 if side == 3 else left
+            end = left + 1 if side == 2 else right
+            if not widened(image, first, last, begin, end, low, high, span):
+                break
+            top, bottom = top + (side == 0), bottom - (side == 1)
+            left, right = left + (side == 2), right - (side == 3)
     return top, bottom, left, right
 
 

@@ -1,13 +1,17 @@
 """Compiled loops that make small pictures of large ones, rounded as Pillow rounds."""
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.compiled import compiled
-from curation.scores.kernels import BLOCK, Bytes, Counts, luma_of, split
+from infra.compiled import compiled
+
+Bytes = NDArray[np.uint8]
+Counts = NDArray[np.uint32]
 
 
-@compiled
+@lru_cache(maxsize=4096)
 def windows(size: int, cells: int) -> NDArray[np.int64]:
     """What each of `cells` covers of `size` pixels, and its weight: int64 [cells, 3].
 
@@ -67,16 +71,18 @@ def shorten(means: Bytes, over: NDArray[np.int64], small: Bytes) -> None:
 
 
 @compiled
-def reduce(luma: Bytes, width: int, first: Bytes, second: Bytes) -> None:
-    """Area means of luma [height * width] into two small pictures, as by Pillow's box filter.
-
-    Rows first, rounded to 8 bits between the two directions.
-    """
-    height = len(luma) // width
-    over_first, over_second = windows(width, first.shape[1]), windows(width, second.shape[1])
-    of_first = np.empty((height, first.shape[1]), np.uint8)
-    of_second = np.empty((height, second.shape[1]), np.uint8)
-    sums, starts = np.zeros((4, width + 1), np.uint32), np.empty(4, np.int64)
+def narrow_rows(
+    luma: Bytes,
+    width: int,
+    over_first: NDArray[np.int64],
+    over_second: NDArray[np.int64],
+    first: Bytes,
+    second: Bytes,
+) -> None:
+    """The means of the windows of each row of luma [height * width]: two of [height, cells]."""
+    height = len(first)
+    sums, starts = np.empty((4, width + 1), np.uint32), np.empty(4, np.int64)
+    sums[:] = 0
     for top in range(0, height, 4):
         for k in range(4):
             starts[k] = min(top + k, height - 1) * width
@@ -88,25 +94,22 @@ def reduce(luma: Bytes, width: int, first: Bytes, second: Bytes) -> None:
             sums,
         )
         for k in range(min(4, height - top)):
-            narrow(sums[k], over_first, of_first[top + k])
-            narrow(sums[k], over_second, of_second[top + k])
+            narrow(sums[k], over_first, first[top + k])
+            narrow(sums[k], over_second, second[top + k])
+
+
+def reduce(luma: Bytes, width: int, first: Bytes, second: Bytes) -> None:
+    """Area means of luma [height * width] into two small pictures, as by Pillow's box filter.
+
+    Rows first, rounded to 8 bits between the two directions.
+    """
+    height = len(luma) // width
+    over_first, over_second = windows(width, first.shape[1]), windows(width, second.shape[1])
+    of_first = np.empty((height, first.shape[1]), np.uint8)
+    of_second = np.empty((height, second.shape[1]), np.uint8)
+    narrow_rows(luma, width, over_first, over_second, of_first, of_second)
     shorten(of_first, windows(height, len(first)), first)
     shorten(of_second, windows(height, len(second)), second)
-
-
-@compiled
-def grey(pixels: Bytes, luma: Bytes) -> None:
-    """Fill luma [n] from RGB bytes [3 n]."""
-    red, green, blue = (
-        np.empty(BLOCK, np.uint8),
-        np.empty(BLOCK, np.uint8),
-        np.empty(BLOCK, np.uint8),
-    )
-    for start in range(0, len(luma), BLOCK):
-        size = min(BLOCK, len(luma) - start)
-        r, g, b = red[:size], green[:size], blue[:size]
-        split(pixels[3 * start : 3 * (start + size)], r, g, b)
-        luma_of(r, g, b, luma[start : start + size])
 
 
 @compiled

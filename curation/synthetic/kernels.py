@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.compiled import compiled
+from infra.compiled import compiled
 
 TABLE = 4096  # entries of the table that turns 12 random bits into a map number
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)

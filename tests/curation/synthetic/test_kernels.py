@@ -1,11 +1,10 @@
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 
 from curation.synthetic import kernels
-from curation.synthetic.kernels import TABLE, chaos_game, compiled, count, diamond_square, word
+from curation.synthetic.kernels import TABLE, chaos_game, count, diamond_square, word
 
 SIERPINSKI = np.array(
     [[0.5, 0, 0, 0.5, 0, 0], [0.5, 0, 0, 0.5, 0.5, 0], [0.5, 0, 0, 0.5, 0.25, 0.5]]
@@ -86,9 +85,3 @@ def test_paint_shows_the_background_where_no_point_fell():
     levels = [int(255 * math.log1p(value) / math.log1p(10_000)) for value in (1, 3)]
     assert image[0, 1, 0] == levels[0] and image[1, 0, 0] == levels[1]
     assert abs(int(image[1, 1, 0]) - 255) <= 1
-
-
-def test_compiles_where_no_cache_folder_can_be_had():
-    scope: dict[str, Any] = {}
-    exec("def double(x):\n    return 2 * x", scope)  # a function without a file: nowhere to cache
-    assert compiled(scope["double"])(21) == 42
