@@ -24,15 +24,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 HEAVY = ("ray", "prefect", "slow")
+SHARED = ("curated_store",)  # fixtures
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Groups for `--dist loadgroup`: of ordinary tests each file is one.
 
     Those that start clusters and servers, or kill processes at their moments, are one group
-    together: they run one after the other, beside the ordinary ones.
+    together: they run one after the other, beside the ordinary ones. So are those that look at a
+    store that takes long to make, so that one worker makes it.
     """
     for item in items:
         heavy = any(item.get_closest_marker(name) for name in HEAVY)
-        group = "heavy" if heavy else item.nodeid.partition("::")[0]
+        shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
+        group = "heavy" if heavy else [*shared, item.nodeid.partition("::")[0]][0]
         item.add_marker(pytest.mark.xdist_group(group))

@@ -25,7 +25,7 @@ def table_of(rows: list[tuple[float | None, float | None]]) -> pa.Table:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(CELLS, CELLS), max_size=20), st.integers(0, 20))
 def test_the_counts_are_what_the_rules_do(
     rows: list[tuple[float | None, float | None]], cut: int
@@ -42,9 +42,8 @@ def test_the_counts_are_what_the_rules_do(
     reasons = apply_rules(RULES, table)["reason"].to_pylist()
     assert found.first.tolist() == [reasons.count(rule.reason) for rule in RULES]
     assert found.first.sum() + found.kept_after[-1] == len(rows)
-    for index in range(len(RULES)):
-        stays = apply_rules(RULES[: index + 1], table)["reason"].null_count
-        assert found.kept_after[index] == stays
+    stays = [(~removed[:, : index + 1].any(axis=1)).sum() for index in range(len(RULES))]
+    assert found.kept_after.tolist() == stays
 
 
 def test_many_rules_take_more_than_one_integer() -> None:

@@ -93,19 +93,19 @@ def left_over(s3: S3, artifact: Artifact) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_store_and_its_tables_on_s3_give_what_they_give_on_a_disk(
-    s3: S3, server: FaultServer, tmp_path: Path
+    s3: S3, server: FaultServer, tmp_path: Path, workers: int
 ) -> None:
     urls, ends = mixed(server, 200)
     expected = ingest(str(tmp_path / "store"), put_tables(str(tmp_path / "tables"), urls, 3))
-    for workers in (0, 2):
-        tables = put_tables(s3.url(str(workers), "tables"), urls, 3)
-        made = ingest(s3.url(f"store-{workers}"), tables, workers)
-        assert made.content == expected.content
-        assert [row["reason"] for row in rows_of(made)] == ends
-        assert verify(made) == []
-        assert images_of(made) == images_of(expected)
-        assert left_over(s3, made) == []
+    tables = put_tables(s3.url(str(workers), "tables"), urls, 3)
+    made = ingest(s3.url(f"store-{workers}"), tables, workers)
+    assert made.content == expected.content
+    assert [row["reason"] for row in rows_of(made)] == ends
+    assert verify(made) == []
+    assert images_of(made) == images_of(expected)
+    assert left_over(s3, made) == []
     assert s3.unfinished() == []
 
 

@@ -90,8 +90,11 @@ def plain_statistics(image: np.ndarray) -> dict[str, float]:
 
 def plain_margin(lines: np.ndarray) -> int:
     """How many lines from the first keep each channel within NEAR levels."""
-    counts = range(1, len(lines) + 1) if lines.size else ()
-    return sum((np.ptp(lines[:count], axis=(0, 1)) <= NEAR).all() for count in counts)
+    if not lines.size:
+        return 0
+    highest = np.maximum.accumulate(lines.max(axis=1))
+    lowest = np.minimum.accumulate(lines.min(axis=1))
+    return (highest - lowest <= NEAR).all(axis=1).sum()
 
 
 SIZES = [(1, 1), (1, 7), (7, 1), (2, 2), (3, 3), (40, 50), (5, 3000), (3000, 1), (33, 1027)]

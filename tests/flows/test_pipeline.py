@@ -148,6 +148,7 @@ def test_scores_over_embeddings_read_the_trusted_split(tmp_path: Path, curated_s
                     assert found == present
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_bytes(tmp_path: Path, curated_store: Path) -> None:
     run_small(tmp_path / "store", "curate", "local", 2)
     assert content(tmp_path / "store") == content(curated_store)

@@ -75,6 +75,7 @@ def raced(
 Raced = tuple[RaceOptions, Result]
 
 
+@pytest.mark.slow
 def test_what_recipes_share_runs_once(raced: Raced) -> None:
     names = [timing.name for timing in raced[1].timings]
     assert len(set(names)) == len(names)
@@ -89,6 +90,7 @@ def test_what_recipes_share_runs_once(raced: Raced) -> None:
     assert len(set(urls)) == len(urls)
 
 
+@pytest.mark.slow
 def test_the_table_tells_what_the_artifacts_hold(raced: Raced) -> None:
     race, found = prepare(raced[0]), table(raced[0])
     assert [entry["label"] for entry in found["entrants"]] == [RAW, "loose", "strict"]
@@ -125,6 +127,7 @@ def _accuracy(url: str, task: str) -> float:
     return value
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_figures_of_the_table(raced: Raced) -> None:
     assert raced[1].report
     text = Path(raced[1].report).read_text(encoding="utf-8")
@@ -191,6 +194,7 @@ def test_the_answer_is_no_surer_than_its_interval(
     assert "<b>" not in found["headline"]
 
 
+@pytest.mark.slow
 def test_a_second_race_runs_nothing(raced: Raced) -> None:
     store = Path(str(raced[0].store))
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*.*") if path.is_file()}
@@ -201,6 +205,7 @@ def test_a_second_race_runs_nothing(raced: Raced) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_race_goes_on_where_it_was_killed(raced: Raced, tmp_path: Path) -> None:
     """What a kill left undone is made again, and the table has the same bytes."""
     store = tmp_path / "store"
@@ -213,12 +218,14 @@ def test_a_race_goes_on_where_it_was_killed(raced: Raced, tmp_path: Path) -> Non
     assert table(chosen) == table(raced[0])
 
 
+@pytest.mark.slow
 def test_the_curated_version_people_use_stays_the_latest(raced: Raced) -> None:
     store = Path(str(raced[0].store))
     assert (store / "pool" / "latest").exists()
     assert not (store / "curated" / "latest").exists()
 
 
+@pytest.mark.slow
 def test_an_added_recipe_runs_its_own_steps_alone(raced: Raced, recipes: dict[str, str]) -> None:
     given = (*raced[0].recipes, recipes["middle"])
     chosen = options(given, Path(str(raced[0].store)))
@@ -232,6 +239,7 @@ def test_an_added_recipe_runs_its_own_steps_alone(raced: Raced, recipes: dict[st
     ]
 
 
+@pytest.mark.slow
 def test_an_added_seed_trains_that_seed_alone(raced: Raced) -> None:
     store = Path(str(raced[0].store))
     names = ran(run_race(options(raced[0].recipes, store, 3)))
@@ -241,6 +249,7 @@ def test_an_added_seed_trains_that_seed_alone(raced: Raced) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_one_seed_has_the_interval_of_the_test_images(raced: Raced) -> None:
     chosen = options(raced[0].recipes, Path(str(raced[0].store)), 1, "race.raw=false")
     assert ran(run_race(chosen)) == ["table"]
