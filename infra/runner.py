@@ -273,11 +273,3 @@ def make_runner(executor: str, workers: int, address: str = "local") -> Runner:
 
         return RayRunner(count, address)
     raise SluiceError(f"unknown executor {executor!r}", "use inline, local or ray")
-
-
-def results_in_order(results: Iterable[tuple[int, Result]], count: int) -> list[Result]:
-    """The results of `map`, in the order of its items."""
-    slots: list[Any] = [None] * count
-    for index, result in results:
-        slots[index] = result
-    return slots

@@ -71,11 +71,6 @@ def join(base: Target, location: str) -> Target | None:
         return None
 
 
-def domain(host: str) -> str:
-    """What reports and limits group a host under: the host, without `www.`."""
-    return host.removeprefix("www.") or host
-
-
 def domains(host: str) -> list[str]:
     """The host and the domains it lies under: a.b.c, b.c, c; an address lies under none."""
     if host.startswith("[") or host.rpartition(".")[2].isdigit():

@@ -30,7 +30,6 @@ class Time:
 
     steps: Sequence[StepTime]
     seconds: float  # of this run
-    stored_seconds: float  # that answers from the store saved
     stored: int
 
 
@@ -65,12 +64,10 @@ def time(context: ReportContext) -> Time | None:
         )
         for step in context.steps
     ]
-    stored = [step for step in steps if step.from_store]
     return Time(
         steps,
         sum(step.seconds for step in steps if not step.from_store),
-        sum(step.seconds for step in stored),
-        len(stored),
+        sum(step.from_store for step in steps),
     )
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.fetch import urls
-from curation.fetch.urls import Target, domain, domains, join, parse
+from curation.fetch.urls import Target, domains, join, parse
 
 HOST = "example.com"
 
@@ -167,18 +167,6 @@ def test_relative_redirects_follow_rfc_3986(location: str) -> None:
     assert BASE is not None
     target = join(BASE, location)
     assert target is not None and target.url == urljoin(BASE.url, location)
-
-
-def test_hosts_are_grouped_without_www() -> None:
-    hosts = ["www.example.com", HOST, "img.example.com", "www.", "127.0.0.1", "[::1]"]
-    assert [domain(host) for host in hosts] == [
-        HOST,
-        HOST,
-        "img.example.com",
-        "www.",
-        "127.0.0.1",
-        "[::1]",
-    ]
 
 
 def test_the_domains_a_host_lies_under() -> None:
