@@ -45,10 +45,7 @@ def hamming_pairs(
     ]
     a, b, distance = (np.concatenate(parts) for parts in zip(*found, strict=True))
     if len(a) > max_pairs:
-        raise SluiceError(
-            f"more than {max_pairs} pairs of {len(table)} hashes are within {radius} bits",
-            "lower the radius",
-        )
+        raise _too_many(table, radius, max_pairs)
     order = np.lexsort((b, a))
     return a[order], b[order], distance[order]
 
@@ -117,6 +114,15 @@ def _band_pairs(
         count = _kernels().band_pairs(
             ordered, order, starts, flips, bands, band, radius, a, b, distance, max_pairs
         )
+        if count > max_pairs:  # the bands after it would meet all of them again
+            raise _too_many(table, radius, max_pairs)
         if count <= room:
             return a[:count], b[:count], distance[:count]
         room = count
+
+
+def _too_many(table: Hashes, radius: int, max_pairs: int) -> SluiceError:
+    return SluiceError(
+        f"more than {max_pairs} pairs of {len(table)} hashes are within {radius} bits",
+        "lower the radius",
+    )
