@@ -1,12 +1,9 @@
 """The report of a crawl against versions whose statistics were really noted."""
 
-import json
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -29,69 +26,18 @@ from flows.report.hosts import Hosts, registrable
 from flows.report.outcome_words import WORDS, in_words
 from flows.report.pace import busy_seconds, in_bins, pace
 from infra import artifacts
-from infra.artifacts import Artifact, Part, Spec
-from infra.dataset import ROWS, part_name, sample_key, write_shard
+from infra.artifacts import Artifact
 from infra.errors import SluiceError
-from infra.filesystem import join, write_bytes
 from infra.progress import SilentDisplay
 from infra.runner import InlineRunner
 from infra.stage import Draft, Item, Work, run_stage
 from tests.curation.fetch.server import FaultServer
 from tests.curation.sources.made import picture, samples, tar_bytes
+from tests.flows.report.crawled import Fetched, failed, make_crawl
 from tests.flows.report.test_render import Page
 
 HOSTILE = 'evil"><script>alert(1)</script>\u202e.com'
-START = 1_763_700_000.0
 ALL = [value for name, value in vars(outcomes).items() if name.isupper() and type(value) is str]
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """A row of a crawl to be: what the fetcher noted ("" for nothing), what the row says."""
-
-    host: str
-    noted: str | None = None
-    reason: str | None = None
-    size: int = 1000
-    seconds: float = 0.5
-
-
-def failed(host: str, reason: str) -> Fetched:
-    return Fetched(host, reason, reason, 0, 2.0)
-
-
-def make_crawl(store: Path, shards: Sequence[Sequence[Fetched]], seconds: float = 60.0) -> Artifact:
-    """A committed version with statistics; shards begin a minute after each other."""
-    spec = Spec("dataset", "curation.ingest", {"name": "web"})
-    url = join(str(store), "web", spec.digest)
-    for shard, records in enumerate(shards):
-        observed = Observed(started=START + 60 * shard)
-        for record in records:
-            if record.noted != "":
-                observed.note(record.host, record.noted, record.size, record.seconds)
-                observed.requests += 1
-        rows = [_row(shard, place, record) for place, record in enumerate(records)]
-        images = [picture(shard) if record.reason is None else None for record in records]
-        files = write_shard(url, shard, pa.Table.from_pylist(rows, ROWS), images)
-        dropped = Counter(record.reason for record in records if record.reason)
-        kept = len(rows) - sum(dropped.values())
-        part = Part(part_name(shard), tuple(files), len(rows), kept, dict(dropped))
-        statistics = observed.to_json() | {"seconds": seconds}
-        write_bytes(url, f"statistics/{part.name}.json", json.dumps(statistics).encode())
-        artifacts.record_part(url, part, 1.0, 1.0)
-    return artifacts.commit(url, spec)
-
-
-def _row(shard: int, place: int, record: Fetched) -> dict[str, Any]:
-    ok = record.reason is None
-    return {
-        "uid": f"{shard:016x}{place:016x}", "shard": shard, "row": place,
-        "status": "ok" if ok else "rejected", "reason": record.reason,
-        "key": sample_key(shard, place), "source": f"urls: {place}",
-        "url": f"https://{record.host}/{place}", "caption": "a", "sha256": None,
-        "bytes": record.size if ok else None, "format": "jpg" if ok else None,
-        "width": 100 + place if ok else None, "height": 50 if ok else None, "meta": None,
-    }  # fmt: skip
 
 
 SHARDS = [
