@@ -7,9 +7,13 @@ Rows that cannot be scored (rejected at ingest, or undecodable) hold nulls and z
 """
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from itertools import chain
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +27,15 @@ from infra.artifacts import Part, Spec
 from infra.dataset import part_name, read_samples, read_table, write_table
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, join, write_bytes
-from infra.samples import Sample
+from infra.runner import own_processors
 from infra.stage import Draft
+from infra.threads import ahead
 
-BATCH = 256  # samples decoded at once
+BATCH = 256  # images scored at once, of at most ROWS rows and about BYTES of pixels
+ROWS = 4 * BATCH
+BYTES = 2**28
+PIECE = 32  # rows that a thread decodes in one go
+DECODED_AHEAD, READ_AHEAD = 2 * BATCH // PIECE, 4  # pieces
 NORM_TOLERANCE = 5e-3  # of a unit vector's length; float16 leaves a tenth of it
 NO_FOLDERS: Mapping[str, str] = {}
 
@@ -112,6 +121,24 @@ class Scorer(Protocol):
     def score(self, batch: Batch) -> Scores: ...
 
 
+class Ready(NamedTuple):
+    """How images are made ready for a network.
+
+    fit: the image that the scorer is given in place of one, smaller and with the same scores;
+    called as soon as it is decoded, from any thread. on_gpu: where the network runs.
+    """
+
+    fit: Callable[[Pixels], Pixels]
+    on_gpu: bool
+
+
+@runtime_checkable
+class NetworkScorer(Protocol):
+    """A scorer whose images are read, decoded and made ready in threads, ahead of its network."""
+
+    def ready(self) -> Ready: ...
+
+
 def score_draft(
     dataset_url: str,
     dataset_digest: str,
@@ -138,6 +165,10 @@ def score_draft(
 class ScoreWork:
     """Scores one shard with every scorer that is still to do; each image is decoded once.
 
+    Where one network alone reads images, up to two batches of them are made ready in threads while
+    it works, on a GPU or where this worker has processors to spare. No batch reaches beyond its
+    shard, so that a shard's scores do not depend on what was done before it.
+
     The dataset's digest is the last name of its URL, as everywhere in a store.
     """
 
@@ -150,15 +181,15 @@ class ScoreWork:
         """value: the shard's number. todo: names of `scorers`."""
         name = part_name(value)
         rows = read_table(join(self.dataset_url, "rows", f"{name}.parquet"))
-        images = any(self.scorers[scorer].reads_images for scorer in todo)
         vectors = {
             vector: self._stored(vector, value)
             for vector in sorted({v for name in todo for v in self.scorers[name].reads_vectors})
         }
         scored: dict[str, list[Scores]] = {scorer: [] for scorer in todo}
-        for batch in self._batches(value, rows, images, vectors):
-            for scorer in todo:
-                scored[scorer].append(_checked(self.scorers[scorer], batch, name))
+        with closing(self._loaded(value, rows, todo)) as loaded:
+            for batch in _batches(rows, loaded, vectors):
+                for scorer in todo:
+                    scored[scorer].append(_checked(self.scorers[scorer], batch, name))
         return {scorer: self._write(name, scorer, pieces) for scorer, pieces in scored.items()}
 
     def _stored(self, name: str, shard: int) -> Vectors:
@@ -169,30 +200,26 @@ class ScoreWork:
         place = join(self.dataset_url, "scores", folder, vector, f"{part_name(shard)}.npy")
         return check_unit(vectors, place)
 
-    def _batches(
-        self, shard: int, rows: pa.Table, images: bool, vectors: Mapping[str, Vectors]
-    ) -> Iterator[Batch]:
-        samples = read_samples(self.dataset_url, shard, rows) if images else iter(())
-        waiting = next(samples, None)
-        # A shard without rows still gives one batch, from which its empty columns are made.
-        for start in range(0, max(rows.num_rows, 1), BATCH):
-            piece = rows.slice(start, BATCH)
-            loaded: list[Loaded] = []
-            for row in range(start, start + piece.num_rows):
-                if waiting is not None and waiting.row == row:
-                    loaded.append(_loaded(waiting.image, self.pixel_limit))
-                    waiting = next(samples, None)
-                else:
-                    loaded.append(Loaded())
-            if images:
-                _check_samples(self.dataset_url, shard, piece, loaded, waiting)
-            yield Batch(
-                piece,
-                [each.image for each in loaded],
-                [each.error for each in loaded],
-                {name: array[start : start + BATCH] for name, array in vectors.items()},
-                [each.stored for each in loaded],
-            )
+    def _loaded(
+        self, shard: int, rows: pa.Table, todo: Sequence[str]
+    ) -> Generator[Loaded, None, None]:
+        """What could be decoded of each row, for the scorers that read images."""
+        readers = [self.scorers[name] for name in todo if self.scorers[name].reads_images]
+        if not readers:
+            yield from [Loaded()] * rows.num_rows
+            return
+        alone = readers[0] if len(readers) == 1 else None
+        ready = alone.ready() if isinstance(alone, NetworkScorer) else None
+        load = partial(_load, pixel_limit=self.pixel_limit, fit=ready and ready.fit)
+        pieces = _read(self.dataset_url, shard, rows)
+        threads = max(own_processors() - 1, int(ready.on_gpu)) if ready else 0
+        if not threads:
+            yield from chain.from_iterable(map(load, pieces))
+            return
+        count = -(-rows.num_rows // PIECE)
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(threads) as decoders:
+            read = ahead(reader, lambda _: next(pieces), range(count), READ_AHEAD)
+            yield from chain.from_iterable(ahead(decoders, load, read, DECODED_AHEAD))
 
     def _write(self, name: str, scorer: str, pieces: Sequence[Scores]) -> Part:
         digest = self.dataset_url.rstrip("/").rpartition("/")[2]
@@ -233,9 +260,65 @@ def _write_array(folder: str, path: str, array: npt.NDArray[np.float16]) -> File
     return write_bytes(folder, path, buffer.getvalue())
 
 
-def _loaded(data: bytes, pixel_limit: int) -> Loaded:
+def _read(url: str, shard: int, rows: pa.Table) -> Iterator[list[bytes | None]]:
+    """The images of each PIECE rows; None for a row that has none."""
+    samples = read_samples(url, shard, rows)
+    waiting = next(samples, None)
+    ok = [status == "ok" for status in rows["status"].to_pylist()]
+    for start in range(0, rows.num_rows, PIECE):
+        images: list[bytes | None] = []
+        for row in range(start, min(start + PIECE, rows.num_rows)):
+            here = waiting is not None and waiting.row == row
+            if here != ok[row]:
+                raise SluiceError(
+                    f"shard {part_name(shard)} of {url}: its tar and its rows disagree at row {row}"
+                    + (f" (next sample: row {waiting.row})" if waiting else ""),
+                    "remove that version's folder and run again; the store rebuilds it",
+                )
+            images.append(waiting.image if waiting is not None and here else None)
+            waiting = next(samples, None) if here else waiting
+        yield images
+
+
+def _load(
+    images: Sequence[bytes | None], pixel_limit: int, fit: Callable[[Pixels], Pixels] | None
+) -> list[Loaded]:
+    return [Loaded() if data is None else _decoded(data, pixel_limit, fit) for data in images]
+
+
+def _decoded(data: bytes, pixel_limit: int, fit: Callable[[Pixels], Pixels] | None) -> Loaded:
     image, error, orientation = decode.decode_upright(data, pixel_limit)
-    return Loaded(image, error, None if image is None else read_stored(data, orientation))
+    if image is None:
+        return Loaded(None, error)
+    return Loaded(fit(image) if fit else image, None, read_stored(data, orientation))
+
+
+def _batches(
+    rows: pa.Table, loaded: Iterable[Loaded], vectors: Mapping[str, Vectors]
+) -> Iterator[Batch]:
+    """Batches of BATCH images; a shard without rows gives one, which makes its empty columns."""
+    start, images, size = 0, 0, 0
+    waiting: list[Loaded] = []
+
+    def batch() -> Batch:
+        stop = start + len(waiting)
+        return Batch(
+            rows.slice(start, len(waiting)),
+            [each.image for each in waiting],
+            [each.error for each in waiting],
+            {name: array[start:stop] for name, array in vectors.items()},
+            [each.stored for each in waiting],
+        )
+
+    for each in loaded:
+        waiting.append(each)
+        if each.image is not None:
+            images, size = images + 1, size + each.image.nbytes
+        if images == BATCH or len(waiting) == ROWS or size >= BYTES:
+            yield batch()
+            start, images, size, waiting = start + len(waiting), 0, 0, []
+    if waiting or not rows.num_rows:
+        yield batch()
 
 
 def _checked(scorer: Scorer, batch: Batch, shard: str) -> Scores:
@@ -252,25 +335,6 @@ def _checked(scorer: Scorer, batch: Batch, shard: str) -> Scores:
             "this is a defect of the scorer: it must give one row for each row, as declared",
         )
     return scores
-
-
-def _check_samples(
-    url: str,
-    shard: int,
-    rows: pa.Table,
-    loaded: Sequence[Loaded],
-    waiting: Sample | None,
-) -> None:
-    """Every row that is "ok" has its sample in the tar, and no other has."""
-    for row, status, each in zip(
-        rows["row"].to_pylist(), rows["status"].to_pylist(), loaded, strict=True
-    ):
-        if (status == "ok") != (each.image is not None or each.error is not None):
-            raise SluiceError(
-                f"shard {part_name(shard)} of {url}: its tar and its rows disagree at row {row}"
-                + (f" (next sample: row {waiting.row})" if waiting else ""),
-                "remove that version's folder and run again; the store rebuilds it",
-            )
 
 
 def filled(

@@ -18,6 +18,7 @@ from infra.runner import (
     Result,
     limit_threads,
     overdue,
+    processors,
 )
 
 START = 300.0  # seconds Ray may take to start workers
@@ -60,7 +61,8 @@ class RayRunner:
         from ray.exceptions import GetTimeoutError
 
         remote: Any = ray.remote(_Worker)
-        actors = [remote.options(num_cpus=1, num_gpus=self._share).remote() for _ in range(count)]
+        options = remote.options(num_cpus=1, num_gpus=self._share)
+        actors = [options.remote(self._own_processors()) for _ in range(count)]
         try:
             ray.get([actor.greet.remote() for actor in actors], timeout=START)
         except GetTimeoutError as error:
@@ -69,6 +71,14 @@ class RayRunner:
                 f"lower run.workers, or see that Ray has {self.workers} processors to spare",
             ) from error
         return actors
+
+    def _own_processors(self) -> int:
+        """Of each worker: the actor asks Ray for one, and its threads take what nobody else has."""
+        import ray
+
+        local = self.address == "local"
+        there = processors() if local else int(ray.cluster_resources().get("CPU", 0))
+        return max(there // self.workers, 1)
 
     def map(
         self,
@@ -177,8 +187,8 @@ def shared_gpu(gpus: float, workers: int) -> float:
 class _Worker:
     """The body of an actor."""
 
-    def __init__(self) -> None:
-        limit_threads()
+    def __init__(self, own: int) -> None:
+        limit_threads(own)
 
     def greet(self) -> None:
         """Answer, to show that this actor is up."""

@@ -94,17 +94,30 @@ class InlineRunner:
         return None
 
 
-def limit_threads() -> None:
-    """One thread per worker: workers are the parallelism, and sums keep their order."""
+_own = 1  # processors
+
+
+def own_processors() -> int:
+    """How many processors this process has for itself, beside those of other workers."""
+    return _own
+
+
+def limit_threads(own: int = 1) -> None:
+    """One thread for arithmetic: workers are the parallelism, and sums keep their order.
+
+    own: the processors of this worker; threads that read and decode may take what is left.
+    """
+    global _own
+    _own = own
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
 
-def _become_worker() -> None:
+def _become_worker(own: int) -> None:
     """Set up a worker process: one thread, no life beyond its parent's, deaf to Ctrl-C."""
-    limit_threads()
+    limit_threads(own)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers it, and stops us
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -167,7 +180,10 @@ class LocalRunner:
     def _executor(self) -> ProcessPoolExecutor:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
-                self.workers, multiprocessing.get_context("spawn"), initializer=_become_worker
+                self.workers,
+                multiprocessing.get_context("spawn"),
+                initializer=_become_worker,
+                initargs=(max(processors() // self.workers, 1),),
             )
         return self._pool
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curation.score import Batch, Scores, filled, spread
+from curation.score import Batch, Ready, Scores, filled, spread
 from curation.units import BETTER, column
 from infra import artifacts, filesystem
 from infra.dataset import Dataset
@@ -89,6 +89,10 @@ class ClipScorer:
         if self.store is not None and self.model.startswith(OWN_RUNS):
             return join(self.store, self.model)
         return self.model
+
+    def ready(self) -> Ready:
+        encoder = load_encoder(self.location(), self.pretrained, self.precision)
+        return Ready(encoder.preprocess.fit, encoder.device.type != "cpu")
 
     def score(self, batch: Batch) -> Scores:
         encoder = load_encoder(self.location(), self.pretrained, self.precision)

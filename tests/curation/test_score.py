@@ -1,7 +1,8 @@
 """The scoring framework: alignment, batches, missing images, what a digest depends on."""
 
 import io
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from curation import score
-from curation.score import Batch, Scores, ScoreWork, filled, score_draft, spread
+from curation.score import Batch, Ready, Scores, ScoreWork, filled, score_draft, spread
 from curation.scores.registry import REGISTRY, pixel_scorers
 from infra.artifacts import Part, Spec, commit, record_part, verify
 from infra.dataset import ROWS, part_name, read_table, sample_key, write_shard
@@ -136,11 +137,88 @@ def test_columns_keep_the_units_that_their_scorer_declares(tmp_path: Path) -> No
 def test_batches_keep_their_order_and_bound_what_is_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score, "BATCH", 3)
     images = [None if row % 4 == 1 else picture(row) for row in range(8)]
-    table = columns(run(make(tmp_path, [images]), Mean())["mean"])
-    assert table["mean"].to_pylist() == [0, None, 2, 3, 4, None, 6, 7]
-    assert table["batch"].to_pylist() == [3, 3, 3, 3, 3, 3, 2, 2]
+    for name, limit, sizes in (
+        ("BATCH", 3, [4] * 8),
+        ("BATCH", 5, [7] * 7 + [1]),
+        ("ROWS", 3, [3] * 6 + [2] * 2),
+        ("BYTES", 2 * 4 * 4 * 3, [3] * 3 + [2] * 2 + [3] * 3),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(score, name, limit)
+            url = make(tmp_path / f"{name}{limit}", [images])
+            table = columns(run(url, Mean())["mean"])
+        assert table["mean"].to_pylist() == [0, None, 2, 3, 4, None, 6, 7]
+        assert table["batch"].to_pylist() == sizes
+
+
+@dataclass(frozen=True)
+class Network(Mean):
+    """A scorer whose images are made ready ahead of it; `score` waits for `reached`."""
+
+    fit: Callable[[Any], Any] = lambda image: image[:2]
+    on_gpu: bool = False
+    reached: threading.Event | None = None
+
+    def ready(self) -> Ready:
+        return Ready(self.fit, self.on_gpu)
+
+    def score(self, batch: Batch) -> Scores:
+        assert self.reached is None or self.reached.wait(30)
+        assert {len(image) for image in batch.images if image is not None} <= {2}
+        return super().score(batch)
+
+
+@pytest.mark.parametrize(("own", "on_gpu"), [(1, True), (2, False), (4, False)])
+def test_the_next_batches_are_decoded_while_a_network_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: int, on_gpu: bool
+) -> None:
+    images = [None if row % 7 == 1 else picture(row) for row in range(40)]
+    images[20] = picture(20)[:-5]
+    means = columns(run(make(tmp_path / "a", [images]), Network())["mean"])["mean"]
+    monkeypatch.setattr(score, "own_processors", lambda: own)
+    for name, limit in (("BATCH", 4), ("PIECE", 3), ("DECODED_AHEAD", 3), ("READ_AHEAD", 2)):
+        monkeypatch.setattr(score, name, limit)
+    reached, fitted, most = threading.Event(), list[int](), 0
+
+    def fit(image: Any) -> Any:
+        fitted.append(int(image.mean()))
+        if len(fitted) > 4:
+            reached.set()
+        return image[:2]
+
+    @dataclass(frozen=True)
+    class Watching(Network):
+        def score(self, batch: Batch) -> Scores:
+            nonlocal most
+            scores = super().score(batch)
+            last = max(int(image.mean()) for image in batch.images if image is not None)
+            most = max(most, max(fitted) - last)
+            return scores
+
+    url = make(tmp_path / "b", [images])
+    table = columns(run(url, Watching(fit=fit, on_gpu=on_gpu, reached=reached))["mean"])
+    assert table["mean"].to_pylist() == means.to_pylist()
+    assert table["error"].to_pylist()[20] == "truncated"
+    assert most <= 3 * (1 + 3 + 1) + 3  # rows: the pieces ahead, one in hand, and the batch's rest
+
+
+def test_what_a_thread_raises_is_raised_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score, "PIECE", 1)
+
+    def fit(image: Any) -> Any:
+        raise SluiceError("no memory", "buy some")
+
+    url = make(tmp_path, [[picture(row) for row in range(9)]])
+    with pytest.raises(SluiceError, match="no memory"):
+        run(url, Network(fit=fit, on_gpu=True))
+    with (Path(url) / "shards/00000.tar").open("r+b") as tar:
+        tar.truncate(5000)
+    with pytest.raises(SluiceError, match=r"00000\.tar is damaged or has changed"):
+        run(url, Network(on_gpu=True))
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
 
 
 def test_a_shard_of_rejected_rows(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from infra.runner import (
     LostError,
     Runner,
     make_runner,
+    own_processors,
     processors,
 )
 
@@ -283,3 +284,14 @@ def test_ray_shows_gpus_to_the_work_that_wants_them() -> None:
     assert set(found["without"]) == {""}
     assert found["free"] == 2
     assert found["again"] and set(found["again"]) <= {"0", "1"}
+
+
+def own(_: int) -> int:
+    return own_processors()
+
+
+@pytest.mark.parametrize("runner", ELSEWHERE, indirect=True)
+def test_a_worker_knows_its_share_of_the_processors(runner: Runner) -> None:
+    expected = max(processors() // runner.workers, 1)
+    assert set(dict(runner.map(own, range(4))).values()) == {expected}
+    assert own_processors() == 1
