@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from indexes.hub import hub_reachable, offline_hub, quiet_loading
 from indexes.preprocess import Preprocess
+from indexes.tokens import Tokens
 from infra import filesystem
 from infra.digests import canonical_json
 from infra.errors import SluiceError
@@ -79,7 +80,7 @@ class ClipEncoder:
     """
 
     model: torch.nn.Module
-    tokenizer: Any
+    tokenizer: Tokens
     preprocess: Preprocess
     config: Mapping[str, Any]  # model_cfg and preprocess_cfg
     device: torch.device
@@ -128,7 +129,7 @@ class ClipEncoder:
     @property
     def context_length(self) -> int:
         """Tokens a text may have; longer texts are cut."""
-        return int(self.tokenizer.context_length)
+        return self.tokenizer.context_length
 
     @property
     def logit_scale(self) -> float:
@@ -157,13 +158,13 @@ class ClipEncoder:
         return self._encode(len(texts), lambda rows: self._texts(texts[rows]))
 
     def _images(self, images: Sequence[npt.NDArray[np.uint8]]) -> torch.Tensor:
-        pixels = _padded(self.preprocess(images), len(images))
-        return cast(Any, self.model).encode_image(pixels.to(self.device))
+        pixels = _padded(self.preprocess.stack(images), len(images)).to(self.device)
+        return cast(Any, self.model).encode_image(self.preprocess.normalise(pixels))
 
     def _texts(self, texts: Sequence[str]) -> torch.Tensor:
         clean = [text.encode("utf-8", "replace").decode() for text in texts]  # lone surrogates
-        tokens = cast(torch.Tensor, self.tokenizer(clean))
-        return cast(Any, self.model).encode_text(_padded(tokens, len(texts)).to(self.device))
+        tokens = _padded(self.tokenizer(clean), len(texts))
+        return cast(Any, self.model).encode_text(tokens.to(self.device))
 
     def _encode(self, count: int, forward: Callable[[slice], torch.Tensor]) -> Vectors:
         vectors = np.empty((count, self.dimension), dtype=np.float16)
@@ -290,7 +291,7 @@ def _load(
             model: torch.nn.Module = open_clip.create_model(
                 name, pretrained, device=device, require_pretrained=True
             )
-            tokenizer = open_clip.get_tokenizer(name)
+            tokenizer = Tokens(open_clip.get_tokenizer(name))
             model_cfg = open_clip.get_model_config(name)
     except Exception as error:  # open_clip raises whatever the layer below raised
         raise SluiceError(

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional as F
+
+from indexes.resize import Window, resize
 
 MAX_ASPECT = 32  # a longer image is cut at its centre first: resizing it whole is a bomb
 
@@ -18,12 +19,9 @@ Array = npt.NDArray[np.uint8]
 class Preprocess:
     """Resize, centre crop or pad, scale to [0, 1], normalise.
 
-    Gives what `open_clip.transform.image_transform_v2(cfg, is_train=False)` gives, but for a few
-    levels of 255 where a pixel is resampled: PyTorch's filters are Pillow's (both antialiased, in
-    whole numbers) and take a seventh of the time, and resizing was two thirds of all that embedding
-    costs beside the network. It matters which side comes first where hard noise overshoots: Pillow
-    from 13 on takes the longer one, PyTorch and earlier ones the width. The arithmetic on floats
-    runs once per batch, not once per image.
+    Gives what `open_clip.transform.image_transform_v2(cfg, is_train=False)` gives, to the bit where
+    both sides shrink or grow by the same factor. Otherwise Pillow from 13 on may take the height
+    before the width, which differs by rounding, and by some levels of 255 where noise overshoots.
     """
 
     size: tuple[int, int]  # height, width
@@ -49,18 +47,33 @@ class Preprocess:
 
     def __call__(self, images: Sequence[Array]) -> torch.Tensor:
         """uint8 RGB arrays [height, width, 3] -> float32 [n, 3, *size]."""
-        batch = np.stack([self.fit(image) for image in images])
-        pixels = torch.as_tensor(batch).permute(0, 3, 1, 2).contiguous().float().div_(255)
-        mean = torch.tensor(self.mean).view(1, -1, 1, 1)
-        std = torch.tensor(self.std).view(1, -1, 1, 1)
-        return pixels.sub_(mean).div_(std)
+        return self.normalise(self.stack(images))
+
+    def stack(self, images: Sequence[Array]) -> torch.Tensor:
+        """uint8 RGB arrays [height, width, 3] -> uint8 [n, 3, *size]; those that fit are copied."""
+        return torch.from_numpy(np.stack([self.fit(each).transpose(2, 0, 1) for each in images]))
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 [n, 3, *size] -> float32, on its device."""
+        mean, std = (
+            torch.tensor(each, device=pixels.device).view(-1, 1, 1)
+            for each in (self.mean, self.std)
+        )
+        result = torch.empty(pixels.shape, device=pixels.device)
+        # One after the other they stay in a processor's cache; a GPU takes them all at once.
+        step = 1 if pixels.device.type == "cpu" else len(pixels)
+        for each, target in zip(pixels.split(step), result.split(step), strict=True):
+            torch.div(each, 255, out=target).sub_(mean).div_(std)
+        return result
 
     def fit(self, image: Array) -> Array:
-        """One image at the network's size, still uint8."""
+        """One image at the network's size, still uint8 [*size, 3]."""
         image = _tame(image)
         height, width = self._target(image.shape[0], image.shape[1])
         if (height, width) != image.shape[:2]:
-            image = _resize(image, height, width, self._method())
+            rows = _window(image.shape[0], height, self.size[0])
+            columns = _window(image.shape[1], width, self.size[1])
+            image = resize(image, rows, columns, self._method())
         return self._center(image)
 
     def _method(self) -> str:
@@ -95,12 +108,9 @@ class Preprocess:
         return image
 
 
-def _resize(image: Array, height: int, width: int, method: str) -> Array:
-    """uint8 RGB, resampled; in PyTorch's terms a batch of one with the channels last."""
-    pixels = torch.from_numpy(image if image.flags.writeable else image.copy())
-    batch = pixels.permute(2, 0, 1)[None]
-    resized = F.interpolate(batch, (height, width), mode=method, antialias=True)
-    return resized[0].permute(1, 2, 0).numpy()
+def _window(have: int, grown: int, size: int) -> Window:
+    """Of `grown` pixels the `size` in the middle, or all."""
+    return Window(have, grown, max(round((grown - size) / 2.0), 0), min(grown, size))
 
 
 def _tame(image: Array) -> Array:

@@ -57,7 +57,7 @@ class ClipScorer:
     precision: Literal["float32", "bfloat16"] = "float32"
 
     name = "clip"
-    code = 2
+    code = 3
     reads_images = True
     reads_vectors = ()
     vectors = ("image", "text")
