@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from curation import contamination, curate, dedup, frequency, rules, score, verdicts
 from curation.measures import cells
-from curation.scores.clip import ClipScorer
+from curation.scores.clip import ClipScorer, best_precision
 from curation.scores.reference import Given, Reference
 from curation.scores.registry import chosen_scorer, pixel_scorers
 from curation.selection.settings import SelectionSettings
@@ -132,7 +132,7 @@ class Pipeline:
             references=settings.references,
             reference_url=self._split("trusted").url if self._has("trusted") else None,
             reference_digest=(self._split("trusted").spec.digest if self._has("trusted") else None),
-            precision=settings.precision,
+            precision=best_precision() if settings.precision == "auto" else settings.precision,
         )
         self.clip = scorer
         self.folders[scorer.name] = self._embed("pool").folder

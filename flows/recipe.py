@@ -80,9 +80,10 @@ class FilterSettings(_Settings):
 
     model: str | None = Field(None, description="open_clip name, or folder of a saved model")
     pretrained: str | None = Field(None, description="open_clip tag or checkpoint path for `model`")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32",
-        description="of the network when it embeds; bfloat16 is faster where it is native",
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="of the network when it embeds; auto: bfloat16 where the machine that plans "
+        "the run has a GPU with it, else float32. The scores' digest names what was used",
     )
     train: TrainSettings | None = Field(None, description="used where `model` is not given")
     references: int = Field(256, gt=0, description="trusted captions a caption is compared with")

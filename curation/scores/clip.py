@@ -5,6 +5,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -142,6 +143,20 @@ def load_encoder(
     from indexes.encoder import AUTO, ClipEncoder
 
     return ClipEncoder.load(model, pretrained, AUTO, precision)
+
+
+def best_precision(devices: str = "/dev") -> Literal["float32", "bfloat16"]:
+    """bfloat16 where this machine has a GPU with it, else float32.
+
+    PyTorch, which takes seconds to import, is asked only where there is the device file of a GPU.
+    """
+    names = ("nvidia[0-9]*", "kfd", "dxg")  # NVIDIA's, AMD's, and that of WSL
+    if not any(any(Path(devices).glob(name)) for name in names):
+        return "float32"
+    import torch
+
+    native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if native else "float32"
 
 
 @lru_cache(maxsize=1)

@@ -1,5 +1,6 @@
 """The CLIP scorer, on a real open_clip model of random weights."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from curation.score import Batch, Scores, score_draft
-from curation.scores.clip import ClipScorer, margins, reference_captions
+from curation.scores.clip import ClipScorer, best_precision, margins, reference_captions
 from indexes.encoder import ClipEncoder, folder_files
 from infra import artifacts
 from infra.artifacts import Part, Spec
@@ -152,5 +153,44 @@ def test_the_digest_names_the_weights_and_not_their_place(store: Path, tmp_path:
         digest(reference_digest="abd"),
         digest(model="ViT-B-32", pretrained="openai"),
         digest(model="ViT-B-32", pretrained="laion2b_s34b_b79k"),
+        digest(precision="bfloat16"),
     }
-    assert len(differing) == 5
+    assert len(differing) == 6
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "native", "expected"),
+    [
+        (None, True, True, "float32"),
+        ("nvidiactl", True, True, "float32"),
+        ("nvidia0", True, True, "bfloat16"),
+        ("kfd", True, True, "bfloat16"),
+        ("nvidia0", True, False, "float32"),
+        ("nvidia0", False, True, "float32"),
+    ],
+)
+def test_the_precision_is_that_of_the_gpu(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str | None,
+    there: bool,
+    native: bool,
+    expected: str,
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    if device is not None:
+        (tmp_path / device).touch()
+    assert best_precision(str(tmp_path)) == expected
+
+
+def test_what_is_made_ready_ahead_gives_the_same_bytes(store: Path) -> None:
+    clip, plain = scorer(store), batch()
+    fit = clip.ready().fit
+    ready = [None if image is None else fit(image) for image in plain.images]
+    assert {image.shape for image in ready if image is not None} == {(32, 32, 3)}
+    found, expected = clip.score(replace(plain, images=ready)), clip.score(plain)
+    assert found.columns == expected.columns
+    assert all(np.array_equal(found.vectors[k], expected.vectors[k]) for k in expected.vectors)
