@@ -125,7 +125,8 @@ class Ready(NamedTuple):
     """How images are made ready for a network.
 
     fit: the image that the scorer is given in place of one, smaller and with the same scores;
-    called as soon as it is decoded, from any thread. on_gpu: where the network runs.
+    called as soon as it is decoded, from any thread. How its file held it is not looked up.
+    on_gpu: where the network runs.
     """
 
     fit: Callable[[Pixels], Pixels]
@@ -290,7 +291,9 @@ def _decoded(data: bytes, pixel_limit: int, fit: Callable[[Pixels], Pixels] | No
     image, error, orientation = decode.decode_upright(data, pixel_limit)
     if image is None:
         return Loaded(None, error)
-    return Loaded(fit(image) if fit else image, None, read_stored(data, orientation))
+    if fit is not None:
+        return Loaded(fit(image))
+    return Loaded(image, None, read_stored(data, orientation))
 
 
 def _batches(
