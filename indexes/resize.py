@@ -45,7 +45,7 @@ def resize(image: Pixels, rows: Window, columns: Window, method: str) -> Pixels:
     The channels of what it gives lie apart in memory. method: "bicubic" or "bilinear", wider where
     the image shrinks. The width comes first.
     """
-    kernels = _kernels()
+    loops = kernels()
     down, across = filter_weights(rows, method), filter_weights(columns, method)
     image = image[down.low : down.high, across.low : across.high]
     height, width = down.high - down.low, across.high - across.low
@@ -54,11 +54,11 @@ def resize(image: Pixels, rows: Window, columns: Window, method: str) -> Pixels:
     source[: len(image), : 3 * image.shape[1]].reshape(image.shape)[...] = image  # splits: a view
     slim = np.empty((wide, 3 * tall), np.uint8)
     turned = _turned(source)[: 3 * width].reshape(width, 3 * tall)
-    kernels.weigh_rows(turned, across.first, across.weights, slim)
+    loops.weigh_rows(turned, across.first, across.weights, slim)
     planes = _turned(slim).reshape(3, tall, wide)
     small = np.empty((3, rows.length, wide), np.uint8)
     for plane, target in zip(planes, small, strict=True):
-        kernels.weigh_rows(plane, down.first, down.weights, target)
+        loops.weigh_rows(plane, down.first, down.weights, target)
     return np.ascontiguousarray(small[:, :, : columns.length]).transpose(1, 2, 0)
 
 
@@ -107,7 +107,7 @@ FILTERS: dict[str, tuple[Callable[[Reals], Reals], float]] = {
 def _turned(pixels: Pixels) -> Pixels:
     """[8 m, 8 n] -> [8 n, 8 m], rows and columns exchanged."""
     turned = np.empty((pixels.shape[1], pixels.shape[0]), np.uint8)
-    _kernels().turn(pixels.view(np.uint64), turned.view(np.uint64))
+    kernels().turn(pixels.view(np.uint64), turned.view(np.uint64))
     return turned
 
 
@@ -115,6 +115,6 @@ def _eights(count: int) -> int:
     return -(-count // 8) * 8
 
 
-def _kernels() -> Any:
+def kernels() -> Any:
     """The compiled loops; numba is imported when they are first needed."""
     return importlib.import_module("indexes.resize_kernels")

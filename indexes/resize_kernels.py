@@ -1,4 +1,4 @@
-"""The compiled loops of `indexes.resize` (numba): bytes in, bytes out."""
+"""The compiled loops of `indexes.resize` and `indexes.preprocess` (numba)."""
 
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -15,6 +15,8 @@ HALF, SHIFT = np.int32(1 << BITS >> 1), np.int32(BITS)
 BLACK, WHITE = np.int32(0), np.int32(255)
 BLOCK = 2048  # columns summed at a time: their sums and rows stay in the nearest cache
 
+FULL = np.float32(255)
+
 S8, S16, S32 = np.uint64(8), np.uint64(16), np.uint64(32)
 M8, M16, M32 = (
     np.uint64(mask) for mask in (0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF)
@@ -24,12 +26,13 @@ M8, M16, M32 = (
 def compiled(function: Callable[Args, Result]) -> Callable[Args, Result]:
     """Compile on first call and keep the machine code on disk where a folder can be written.
 
-    It runs beside other threads of Python.
+    It runs beside other threads of Python; a division by zero gives what NumPy gives, and leaves
+    the loop to the processor's vectors.
     """
     try:
-        return nb.njit(cache=True, nogil=True)(function)
+        return nb.njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # numba found no folder for its cache: a read-only installation
-        return nb.njit(nogil=True)(function)
+        return nb.njit(nogil=True, error_model="numpy")(function)
 
 
 @compiled
@@ -105,3 +108,19 @@ def turn(source: NDArray[np.uint64], target: NDArray[np.uint64]) -> None:
             target[j + 2, p], target[j + 6, p] = c ^ (x << S32), g ^ x
             x = ((d >> S32) ^ h) & M32
             target[j + 3, p], target[j + 7, p] = d ^ (x << S32), h ^ x
+
+
+@compiled
+def normalise(
+    pixels: NDArray[np.uint8],
+    mean: NDArray[np.float32],
+    std: NDArray[np.float32],
+    target: NDArray[np.float32],
+) -> None:
+    """target = (pixels / 255 - mean) / std of each channel, [n, channels, m], as PyTorch rounds."""
+    for i in range(pixels.shape[0]):
+        for channel in range(pixels.shape[1]):
+            values, line = pixels[i, channel], target[i, channel]
+            middle, unit = mean[channel], std[channel]
+            for j in range(len(values)):
+                line[j] = (np.float32(values[j]) / FULL - middle) / unit

@@ -62,3 +62,10 @@ def test_an_absurdly_long_image_stays_small(shape: tuple[int, ...]) -> None:
     preprocess = Preprocess((32, 32), MEAN, STD)
     assert preprocess.fit(image).shape == (32, 32, 3)
     assert preprocess([image, image]).shape == (2, 3, 32, 32)
+
+
+def test_every_level_is_normalised_as_open_clip_does_it() -> None:
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(2, 3, 1, 1)
+    mean, std = torch.tensor(MEAN).view(-1, 1, 1), torch.tensor(STD).view(-1, 1, 1)
+    expected = levels.float().div(255).sub(mean).div(std)
+    assert torch.equal(Preprocess((16, 16), MEAN, STD).normalise(levels), expected)
