@@ -9,7 +9,17 @@ import pyarrow as pa
 
 from curation import kmeans
 from curation.kmeans import Centroids
-from curation.selection.draws import Bools, Choice, Floats, Ints, draws
+from curation.selection.draws import (
+    Bools,
+    Cells,
+    Choice,
+    Floats,
+    Ints,
+    Words,
+    blocks,
+    draws,
+    tally,
+)
 from curation.selection.rows import Rows
 from curation.selection.settings import NO_VECTOR, Unjudged
 
@@ -18,9 +28,9 @@ from curation.selection.settings import NO_VECTOR, Unjudged
 class Space:
     """Rows by cell: all arrays [n]. A row without a vector is in cell -1, infinitely far."""
 
-    cells: Ints
-    distances: Floats  # squared, to the centroid
+    cells: Cells
     count: int  # of cells
+    distances: Floats  # squared, to the centroid; empty where nobody asked for them
 
     @property
     def known(self) -> Bools:
@@ -28,7 +38,7 @@ class Space:
 
     def sizes(self) -> Ints:
         """The rows of each cell."""
-        return np.bincount(self.cells[self.known], minlength=self.count)
+        return tally(self.cells, self.count)
 
 
 def sample_vectors(
@@ -38,13 +48,37 @@ def sample_vectors(
 
     So neither which they are nor their order depends on where the rows lie.
     """
-    drawn = draws(rows.uids, *key, "sample")
-    chosen = np.argsort(drawn, kind="stable")[:count]
+    chosen = first(draws(rows.uids, *key, "sample"), count)
     inside = np.zeros(len(rows), bool)
     inside[chosen] = True
-    vectors = rows.only(inside).vectors(name)
-    vectors = vectors[np.argsort(drawn[inside], kind="stable")]
-    return vectors[present(vectors)]
+    place = np.argsort(chosen, kind="stable")  # of the rows as they come, one shard by another
+    found: npt.NDArray[np.float16] = np.empty((0, 1), np.float16)
+    start = 0
+    for vectors in rows.only(inside).vector_pieces(name):
+        if not start:
+            found = np.empty((len(chosen), vectors.shape[1]), np.float16)
+        found[place[start : start + len(vectors)]] = vectors
+        start += len(vectors)
+    return _only_present(found)
+
+
+def first(drawn: Words, count: int) -> Ints:
+    """The positions of the `count` lowest draws, in their order, ties by position."""
+    if count >= len(drawn):
+        return np.argsort(drawn, kind="stable")
+    limit = np.partition(drawn, count - 1)[count - 1]
+    near = np.flatnonzero(drawn <= limit)
+    return near[np.argsort(drawn[near], kind="stable")[:count]]
+
+
+def _only_present(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float16]:
+    """Those that are there, moved to the front of the same array."""
+    kept = 0
+    for part in blocks(len(vectors)):
+        there = vectors[part][present(vectors[part])]
+        vectors[kept : kept + len(there)] = there
+        kept += len(there)
+    return vectors[:kept]
 
 
 def present(vectors: npt.NDArray[Any]) -> Bools:
@@ -53,30 +87,34 @@ def present(vectors: npt.NDArray[Any]) -> Bools:
     return np.logical_and(finite, vectors.any(axis=1))
 
 
-def place(rows: Rows, name: str, centroids: Centroids) -> Space:
-    """The cell of each row, and the distance to its centroid."""
-    labels = [np.empty(0, np.int64)]
-    distances = [np.empty(0)]
-    for vectors in rows.vector_pieces(name):
-        known = present(vectors)
-        label, distance = np.full(len(vectors), -1), np.full(len(vectors), np.inf)
-        if len(centroids):
-            label[known], distance[known] = kmeans.assign(vectors[known], centroids)
-        labels.append(label)
-        distances.append(distance)
-    return Space(np.concatenate(labels), np.concatenate(distances), len(centroids))
+def place(rows: Rows, name: str, centroids: Centroids, distances: bool = False) -> Space:
+    """The cell of each row, and, where asked for, the distance to its centroid."""
+    labels = np.full(len(rows), -1, np.int32)
+    away = np.full(len(rows) if distances else 0, np.inf)
+    start = 0
+    for vectors in rows.vector_pieces(name) if len(centroids) else ():
+        known = start + np.flatnonzero(present(vectors))
+        labels[known], found = kmeans.assign(vectors[known - start], centroids)
+        if distances:
+            away[known] = found
+        start += len(vectors)
+    return Space(labels, len(centroids), away)
 
 
 def choice(
     missing: Unjudged, space: Space, probability: Floats, selected: Bools, **more: Any
 ) -> Choice:
-    """A choice by cells, in which rows without a vector go or stay as `missing` says."""
+    """A choice by cells, in which rows without a vector go or stay as `missing` says.
+
+    probability and selected are taken over, and changed for those rows.
+    """
     unknown = ~space.known
     stays = missing == "keep"
+    probability[unknown], selected[unknown] = stays, stays
     names = pa.array(map(str, range(space.count)), pa.string())
     return Choice(
-        np.where(unknown, float(stays), probability),
-        np.where(unknown, stays, selected),
+        probability,
+        selected,
         space.cells,
         names,
         unknown,

@@ -6,14 +6,15 @@ its entries draws it: with probability 1 - prod(1 - p_e), by one draw of its own
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
 
 import ahocorasick
 import numpy as np
 import pyarrow as pa
 
-from curation.selection.draws import Choice, Floats, Ints, uniforms
+from curation.selection.draws import Cells, Choice, Floats, Ints, drawn
 from curation.selection.rows import Rows
 from curation.selection.settings import NO_CONCEPT, ConceptSettings
 from infra import filesystem
@@ -22,6 +23,8 @@ from infra.errors import SluiceError
 # What the paper's matching puts spaces around, and what it takes for a space.
 PADDED = str.maketrans({sign: f" {sign} " for sign in ",.;:?!`"} | dict.fromkeys("\t\n\r", " "))
 STEPS = 64  # halvings of the interval that holds t: down to the last bit of a float64
+PIECE = 1 << 16  # texts matched at once
+UNIT = 2**40  # parts of a probability, of which 2**23 fit into 63 bits
 
 
 def select(
@@ -35,34 +38,37 @@ def select(
     before: the state of an older plan, whose matches count, too.
     """
     entries = read_entries(settings.entries)
-    matcher = Matcher(entries)
-    matched = Matches.join(
-        (matcher.match(texts.to_pylist()) for texts in rows.texts(settings.reason, settings.text)),
-        len(entries),
-    )
-    counts = matched.counts() + (older_counts(entries, before) if before else 0)
-    unmatched = matched.unmatched()
-    keeps = settings.unmatched == "keep"
-    size = settings.target
-    if settings.fraction is not None:
-        size = int(len(rows) * settings.fraction + 0.5)
-    if settings.t is not None:
-        t = settings.t
-    else:
-        t = solve(matched, counts, (size or 0) - keeps * int(unmatched.sum()))
-    probability = matched.probability(entry_probability(counts, t))
-    probability = np.where(unmatched, float(keeps), probability)
-    selected = uniforms(rows.uids, *key) < probability
+    with tempfile.TemporaryFile(prefix="sluice-") as file:
+        matched = Spilled(file, len(entries))
+        matcher = Matcher(entries)
+        for texts in rows.texts(settings.reason, settings.text):
+            for start in range(0, len(texts), PIECE):
+                matched.add(matcher.match(texts.slice(start, PIECE).to_pylist()))
+        counts = matched.counts + (older_counts(entries, before) if before else 0)
+        t = settings.t or solve(matched, counts, _wanted(settings, len(rows), matched.unmatched))
+        probability, rarest = matched.judge(counts, t)
+    unmatched = rarest < 0
+    probability[unmatched] = settings.unmatched == "keep"
+    selected = drawn(rows.uids, probability, *key)
+    names = pa.array(entries, pa.string())
     return Choice(
         probability,
         selected,
-        matched.rarest(counts),
-        pa.array(entries, pa.string()),
+        rarest,
+        names,
         unmatched,
         NO_CONCEPT,
-        state=pa.table({"entry": pa.array(entries, pa.string()), "count": counts}),
-        figures=_figures(counts, t, unmatched),
+        state=pa.table({"entry": names, "count": counts}),
+        figures=_figures(counts, t, matched.unmatched),
     )
+
+
+def _wanted(settings: ConceptSettings, rows: int, unmatched: int) -> int:
+    """How many texts with an entry are to be expected."""
+    size = settings.target or 0
+    if settings.fraction is not None:
+        size = int(rows * settings.fraction + 0.5)
+    return size - (unmatched if settings.unmatched == "keep" else 0)
 
 
 def older_counts(entries: Sequence[str], before: pa.Table) -> Ints:
@@ -71,7 +77,7 @@ def older_counts(entries: Sequence[str], before: pa.Table) -> Ints:
     return np.array([known.get(entry, 0) for entry in entries], np.int64)
 
 
-def _figures(counts: Ints, t: float, unmatched: Any) -> dict[str, Any]:
+def _figures(counts: Ints, t: float, unmatched: int) -> dict[str, Any]:
     matches = int(counts.sum())
     tail = int(counts[counts < t].sum())
     return {
@@ -81,7 +87,7 @@ def _figures(counts: Ints, t: float, unmatched: Any) -> dict[str, Any]:
         "entries_thinned": int((counts > t).sum()),
         "matches": matches,
         "tail_share": round(tail / matches, 6) if matches else 0.0,
-        "unmatched": int(unmatched.sum()),
+        "unmatched": unmatched,
     }
 
 
@@ -109,16 +115,6 @@ class Matches:
     def __init__(self, texts: Ints, entries: Ints, count: int, of: int) -> None:
         self.texts, self.entries, self.count, self.of = texts, entries, count, of
 
-    @staticmethod
-    def join(pieces: Iterable["Matches"], of: int) -> "Matches":
-        """Pieces one after the other; `of` is the number of entries there are."""
-        texts, entries, count = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
-        for piece in pieces:
-            texts.append(piece.texts + count)
-            entries.append(piece.entries)
-            count += piece.count
-        return Matches(np.concatenate(texts), np.concatenate(entries), count, of)
-
     def counts(self) -> Ints:
         """How many texts name each entry, int64 [entries]."""
         return np.bincount(self.entries, minlength=self.of)
@@ -127,10 +123,8 @@ class Matches:
         """Whether a text names no entry, bool [n]."""
         return np.bincount(self.texts, minlength=self.count) == 0
 
-    def probability(self, p: Floats) -> Floats:
-        """1 - prod(1 - p_e) over the entries of each text, float64 [n]."""
-        with np.errstate(divide="ignore"):
-            missed = np.log1p(-p)
+    def probability(self, missed: Floats) -> Floats:
+        """1 - prod(1 - p_e) over the entries of each text, float64 [n]; missed: log(1 - p_e)."""
         return -np.expm1(np.bincount(self.texts, missed[self.entries], self.count))
 
     def rarest(self, counts: Ints) -> Ints:
@@ -139,6 +133,56 @@ class Matches:
         order = np.lexsort((self.entries, counts[self.entries], self.texts))
         found[self.texts[order][::-1]] = self.entries[order][::-1]  # the last write is the rarest
         return found
+
+
+class Spilled:
+    """The matches of all rows, piece by piece, in a file: 4 bytes for each text and each match.
+
+    counts: how many texts name each entry, [entries]. unmatched: how many texts name none.
+    """
+
+    def __init__(self, file: IO[bytes], of: int) -> None:
+        self.counts = np.zeros(of, np.int64)
+        self.unmatched = self.count = 0
+        self._file = file
+        self._sizes: list[tuple[int, int]] = []  # of texts and of matches of each piece
+
+    def add(self, piece: Matches) -> None:
+        """One more piece, after those that are there."""
+        self.counts += piece.counts()
+        self.unmatched += int(piece.unmatched().sum())
+        self.count += piece.count
+        self._sizes.append((piece.count, len(piece.entries)))
+        lengths = np.bincount(piece.texts, minlength=piece.count)
+        for array in (lengths, piece.entries):
+            self._file.write(array.astype(np.int32).tobytes())
+
+    def __iter__(self) -> Iterator[Matches]:
+        """The pieces as they were added, read from the file."""
+        self._file.seek(0)
+        for texts, matches in self._sizes:
+            lengths, entries = (
+                np.frombuffer(self._file.read(4 * size), np.int32).astype(np.int64)
+                for size in (texts, matches)
+            )
+            yield Matches(np.repeat(np.arange(texts), lengths), entries, texts, len(self.counts))
+
+    def judge(self, counts: Ints, t: float) -> tuple[Floats, Cells]:
+        """Each text's probability and the rarest of its entries, -1 where it names none."""
+        probability, rarest = np.empty(self.count), np.empty(self.count, np.int32)
+        missed, start = log_missed(counts, t), 0
+        for piece in self:
+            part = slice(start, start + piece.count)
+            probability[part] = piece.probability(missed)
+            rarest[part] = piece.rarest(counts)
+            start += piece.count
+        return probability, rarest
+
+    def expected(self, counts: Ints, t: float) -> float:
+        """How many texts are expected to stay: summed in whole parts, so in any order alike."""
+        missed = log_missed(counts, t)
+        parts = ((piece.probability(missed) * UNIT).astype(np.int64) for piece in self)
+        return sum(int(part.sum()) for part in parts) / UNIT
 
 
 class Matcher:
@@ -175,17 +219,23 @@ def entry_probability(counts: Ints, t: float) -> Floats:
     return t / np.maximum(counts, t)
 
 
-def solve(matched: Matches, counts: Ints, target: int) -> float:
+def log_missed(counts: Ints, t: float) -> Floats:
+    """log(1 - p_e) for each entry."""
+    with np.errstate(divide="ignore"):
+        return np.log1p(-entry_probability(counts, t))
+
+
+def solve(matched: Spilled, counts: Ints, target: int) -> float:
     """The t at which `target` matched rows are expected; that which keeps all, if it is too much.
 
     The expectation grows with t, so the interval is halved until it is a hundredth of a row wide.
     """
     low, high = 0.0, float(max(counts.max(initial=1), 1))
-    if target >= matched.count - int(matched.unmatched().sum()):
+    if target >= matched.count - matched.unmatched:
         return high
     for _ in range(STEPS):
         middle = (low + high) / 2
-        expected = matched.probability(entry_probability(counts, middle)).sum()
+        expected = matched.expected(counts, middle)
         if abs(expected - target) < 0.01:
             return middle
         low, high = (middle, high) if expected < target else (low, middle)

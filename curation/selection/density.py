@@ -12,7 +12,7 @@ from curation import kmeans
 from curation.kmeans import Centroids
 from curation.selection import cells
 from curation.selection.cells import Space
-from curation.selection.draws import Choice, Floats, Ints, draws, lowest, rates
+from curation.selection.draws import Choice, Floats, Ints, blocks, draws, lowest, rates
 from curation.selection.rows import Rows
 from curation.selection.settings import DensitySettings
 
@@ -23,16 +23,14 @@ def select(settings: DensitySettings, rows: Rows, key: tuple[object, ...]) -> Ch
     """As many rows as the target says, more of them from sparse and lonely clusters."""
     sample = cells.sample_vectors(rows, settings.vectors, settings.sample, key)
     centroids = kmeans.fit(sample, settings.clusters, key, settings.iterations)
-    space = cells.place(rows, settings.vectors, centroids)
+    space = cells.place(rows, settings.vectors, centroids, distances=True)
     sizes = space.sizes()
     found = complexity(space, centroids, settings.neighbours)
     target = settings.size(int(sizes.sum()))
     quotas = share(sizes, softmax(found / settings.temperature, sizes > 0), target)
     drawn = draws(rows.uids, *key)
     if settings.leaves == "farthest":
-        order = np.empty(len(rows), np.int64)
-        order[np.lexsort((drawn, -space.distances))] = np.arange(len(rows))
-        selected = lowest(space.cells, quotas, order)
+        selected = lowest(space.cells, quotas, -space.distances, drawn)
         probability = selected.astype(np.float64)
     else:
         selected = lowest(space.cells, quotas, drawn)
@@ -47,9 +45,7 @@ def select(settings: DensitySettings, rows: Rows, key: tuple[object, ...]) -> Ch
 def complexity(space: Space, centroids: Centroids, neighbours: int) -> Floats:
     """Mean distance inside each cluster times that to the nearest other centroids: [clusters]."""
     count = len(centroids)
-    known = space.known
-    inside = np.bincount(space.cells[known], np.sqrt(space.distances[known]), count)
-    inside = inside / np.maximum(space.sizes(), 1)
+    inside = _total(space) / np.maximum(space.sizes(), 1)
     between = np.zeros(count)
     exact = centroids.astype(np.float64)
     for cell in range(count):
@@ -57,6 +53,15 @@ def complexity(space: Space, centroids: Centroids, neighbours: int) -> Floats:
         nearest = np.sort(away)[1 : neighbours + 1]  # the first is the centroid itself
         between[cell] = nearest.mean() if len(nearest) else 1.0
     return inside * between
+
+
+def _total(space: Space) -> Floats:
+    """The sum of the distances in each cell, one row after the other: [clusters]."""
+    total = np.zeros(space.count)
+    for part in blocks(len(space.cells)):
+        cell, away = space.cells[part], np.sqrt(space.distances[part])
+        np.add.at(total, cell[cell >= 0], away[cell >= 0])
+    return total
 
 
 def softmax(values: Floats, there: np.ndarray) -> Floats:

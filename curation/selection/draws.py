@@ -1,5 +1,9 @@
-"""Draws keyed by uid and seed: the same row draws the same number in any shard or process."""
+"""Draws keyed by uid and seed: the same row draws the same number in any shard or process.
 
+What takes all rows goes over them in blocks, so that it holds little beside what it returns.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +18,11 @@ Words = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Cells = npt.NDArray[np.int32]
+Whole = npt.NDArray[np.signedinteger[Any]]
 
 UID_BYTES = 16
+BLOCK = 1 << 18  # rows worked on at once
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class Choice:
 
     probability: Floats
     selected: Bools
-    cells: Ints
+    cells: Cells
     names: pa.Array
     unjudged: Bools | None = None
     why: str = ""
@@ -59,13 +66,22 @@ def _is_uid(uid: str) -> bool:
         return False
 
 
+def blocks(count: int) -> Iterator[slice]:
+    """Slices of at most BLOCK that make up `count` rows."""
+    for start in range(0, count, BLOCK):
+        yield slice(start, min(start + BLOCK, count))
+
+
 def draws(uids: Words, *key: Any) -> Words:
     """A random uint64 for each uid [n, 2] and key: SplitMix64's finalizer over both (Steele 2014).
 
     Rows with equal uids draw equal numbers.
     """
     first, second = generator(*key).integers(0, 2**64, 2, np.uint64)
-    return _mix(_mix(uids[:, 0] + first) ^ (uids[:, 1] + second))
+    found = np.empty(len(uids), np.uint64)
+    for part in blocks(len(uids)):
+        found[part] = _mix(_mix(uids[part, 0] + first) ^ (uids[part, 1] + second))
+    return found
 
 
 def _mix(words: Words) -> Words:
@@ -79,24 +95,44 @@ def uniforms(uids: Words, *key: Any) -> Floats:
     return (draws(uids, *key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def lowest(cells: Ints, quotas: Ints, order: npt.NDArray[Any]) -> Bools:
+def drawn(uids: Words, probability: Floats, *key: Any) -> Bools:
+    """Whether each row is drawn, with a probability [n] of its own."""
+    found = np.empty(len(uids), bool)
+    for part in blocks(len(uids)):
+        found[part] = uniforms(uids[part], *key) < probability[part]
+    return found
+
+
+def tally(cells: Whole, count: int) -> Ints:
+    """The rows of each of `count` cells; -1 is none of them."""
+    sizes = np.zeros(count, np.int64)
+    for part in blocks(len(cells)):
+        sizes += np.bincount(cells[part][cells[part] >= 0], minlength=count)
+    return sizes
+
+
+def lowest(cells: Whole, quotas: Ints, *order: npt.NDArray[Any]) -> Bools:
     """Of each cell the `quotas[cell]` rows that come first by `order`, ties by position.
 
-    cells: [n], -1 for rows of none, which are not chosen; quotas: [cells]; order: [n].
+    cells: [n], -1 for rows of none, which are not chosen; quotas: [cells]; order: each [n], the
+    first one first.
     """
-    ranked = np.lexsort((order, cells))
-    ordered = cells[ranked]
-    starts = np.searchsorted(ordered, np.arange(len(quotas)))
+    ranked = np.lexsort((*reversed(order), cells))
+    sizes = tally(cells, len(quotas))
+    starts = np.append(len(cells) - int(sizes.sum()) + np.cumsum(sizes) - sizes, 0)
+    most = np.append(quotas, 0)  # the last is cell -1
     chosen = np.zeros(len(cells), bool)
-    inside = ordered >= 0
-    place = np.flatnonzero(inside) - starts[ordered[inside]]
-    chosen[ranked[inside]] = place < quotas[ordered[inside]]
+    for part in blocks(len(cells)):
+        rows = ranked[part]
+        cell = cells[rows]
+        chosen[rows] = np.arange(part.start, part.stop) - starts[cell] < most[cell]
     return chosen
 
 
-def rates(quotas: Ints, sizes: Ints, cells: Ints) -> Floats:
+def rates(quotas: Ints, sizes: Ints, cells: Whole) -> Floats:
     """The probability of each row where `quotas` of the `sizes` rows of its cell are drawn."""
-    probability = np.zeros(len(cells))
-    inside = cells >= 0
-    probability[inside] = np.minimum(quotas / np.maximum(sizes, 1), 1)[cells[inside]]
+    rate = np.append(np.minimum(quotas / np.maximum(sizes, 1), 1), 0.0)  # the last is cell -1
+    probability = np.empty(len(cells))
+    for part in blocks(len(cells)):
+        probability[part] = rate[cells[part]]
     return probability

@@ -47,16 +47,15 @@ def select(
         sample = cells.sample_vectors(rows, settings.vectors, settings.sample, key)
         hierarchy = fit(sample, settings.levels, key, settings.resampling, settings.iterations)
         taken = [np.zeros(len(level), np.int64) for level in hierarchy.centroids]
-    space = cells.place(rows, settings.vectors, hierarchy.centroids[0])
+    nearest = settings.leaves == "closest"
+    space = cells.place(rows, settings.vectors, hierarchy.centroids[0], distances=nearest)
     sizes = space.sizes()
     target = settings.size(int(sizes.sum()))
     by_level = spread(sizes, hierarchy.parents, target, key, taken)
     quotas = by_level[0]
     drawn = draws(rows.uids, *key)
-    if settings.leaves == "closest":
-        order = np.empty(len(rows), np.int64)
-        order[np.lexsort((drawn, space.distances))] = np.arange(len(rows))
-        selected = lowest(space.cells, quotas, order)
+    if nearest:
+        selected = lowest(space.cells, quotas, space.distances, drawn)
         probability = selected.astype(np.float64)
     else:
         selected = lowest(space.cells, quotas, drawn)

@@ -6,7 +6,9 @@ representative; the same share is drawn from every bin. The greedy choice needs 
 made within cells of a bounded size. The paper's dropping of image patches is not part of this.
 """
 
+import tempfile
 from dataclasses import replace
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,18 @@ import pyarrow as pa
 from curation import kmeans
 from curation.selection import cells
 from curation.selection.cells import Space
-from curation.selection.draws import Choice, Floats, Ints, Words, draws, lowest, rates
+from curation.selection.draws import (
+    Cells,
+    Choice,
+    Floats,
+    Ints,
+    Words,
+    blocks,
+    draws,
+    lowest,
+    rates,
+    tally,
+)
 from curation.selection.rows import Rows
 from curation.selection.settings import QuantizationSettings
 from infra.digests import generator
@@ -28,49 +41,72 @@ def select(settings: QuantizationSettings, rows: Rows, key: tuple[object, ...]) 
     sample = cells.sample_vectors(rows, settings.vectors, settings.sample, key)
     wanted = -(-len(rows) // settings.cell_size)
     centroids = kmeans.fit(sample, max(wanted, 1), key, settings.iterations)
-    space = cells.place(rows, settings.vectors, centroids)
     drawn = draws(rows.uids, *key)
-    groups = split(space.cells, drawn, settings.cell_size)
+    placed = cells.place(rows, settings.vectors, centroids)
+    groups = split(placed.cells, drawn, settings.cell_size)
+    del placed
+    count = int(groups.max(initial=-1)) + 1
     binned = _bin_all(rows, settings, groups, drawn)
-    sizes = np.bincount(binned[binned >= 0], minlength=int(binned.max(initial=-1)) + 1)
+    sizes = tally(binned, int(binned.max(initial=-1)) + 1)
     target = settings.size(int(sizes.sum()))
     quotas = proportional(sizes, target, generator(*key, "remainder").random(len(sizes)))
     choice = cells.choice(
         settings.missing,
-        Space(binned, space.distances, len(sizes)),
+        Space(binned, len(sizes), np.empty(0)),
         rates(quotas, sizes, binned),
         lowest(binned, quotas, drawn),
-        figures={"target": target, "groups": int(groups.max(initial=-1)) + 1},
+        figures={"target": target, "groups": count},
     )
     return _named(choice, settings.bins)
 
 
-def split(labels: Ints, drawn: Words, most: int) -> Ints:
+def split(labels: Cells, drawn: Words, most: int) -> Cells:
     """Cells of at most `most` rows: larger ones are cut by the draws into equal parts. [n]"""
     order = np.lexsort((drawn, labels))
-    order = order[labels[order] >= 0]
-    ordered = labels[order]
-    groups = np.full(len(labels), -1)
-    count = 0
-    for cell in np.unique(ordered).tolist():
-        low, high = np.searchsorted(ordered, [cell, cell + 1]).tolist()
-        parts = -(-(high - low) // most)
-        groups[order[low:high]] = count + np.arange(high - low) % parts
-        count += parts
+    sizes = tally(labels, int(labels.max(initial=-1)) + 1)
+    groups = np.full(len(labels), -1, np.int32)
+    low, count = len(labels) - int(sizes.sum()), 0
+    for size in sizes[sizes > 0].tolist():
+        parts = -(-size // most)
+        groups[order[low : low + size]] = count + np.arange(size) % parts
+        low, count = low + size, count + parts
     return groups
 
 
-def _bin_all(rows: Rows, settings: QuantizationSettings, groups: Ints, drawn: Words) -> Ints:
-    """The bin of every row, group * bins + bin; -1 where it has no vector."""
-    vectors = rows.vectors(settings.vectors)
-    binned = np.full(len(rows), -1)
+def _bin_all(rows: Rows, settings: QuantizationSettings, groups: Cells, drawn: Words) -> Cells:
+    """The bin of every row, group * bins + bin; -1 where it has no vector.
+
+    The vectors are laid out group by group in a temporary file, and read back a group at a time.
+    """
+    binned = np.full(len(rows), -1, np.int32)
     order = np.lexsort((drawn, groups))
-    order = order[groups[order] >= 0]
-    ends = np.cumsum(np.bincount(groups[order])) if len(order) else np.empty(0, np.int64)
-    for group, members in enumerate(np.split(order, ends[:-1]) if len(ends) else []):
-        found = bins(vectors[members].astype(np.float64), settings.bins, settings.weight)
-        binned[members] = group * settings.bins + found
+    sizes = tally(groups, int(groups.max(initial=-1)) + 1)
+    with tempfile.TemporaryFile(prefix="sluice-") as file:
+        width = _lay_out(rows, settings.vectors, order, file)
+        low = len(rows) - int(sizes.sum())
+        file.seek(2 * width * low)
+        for group, size in enumerate(sizes.tolist()):
+            vectors = np.fromfile(file, np.float16, size * width).reshape(size, width)
+            found = bins(vectors.astype(np.float64), settings.bins, settings.weight)
+            binned[order[low : low + size]] = group * settings.bins + found
+            low += size
     return binned
+
+
+def _lay_out(rows: Rows, name: str, order: Ints, file: IO[bytes]) -> int:
+    """The rows' vectors into `file`, float16, in the given order; returns their dimensions."""
+    place = np.empty(len(order), np.int64)
+    for part in blocks(len(order)):
+        place[order[part]] = np.arange(part.start, part.stop)
+    start = width = 0
+    for vectors in rows.vector_pieces(name):
+        width = vectors.shape[1]
+        file.truncate(2 * width * len(rows))
+        # Mapped for one shard at a time: what is mapped counts as memory of this process.
+        mapped = np.memmap(file, np.float16, "r+", shape=(len(rows), width))
+        mapped[place[start : start + len(vectors)]] = vectors
+        start += len(vectors)
+    return width
 
 
 def bins(vectors: Floats, count: int, weight: float) -> Ints:

@@ -3,11 +3,13 @@
 # pyarrow.compute makes its functions when it is imported; pyright cannot see them.
 # pyright: reportAttributeAccessIssue=false
 
+from collections.abc import Iterable
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.selection.draws import Choice, Ints, draws, lowest, rates
+from curation.selection.draws import Cells, Choice, Ints, blocks, draws, lowest, rates, tally
 from curation.selection.rows import Rows
 from curation.selection.settings import QuotaSettings
 
@@ -24,9 +26,8 @@ def select(
 
     before: the state of an older plan; what it took of a value counts towards `most`.
     """
-    texts = [piece for part in rows.texts(settings.reason, settings.by) for piece in part.chunks]
-    codes, names = encode(pa.chunked_array(texts, pa.string()))
-    sizes = np.bincount(codes, minlength=len(names))
+    codes, names = encode(rows.texts(settings.reason, settings.by), len(rows))
+    sizes = tally(codes, len(names))
     taken = older_taken(names, before) if before else np.zeros(len(names), np.int64)
     quotas = bounds(sizes, settings.most, settings.share, taken)
     selected = lowest(codes, quotas, draws(rows.uids, *key))
@@ -43,13 +44,22 @@ def older_taken(names: pa.Array, before: pa.Table) -> Ints:
     return before["taken"].take(places).fill_null(0).to_numpy().astype(np.int64)
 
 
-def encode(values: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
-    """Strings as positions [n] among their distinct values, sorted."""
-    filled = pc.fill_null(values, NULL).combine_chunks()
-    names = pc.unique(filled)
-    names = names.take(pc.array_sort_indices(names))
-    codes = pc.index_in(filled, names).to_numpy(zero_copy_only=False).astype(np.int64)
-    return codes, names
+def encode(pieces: Iterable[pa.ChunkedArray], count: int) -> tuple[Cells, pa.Array]:
+    """`count` strings, piece by piece, as positions [count] among their distinct values, sorted."""
+    codes, start = np.empty(count, np.int32), 0
+    places: dict[str, int] = {}
+    for piece in pieces:
+        filled = pc.fill_null(piece, NULL).combine_chunks().dictionary_encode()
+        found = [places.setdefault(value, len(places)) for value in filled.dictionary.to_pylist()]
+        codes[start : start + len(piece)] = np.array(found, np.int32)[filled.indices.to_numpy()]
+        start += len(piece)
+    names = pa.array(list(places), pa.string())
+    order = pc.array_sort_indices(names).to_numpy()
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order))
+    for part in blocks(count):
+        codes[part] = rank[codes[part]]
+    return codes, names.take(pa.array(order))
 
 
 def bounds(sizes: Ints, most: int | None, share: float | None, taken: Ints) -> Ints:

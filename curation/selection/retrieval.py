@@ -38,7 +38,7 @@ def select(settings: RetrievalSettings, rows: Rows, key: tuple[object, ...]) -> 
         selected = np.isin(space.cells, wanted)
         figures = {"cells_wanted": len(wanted)}
     else:
-        space, best = _similarities(rows, settings.vectors, reference)
+        space, best = similarities(rows, settings.vectors, reference)
         figures = {}
         if settings.threshold is not None:
             selected = best >= np.float32(settings.threshold)
@@ -49,21 +49,21 @@ def select(settings: RetrievalSettings, rows: Rows, key: tuple[object, ...]) -> 
     found = cells.choice(settings.missing, space, probability, selected, figures=figures)
     if settings.cells is not None:
         return found
-    return replace(found, cells=np.full(len(rows), -1), names=pa.array([], pa.string()))
+    none = np.full(len(rows), -1, np.int32)
+    return replace(found, cells=none, names=pa.array([], pa.string()))
 
 
-def _similarities(rows: Rows, name: str, reference: Points) -> tuple[Space, Floats]:
+def similarities(rows: Rows, name: str, reference: Points) -> tuple[Space, npt.NDArray[np.float32]]:
     """Which rows have a vector, all in one cell, and their cosine to the closest reference."""
-    known = [np.empty(0, bool)]
-    best = [np.empty(0)]
+    inside = np.full(len(rows), -1, np.int32)
+    best = np.full(len(rows), -np.inf, np.float32)
+    start = 0
     for vectors in rows.vector_pieces(name):
-        there = present(vectors)
-        similarity = np.full(len(vectors), -np.inf)
-        similarity[there] = nearest(vectors[there], reference, 1)[0][:, 0]
-        known.append(there)
-        best.append(similarity)
-    inside = np.where(np.concatenate(known), 0, -1)
-    return Space(inside, np.where(inside < 0, np.inf, 0.0), 1), np.concatenate(best)
+        there = np.flatnonzero(present(vectors))
+        inside[start + there] = 0
+        best[start + there] = nearest(vectors[there], reference, 1)[0][:, 0]
+        start += len(vectors)
+    return Space(inside, 1, np.empty(0)), best
 
 
 def around(rows: Rows, name: str, reference: Points, k: int, drawn: Words) -> Bools:

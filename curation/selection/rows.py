@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from curation import columns, sql
-from curation.dedup import gather_vectors
 from curation.selection.draws import Bools, Ints, Words
 from curation.selection.settings import DOMAIN
 from infra.dataset import ROW_BITS, Dataset
@@ -33,6 +31,8 @@ class Rows:
         return len(self.ids)
 
     def only(self, chosen: Bools) -> "Rows":
+        if chosen.all():
+            return self
         return replace(self, ids=self.ids[chosen], uids=self.uids[chosen])
 
     def texts(self, owner: str, expression: str) -> Iterator[pa.ChunkedArray]:
@@ -41,16 +41,17 @@ class Rows:
 
     def numbers(self, owner: str, expression: str) -> npt.NDArray[np.float64]:
         """An expression as float64 [n]; NaN where it is NULL."""
-        pieces = self._pieces(owner, expression, "DOUBLE")
-        return np.concatenate([np.empty(0), *(piece.to_numpy() for piece in pieces)])
-
-    def vectors(self, name: str) -> npt.NDArray[np.float16]:
-        """The vectors SCORER/VECTOR, float16 [n, dim]; all zero where there is none."""
-        folder = columns.score_folder(self.folders, name.partition("/")[0], "curate.selection")
-        return gather_vectors(self.dataset, folder, name, self.ids)
+        found, start = np.empty(len(self)), 0
+        for piece in self._pieces(owner, expression, "DOUBLE"):
+            found[start : start + len(piece)] = piece.to_numpy()
+            start += len(piece)
+        return found
 
     def vector_pieces(self, name: str) -> Iterator[npt.NDArray[np.float16]]:
-        """The vectors SCORER/VECTOR, a piece for each shard, in order."""
+        """The vectors SCORER/VECTOR, float16 [rows, dim], all zero where there is none.
+
+        A piece for each shard, in order.
+        """
         scorer, _, vector = name.partition("/")
         folder = columns.score_folder(self.folders, scorer, "curate.selection")
         for shard, rows in self._by_shard():
@@ -65,11 +66,17 @@ class Rows:
             query = f"SELECT CAST({parsed.sql} AS {kind}) AS x FROM t"
             yield sql.query(query, table.take(pa.array(rows)), [parsed])["x"]
 
-    def _by_shard(self) -> Iterator[tuple[int, Any]]:
-        shards = self.ids >> ROW_BITS
-        for shard in np.unique(shards).tolist():
-            low, high = np.searchsorted(shards, [shard, shard + 1])
-            yield shard, self.ids[low:high] & (1 << ROW_BITS) - 1
+    def _by_shard(self) -> Iterator[tuple[int, Ints]]:
+        for shard in sorted(self.dataset.shards):
+            rows = of_shard(self.ids, shard)
+            if rows.start < rows.stop:
+                yield shard, self.ids[rows] & (1 << ROW_BITS) - 1
+
+
+def of_shard(ids: Ints, shard: int) -> slice:
+    """Where the ids of a shard stand among all, ascending."""
+    low, high = np.searchsorted(ids, [shard << ROW_BITS, (shard + 1) << ROW_BITS]).tolist()
+    return slice(low, high)
 
 
 def parse(owner: str, expression: str, names: list[str]) -> sql.Expression:

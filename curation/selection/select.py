@@ -7,13 +7,12 @@ Each selector of the plan sees the rows that those before it left. All draws are
 selector and uid, so that they do not depend on the order of rows, shards or workers.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from curation import columns, sql
@@ -21,8 +20,17 @@ from curation.dedup import ALL
 from curation.fingerprint import file_states
 from curation.rules import column_names
 from curation.selection import concepts, density, hierarchy, quantization, quotas, retrieval, top
-from curation.selection.draws import Bools, Choice, Floats, Ints, uid_words
-from curation.selection.rows import Rows, parse
+from curation.selection.draws import (
+    Bools,
+    Cells,
+    Choice,
+    Floats,
+    Ints,
+    blocks,
+    tally,
+    uid_words,
+)
+from curation.selection.rows import Rows, of_shard, parse
 from curation.selection.settings import SelectionSettings, Selector
 from infra.artifacts import Part, Spec
 from infra.dataset import ROW_BITS, part_name, read_table, write_table
@@ -146,7 +154,7 @@ class SelectionWork:
         for shard in rows.dataset.shards:
             table = outcome.table(self._identity(shard), rows.ids)
             files.append(write_table(self.url, f"{part_name(shard)}.parquet", table))
-        dropped = dict(Counter(outcome.reasons_given()))
+        dropped = outcome.reasons_given()
         kept = int(outcome.selected.sum())
         extra = {"selectors": outcome.figures}
         return {"": Part(ALL.name, tuple(files), len(rows), kept, dropped, extra)}
@@ -170,14 +178,16 @@ class SelectionWork:
 
     def _kept(self) -> Rows:
         dataset = columns.dataset_at(self.dataset_url)
-        columns.artifact_at(self.verdicts_url)
-        ids, uids = [np.empty(0, np.int64)], [np.empty((0, 2), np.uint64)]
+        kept = columns.artifact_at(self.verdicts_url).totals["kept"]
+        ids, uids, start = np.empty(kept, np.int64), np.empty((kept, 2), np.uint64), 0
         for shard in sorted(dataset.shards):
             table = self._identity(shard)
             table = table.filter(table["kept"])
-            ids.append(table["row"].to_numpy().astype(np.int64) | shard << ROW_BITS)
-            uids.append(uid_words(table["uid"]))
-        return Rows(dataset, self.score_folders, np.concatenate(ids), np.concatenate(uids))
+            part = slice(start, start + table.num_rows)
+            ids[part] = table["row"].to_numpy().astype(np.int64) | shard << ROW_BITS
+            uids[part] = uid_words(table["uid"])
+            start = part.stop
+        return Rows(dataset, self.score_folders, ids, uids)
 
 
 def _state_path(selector: Selector) -> str:
@@ -191,74 +201,89 @@ class Outcome:
         self.selected: Bools = np.ones(count, bool)
         self.probability: Floats = np.ones(count)
         self.figures: list[dict[str, Any]] = []
-        self._reason: npt.NDArray[np.int16] = np.full(count, -1, np.int16)
+        self._reason = np.full(count, -1, np.int16)
         self._reasons: list[str] = []
-        self._cells: list[tuple[npt.NDArray[np.int32], pa.Array]] = []
+        self._cells: list[tuple[Cells, pa.Array]] = []
 
     def add(self, reason: str, kind: str, choice: Choice) -> None:
         """One more selector, about the rows that are still in."""
-        coming = np.flatnonzero(self.selected)
-        out = ~choice.selected
-        self._drop(reason, coming[out])
-        if choice.unjudged is not None:
-            self._drop(choice.why, coming[out & choice.unjudged])
-        self.selected[coming[out]] = False
-        self.probability[coming] *= choice.probability
+        own = self._code(reason)
+        other = own if choice.unjudged is None else self._code(choice.why)
         cells = np.full(len(self.selected), -1, np.int32)
-        cells[coming] = choice.cells
+        start = 0
+        for part in blocks(len(self.selected)):
+            coming = part.start + np.flatnonzero(self.selected[part])
+            theirs = slice(start, start + len(coming))
+            out = ~choice.selected[theirs]
+            cells[coming] = choice.cells[theirs]
+            self.probability[coming] *= choice.probability[theirs]
+            self.selected[coming[out]] = False
+            self._reason[coming[out]] = own
+            if choice.unjudged is not None:
+                self._reason[coming[out & choice.unjudged[theirs]]] = other
+            start = theirs.stop
         self._cells.append((cells, choice.names))
-        expected = round(float(choice.probability.sum()), 3)
-        figures = {
-            "name": reason,
-            "kind": kind,
-            "rows": len(coming),
-            "expected": expected,
-            "realised": int(choice.selected.sum()),
-            **choice.figures,
-        }
-        if choice.unjudged is not None:
-            figures[choice.why] = int(choice.unjudged.sum())
-        self.figures.append(figures | distribution(choice))
+        self.figures.append(selector_figures(reason, kind, choice))
 
-    def _drop(self, reason: str, rows: Ints) -> None:
+    def _code(self, reason: str) -> int:
         if reason not in self._reasons:
             self._reasons.append(reason)
-        self._reason[rows] = self._reasons.index(reason)
+        return self._reasons.index(reason)
 
-    def reasons_given(self) -> list[str]:
-        """The reason of each row that was left out."""
-        return [self._reasons[code] for code in self._reason[~self.selected].tolist()]
+    def reasons_given(self) -> dict[str, int]:
+        """How many rows each reason left out."""
+        counts = tally(self._reason, len(self._reasons)).tolist()
+        return {name: count for name, count in zip(self._reasons, counts, strict=True) if count}
 
     def table(self, identity: pa.Table, ids: Ints) -> pa.Table:
         """SELECTION for one shard. identity: uid, shard, row, kept; ids: of the n rows."""
         kept = identity["kept"].to_numpy()
-        places = identity["row"].to_numpy().astype(np.int64)[kept]
-        places |= identity["shard"].to_numpy().astype(np.int64)[kept] << ROW_BITS
+        part = of_shard(ids, identity["shard"][0].as_py()) if len(kept) else slice(0, 0)
+        there = ids[part] & (1 << ROW_BITS) - 1
         found = np.full(len(kept), -1)
-        found[kept] = np.searchsorted(ids, places)
+        found[kept] = np.searchsorted(there, identity["row"].to_numpy()[kept])
         index = pa.array(found, mask=~kept)
-        reasons = pa.array(self._reasons, pa.string())
-        reason = reasons.take(pa.array(self._reason, mask=self._reason < 0))
+        reason = self._reason[part]
+        reasons = pa.array(self._reasons, pa.string()).take(pa.array(reason, mask=reason < 0))
         columns = [
-            pa.array(self.selected).take(index).fill_null(False),
-            reason.take(index),
-            pa.array(self.probability).take(index),
-            self._cell_lists(found),
+            pa.array(self.selected[part]).take(index).fill_null(False),
+            reasons.take(index),
+            pa.array(self.probability[part]).take(index),
+            self._cell_lists(part, found),
         ]
         names = ("uid", "shard", "row")
         return pa.table([*(identity[name] for name in names), *columns], schema=SELECTION)
 
-    def _cell_lists(self, found: Ints) -> pa.Array:
+    def _cell_lists(self, part: slice, found: Ints) -> pa.Array:
         """For each row the cells it fell in, in the order of the plan."""
         kept = found >= 0
-        codes = np.stack([cells[found[kept]] for cells, _ in self._cells], axis=1)
+        codes = np.stack([cells[part][found[kept]] for cells, _ in self._cells], axis=1)
         lengths = np.zeros(len(found), np.int32)
         lengths[kept] = (codes >= 0).sum(axis=1)
-        starts = np.cumsum([0, *(len(names) for _, names in self._cells)])
-        every = pa.concat_arrays([names for _, names in self._cells])
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        flat = (codes + starts[:-1])[codes >= 0]
-        return pa.ListArray.from_arrays(pa.array(offsets), every.take(pa.array(flat)))
+        starts = np.cumsum([0, *(len(names) for _, names in self._cells)])[:-1]
+        flat = (codes + starts)[codes >= 0]
+        return pa.ListArray.from_arrays(pa.array(offsets), self._every_name.take(pa.array(flat)))
+
+    @cached_property
+    def _every_name(self) -> pa.Array:
+        """The names of all cells, one selector after the other; when the plan is through."""
+        return pa.concat_arrays([names for _, names in self._cells])
+
+
+def selector_figures(reason: str, kind: str, choice: Choice) -> dict[str, Any]:
+    """What the manifest says of one selector."""
+    figures = {
+        "name": reason,
+        "kind": kind,
+        "rows": len(choice.selected),
+        "expected": round(float(choice.probability.sum()), 3),
+        "realised": int(choice.selected.sum()),
+        **choice.figures,
+    }
+    if choice.unjudged is not None:
+        figures[choice.why] = int(choice.unjudged.sum())
+    return figures | distribution(choice)
 
 
 def distribution(choice: Choice) -> dict[str, Any]:
@@ -266,8 +291,7 @@ def distribution(choice: Choice) -> dict[str, Any]:
     if not len(choice.names):
         return {}
     before, after = (
-        np.bincount(cells[cells >= 0], minlength=len(choice.names))
-        for cells in (choice.cells, choice.cells[choice.selected])
+        tally(cells, len(choice.names)) for cells in (choice.cells, choice.cells[choice.selected])
     )
     order = np.argsort(-before, kind="stable")[:LARGEST]
     return {

@@ -14,17 +14,18 @@ def select(settings: TopSettings, rows: Rows, key: tuple[object, ...]) -> Choice
     score = np.zeros(count)
     if settings.score is not None:
         score = rows.numbers(settings.reason, settings.score)
-    known = np.isfinite(score)
-    order = np.lexsort((draws(rows.uids, *key), -np.where(known, score, -np.inf), ~known))
-    size = min(settings.size(count), int(known.sum()))
+    unknown = ~np.isfinite(score)
+    score[unknown] = -np.inf
+    order = np.lexsort((draws(rows.uids, *key), np.negative(score, out=score)))
+    size = min(settings.size(count), count - int(unknown.sum()))
     selected = np.zeros(count, bool)
     selected[order[:size]] = True
     if settings.score is None:
         probability = np.full(count, size / max(count, 1))
     else:
         probability = selected.astype(np.float64)
-    figures = {"threshold": float(score[order[size - 1]])} if settings.score and size else {}
-    none = np.full(count, -1)
+    figures = {"threshold": -float(score[order[size - 1]])} if settings.score and size else {}
+    none = np.full(count, -1, np.int32)
     return Choice(
-        probability, selected, none, pa.array([], pa.string()), ~known, NO_VALUE, figures=figures
+        probability, selected, none, pa.array([], pa.string()), unknown, NO_VALUE, figures=figures
     )

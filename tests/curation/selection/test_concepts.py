@@ -1,5 +1,6 @@
 """Concepts: the automaton against plain search, the probability against its definition."""
 
+import io
 import json
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from curation.selection.concepts import (
     Matcher,
     Matches,
-    entry_probability,
+    Spilled,
+    log_missed,
     pad,
     read_entries,
     solve,
@@ -65,7 +67,7 @@ def test_the_probability_is_that_of_any_entry_drawing(data) -> None:
     texts, entries = np.array(pairs, np.int64).reshape(-1, 2).T
     matches = Matches(texts, entries, len(rows), of)
     counts = matches.counts()
-    found = matches.probability(entry_probability(counts, t))
+    found = matches.probability(log_missed(counts, t))
     for row, probability in zip(rows, found, strict=True):
         missed = [1 - min(1, t / counts[entry]) for entry in row]
         assert probability == pytest.approx(1 - np.prod(missed) if row else 0, abs=1e-12)
@@ -74,20 +76,42 @@ def test_the_probability_is_that_of_any_entry_drawing(data) -> None:
         assert entry == min(row, key=lambda e: (counts[e], e), default=-1)
 
 
+def spilled(pieces: list[Matches]) -> tuple[Spilled, np.ndarray]:
+    found = Spilled(io.BytesIO(), pieces[0].of)
+    for piece in pieces:
+        found.add(piece)
+    return found, found.counts
+
+
 def test_t_is_solved_for_a_target() -> None:
     rng = np.random.default_rng(0)
     entries = np.minimum(rng.zipf(1.3, 20_000) - 1, 499)
-    matches = Matches(np.arange(20_000), entries, 20_000, 500)
-    counts = matches.counts()
+    matches, counts = spilled([Matches(np.arange(20_000), entries, 20_000, 500)])
     for target in (100, 5000, 19_000):
         t = solve(matches, counts, target)
-        expected = matches.probability(entry_probability(counts, t)).sum()
-        assert expected == pytest.approx(target, abs=0.05)
+        assert matches.expected(counts, t) == pytest.approx(target, abs=0.05)
     for target in (20_000, 10**9):  # all stay
         t = solve(matches, counts, target)
-        assert matches.probability(entry_probability(counts, t)).sum() == 20_000
+        assert matches.expected(counts, t) == 20_000
     t = solve(matches, counts, -5)
-    assert matches.probability(entry_probability(counts, t)).sum() < 0.02
+    assert matches.expected(counts, t) < 0.02
+
+
+@given(st.lists(st.sets(st.integers(0, 3)), min_size=1, max_size=12), st.data())
+def test_pieces_in_a_file_are_judged_as_one(rows, data) -> None:
+    def matches(part: list[set[int]]) -> Matches:
+        pairs = [(text, entry) for text, row in enumerate(part) for entry in sorted(row)]
+        texts, entries = np.array(pairs, np.int64).reshape(-1, 2).T
+        return Matches(texts, entries, len(part), 4)
+
+    cut = data.draw(st.integers(0, len(rows)))
+    whole, counts = spilled([matches(rows)])
+    pieces, same = spilled([matches(rows[:cut]), matches(rows[cut:])])
+    assert counts.tolist() == same.tolist() and whole.unmatched == pieces.unmatched
+    for found, expected in zip(pieces.judge(counts, 1.5), whole.judge(counts, 1.5), strict=True):
+        assert found.tolist() == expected.tolist()
+    assert pieces.expected(counts, 1.5) == whole.expected(counts, 1.5)
+    assert pieces.expected(counts, 1.5) == pytest.approx(whole.judge(counts, 1.5)[0].sum())
 
 
 def test_entries_are_read_once_each(tmp_path: Path) -> None:

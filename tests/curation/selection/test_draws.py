@@ -66,8 +66,9 @@ def test_quotas_bound_every_value(sizes, most, share) -> None:
 
 
 def test_null_is_a_value_of_its_own() -> None:
-    codes, names = encode(pa.chunked_array([["b", None], ["a", "b"]]))
+    pieces = [pa.chunked_array([["b", None], []]), pa.chunked_array([["a", "b"]])]
+    codes, names = encode(iter(pieces), 4)
     assert names.to_pylist() == ["(null)", "a", "b"]
     assert codes.tolist() == [2, 0, 1, 2]
-    codes, names = encode(pa.chunked_array([], pa.string()))
+    codes, names = encode(iter([pa.chunked_array([], pa.string())]), 0)
     assert len(codes) == len(names) == 0
