@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,6 +20,7 @@ from infra.errors import SluiceError
 from infra.filesystem import join
 
 ROWS_NAME = "rows"
+FEW = 16  # one row in so many or less is read by itself
 AGAIN = "remove that score folder and run the same command again; the store rebuilds it"
 
 
@@ -115,6 +117,30 @@ def read_vectors(dataset_url: str, folder: str, vector: str, shard: int) -> np.n
         raise SluiceError(f"{url} is damaged: {error}", AGAIN) from error
     _check_aligned(url, array.shape[0], row_count(dataset_url, shard))
     return array
+
+
+def read_vectors_of(
+    dataset_url: str, folder: str, vector: str, shard: int, rows: npt.NDArray[np.int64]
+) -> np.ndarray:
+    """Some rows of one shard's vectors, ascending; where they are few, the others are not read."""
+    if len(rows) * FEW > row_count(dataset_url, shard):
+        return read_vectors(dataset_url, folder, vector, shard)[rows]
+    url = join(dataset_url, "scores", folder, vector, f"{part_name(shard)}.npy")
+    try:
+        with filesystem.open_read(url, ahead=False) as file:
+            np.lib.format.read_magic(file)
+            shape, _, kind = np.lib.format.read_array_header_1_0(file)
+            _check_aligned(url, shape[0], row_count(dataset_url, shard))
+            start, size = file.tell(), shape[1] * kind.itemsize
+            found = np.empty((len(rows), shape[1]), kind)
+            for place, row in enumerate(rows.tolist()):
+                file.seek(start + row * size)
+                found[place] = np.frombuffer(file.read(size), kind)
+    except FileNotFoundError as error:
+        raise SluiceError(f"there are no vectors at {url}", f"check {vector!r}'s name") from error
+    except ValueError as error:
+        raise SluiceError(f"{url} is damaged: {error}", AGAIN) from error
+    return found
 
 
 def row_count(dataset_url: str, shard: int) -> int:

@@ -59,7 +59,7 @@ class FoolingScorer:
     file: str | None = None
     limit: int = 50_000
 
-    code = 1
+    code = 2
     reads_images = False
     reads_vectors = (VECTORS,)
     vectors = ()

@@ -117,7 +117,7 @@ class LabelsScorer:
     reference: Reference
     limit: int = 50_000
 
-    code = 1
+    code = 2
     reads_images = False
     reads_vectors = (VECTORS,)
     vectors = ()

@@ -43,7 +43,7 @@ class OutlierScorer:
     components: int | None = None
     limit: int = 50_000
 
-    code = 1
+    code = 2
     reads_images = False
     vectors = ()
     columns = pa.schema(

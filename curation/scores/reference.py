@@ -1,18 +1,26 @@
 """Embeddings that a score compares with: those of the trusted split, or of the version itself."""
 
-import hashlib
+# pyarrow.compute makes its functions when it is imported; pyright cannot see them.
+# pyright: reportAttributeAccessIssue=false
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from curation.columns import dataset_at, folder_digest, read_vectors
+from curation.columns import dataset_at, folder_digest, read_vectors_of
 from curation.score import Vectors, check_unit
 from curation.scores.clip import ClipScorer
-from infra.dataset import part_name
+from curation.selection.draws import draws, uid_words
+from infra.dataset import ROW_BITS, Dataset, part_name
 from infra.errors import SluiceError
 from infra.filesystem import join
+
+DRAWN = "reference"  # what the draws of reference rows are keyed by
 
 
 @dataclass(frozen=True)
@@ -50,39 +58,47 @@ class ReferenceRows:
 
 @lru_cache(maxsize=4)
 def read_reference(reference: Reference, vector: str, limit: int) -> ReferenceRows:
-    """At most `limit` rows that have a vector, sorted by the SHA-256 of their uid.
+    """The `limit` samples whose uids draw the lowest numbers, in that order, if they have a vector.
 
-    Shards are read in the order of the SHA-256 of their names until there are `limit` rows, so
-    that a large version costs no more than a small one. vector: its plain name, as `image`.
+    Which they are depends on uids alone, not on shards. vector: its plain name, as `image`.
     """
     dataset = dataset_at(reference.dataset_url)
-    names = {shard: part_name(shard) for shard in dataset.shards}
-    keyed: list[tuple[bytes, str]] = []
-    arrays: list[Vectors] = []
-    for shard in sorted(names, key=lambda shard: _hash(names[shard])):
-        vectors = read_vectors(reference.dataset_url, reference.folder, vector, shard)
-        folder = join(reference.dataset_url, "scores", reference.folder)
-        check_unit(vectors, join(folder, vector, f"{names[shard]}.npy"))
-        present = np.flatnonzero(vectors.any(axis=1))
-        rows = dataset.rows(shard, ["uid", "caption"]).take(present).to_pylist()
-        keyed += [(_hash(row["uid"]), row["caption"] or "") for row in rows]
-        arrays.append(vectors[present])
-        if len(keyed) >= limit:
-            break
-    if not keyed:
+    folder = join(reference.dataset_url, "scores", reference.folder)
+    drawn, captions, arrays = [np.empty(0, np.uint64)], list[str](), list[Vectors]()
+    ids = _lowest(dataset, limit)
+    for shard in np.unique(ids >> ROW_BITS).tolist():
+        rows = np.sort(ids[ids >> ROW_BITS == shard]) & (1 << ROW_BITS) - 1
+        vectors = read_vectors_of(reference.dataset_url, reference.folder, vector, shard, rows)
+        check_unit(vectors, join(folder, vector, f"{part_name(shard)}.npy"))
+        there = vectors.any(axis=1)
+        table = dataset.rows(shard, ["uid", "caption"]).take(pa.array(rows[there]))
+        drawn.append(draws(uid_words(table["uid"]), DRAWN))
+        captions += [caption or "" for caption in table["caption"].to_pylist()]
+        arrays.append(vectors[there])
+    if not captions:
         raise SluiceError(
             f"no sample of {reference.dataset_url} has a vector {vector!r} in {reference.folder}",
             "give a reference split with samples that can be decoded",
         )
-    order = sorted(range(len(keyed)), key=keyed.__getitem__)[:limit]
-    return ReferenceRows(np.concatenate(arrays)[order], [keyed[row][1] for row in order])
+    keys = list(zip(np.concatenate(drawn).tolist(), captions, strict=True))
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    return ReferenceRows(np.concatenate(arrays)[order], [captions[row] for row in order])
+
+
+def _lowest(dataset: Dataset, limit: int) -> npt.NDArray[np.int64]:
+    """The ids (shard << 20 | row) of the `limit` samples whose uids draw the lowest numbers."""
+    drawn, ids = np.empty(0, np.uint64), np.empty(0, np.int64)
+    for shard in dataset.shards:
+        rows = dataset.rows(shard, ["uid", "row", "status"])
+        rows = rows.filter(pc.equal(rows["status"], "ok"))
+        drawn = np.concatenate([drawn, draws(uid_words(rows["uid"]), DRAWN)])
+        ids = np.concatenate([ids, rows["row"].to_numpy().astype(np.int64) | shard << ROW_BITS])
+        order = np.argsort(drawn, kind="stable")[:limit]
+        drawn, ids = drawn[order], ids[order]
+    return ids
 
 
 def percentiles(values: Vectors, reference: Vectors) -> Vectors:
     """For each value the share of `reference`, sorted, that is at most as large, in per cent."""
     ranks = np.searchsorted(reference, values, side="right")
     return (100 * ranks / len(reference)).astype(np.float32)
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()

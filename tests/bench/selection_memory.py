@@ -49,40 +49,40 @@ PLANS = {
 }  # fmt: skip
 
 
+def pairs(rng: np.random.Generator, shard: int) -> pa.Table:
+    """A shard's uids, captions and URLs."""
+    words = np.array([f"word{number}" for number in range(WORDS)])
+    common = np.minimum(rng.zipf(1.3, (SHARD, 8)) - 1, WORDS - 1)
+    hosts = np.minimum(rng.zipf(1.3, SHARD) - 1, DOMAINS - 1)
+    columns = {
+        "uid": [rng.bytes(16).hex() for _ in range(SHARD)],
+        "shard": np.full(SHARD, shard, np.int32),
+        "row": np.arange(SHARD, dtype=np.int32),
+        "caption": [" ".join(row) for row in words[common]],
+        "url": [f"https://host{host}.org/{row}" for row, host in enumerate(hosts)],
+    }
+    return pa.table(columns)
+
+
 def make_pool(folder: Path, rows: int) -> None:
     """Captions, URLs, a score, vectors and verdicts that keep all but one row in ten."""
     rng = np.random.default_rng(0)
-    words = np.array([f"word{number}" for number in range(WORDS)])
     pool, scored, decided = (str(folder / name) for name in ("pool", "pool/scores/clip-0", "v"))
-    for start in range(0, rows, SHARD):
-        shard, kept = start // SHARD, rng.random(SHARD) < 0.9
-        common = np.minimum(rng.zipf(1.3, (SHARD, 8)) - 1, WORDS - 1)
-        hosts = np.minimum(rng.zipf(1.3, SHARD) - 1, DOMAINS - 1)
-        uids = [rng.bytes(16).hex() for _ in range(SHARD)]
-        identity = {
-            "uid": uids, "shard": np.full(SHARD, shard, np.int32),
-            "row": np.arange(SHARD, dtype=np.int32),
-        }  # fmt: skip
-        table = pa.table(
-            identity
-            | {
-                "caption": [" ".join(row) for row in words[common]],
-                "url": [f"https://host{host}.org/{uid}" for host, uid in zip(hosts, uids, strict=True)],
-            }
-        )
+    for shard in range(rows // SHARD):
+        name, kept = part_name(shard), rng.random(SHARD) < 0.9
+        table, score = pairs(rng, shard), pa.table({"similarity": rng.random(SHARD)})
+        verdicts = table.select(["uid", "shard", "row"]).append_column("kept", pa.array(kept))
         vectors = rng.normal(size=(SHARD, DIMENSIONS))
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         buffer = io.BytesIO()
         np.save(buffer, vectors.astype(np.float16))
-        name = part_name(shard)
-        score = pa.table({"similarity": rng.random(SHARD)})
         files = {
             pool: [write_table(pool, f"rows/{name}.parquet", table)],
             scored: [
                 write_table(scored, f"columns/{name}.parquet", score),
                 write_bytes(scored, f"image/{name}.npy", buffer.getvalue()),
             ],
-            decided: [write_table(decided, f"{name}.parquet", pa.table(identity | {"kept": kept}))],
+            decided: [write_table(decided, f"{name}.parquet", verdicts)],
         }
         for url, made in files.items():
             count = int(kept.sum()) if url == decided else SHARD
@@ -90,7 +90,7 @@ def make_pool(folder: Path, rows: int) -> None:
             artifacts.record_part(url, Part(name, tuple(made), SHARD, count, dropped), 0.0, 0.0)
     for url in (pool, scored, decided):
         artifacts.commit(url, Spec("bench", "bench", {"rows": rows}))
-    (folder / "entries.txt").write_text("\n".join(words[: WORDS // 2]))
+    (folder / "entries.txt").write_text("\n".join(f"word{n}" for n in range(WORDS // 2)))
     np.save(folder / "r.npy", rng.normal(size=(100, DIMENSIONS)).astype(np.float32))
 
 

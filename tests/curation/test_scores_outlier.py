@@ -97,8 +97,22 @@ def test_reference_rows_do_not_depend_on_shards(maker: Maker) -> None:
     assert (rows.vectors == again.vectors).all() and rows.captions == again.captions
     assert sorted(map(int, rows.captions)) == [row for row in range(30) if row != 4]
     assert (vectors[[int(caption) for caption in rows.captions]] == rows.vectors).all()
-    few = read_reference(reference_of(maker, vectors), "image", 6)
-    assert len(few.vectors) == 6 and set(few.captions) < set(rows.captions)
+    for limit in (1, 6, 29):
+        few = read_reference(reference_of(maker, vectors), "image", limit)
+        same = read_reference(reference_of(other, vectors), "image", limit)
+        assert few.captions == same.captions and (few.vectors == same.vectors).all()
+        assert limit - 1 <= len(few.captions) <= limit  # row 4 may be among them
+        assert list(rows.captions[: len(few.captions)]) == list(few.captions)
+
+
+def test_few_rows_of_many_are_read_alike(maker: Maker) -> None:
+    vectors = cloud(200)
+    one, other = Maker(maker.store, 200), Maker(f"{maker.store}/other", 13)
+    for limit in (1, 5, 40):
+        few = read_reference(reference_of(one, vectors), "image", limit)
+        same = read_reference(reference_of(other, vectors), "image", limit)
+        assert few.captions == same.captions and (few.vectors == same.vectors).all()
+        assert (vectors[[int(caption) for caption in few.captions]] == few.vectors).all()
 
 
 def test_points_on_a_line_still_give_a_distance() -> None:
