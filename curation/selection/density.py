@@ -2,7 +2,8 @@
 
 A cluster's complexity is the mean distance of its rows to their centroid times the mean distance
 of its centroid to the nearest others; its share of the target is the softmax of that. The quotas
-are the closest to these shares that respect the clusters' sizes. Distances here are Euclidean.
+are the closest to these shares that respect the clusters' sizes. Distances are 1 - cosine, which
+the paper's temperature is made for.
 """
 
 import numpy as np
@@ -43,23 +44,28 @@ def select(settings: DensitySettings, rows: Rows, key: tuple[object, ...]) -> Ch
 
 
 def complexity(space: Space, centroids: Centroids, neighbours: int) -> Floats:
-    """Mean distance inside each cluster times that to the nearest other centroids: [clusters]."""
-    count = len(centroids)
-    inside = _total(space) / np.maximum(space.sizes(), 1)
-    between = np.zeros(count)
+    """Mean distance inside each cluster times that to the nearest other centroids: [clusters].
+
+    The rows are unit vectors x, so that |x - m|^2 = 1 + |m|^2 - 2 |m| cos(x, m).
+    """
     exact = centroids.astype(np.float64)
-    for cell in range(count):
-        away = np.sqrt(((exact - exact[cell]) ** 2).sum(axis=1))
-        nearest = np.sort(away)[1 : neighbours + 1]  # the first is the centroid itself
-        between[cell] = nearest.mean() if len(nearest) else 1.0
+    lengths = np.maximum(np.linalg.norm(exact, axis=1), 1e-12)
+    squared = _total(space) / np.maximum(space.sizes(), 1)
+    inside = 1 - np.clip((1 + lengths**2 - squared) / (2 * lengths), -1, 1)
+    unit = exact / lengths[:, None]
+    between = np.ones(space.count)
+    for cell in range(space.count):
+        away = np.delete(1 - unit @ unit[cell], cell)
+        if len(away):
+            between[cell] = np.sort(away)[:neighbours].mean()
     return inside * between
 
 
 def _total(space: Space) -> Floats:
-    """The sum of the distances in each cell, one row after the other: [clusters]."""
+    """The sum of the squared distances in each cell, one row after the other: [clusters]."""
     total = np.zeros(space.count)
     for part in blocks(len(space.cells)):
-        cell, away = space.cells[part], np.sqrt(space.distances[part])
+        cell, away = space.cells[part], space.distances[part]
         np.add.at(total, cell[cell >= 0], away[cell >= 0])
     return total
 

@@ -34,13 +34,14 @@ from curation.selection.settings import QuantizationSettings
 from infra.digests import generator
 
 DIGITS = 9
+MOST_CELLS = 10_000  # found by k-means; what is larger than a cell may be is cut by the draws
 
 
 def select(settings: QuantizationSettings, rows: Rows, key: tuple[object, ...]) -> Choice:
     """As many rows as the target says, the same share of every bin of every cell."""
     sample = cells.sample_vectors(rows, settings.vectors, settings.sample, key)
-    wanted = -(-len(rows) // settings.cell_size)
-    centroids = kmeans.fit(sample, max(wanted, 1), key, settings.iterations)
+    wanted = min(max(-(-len(rows) // settings.cell_size), 1), MOST_CELLS)
+    centroids = kmeans.fit(sample, wanted, key, settings.iterations)
     drawn = draws(rows.uids, *key)
     placed = cells.place(rows, settings.vectors, centroids)
     groups = split(placed.cells, drawn, settings.cell_size)

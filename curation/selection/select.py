@@ -38,7 +38,7 @@ from infra.errors import SluiceError
 from infra.filesystem import FilePart, join
 from infra.stage import Draft
 
-CODE = 1
+CODE = 2
 SELECTION = pa.schema(
     [
         ("uid", pa.string()),

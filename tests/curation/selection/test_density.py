@@ -42,6 +42,7 @@ def test_dense_clusters_give_less(maker: Maker, selecting) -> None:
     labels = np.repeat([0, 1], 60)
     spread = np.where(labels == 0, 0.01, 0.3)[:, None]
     vectors = np.eye(8)[labels] + rng.normal(size=(120, 8)) * spread
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     maker = Maker(maker.store, 50)
     made = maker.dataset("pool", [{}] * 120)
     maker.score(made, "clip", {"fine": [True] * 120}, {"image": vectors})
