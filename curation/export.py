@@ -25,8 +25,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from curation import outcomes
 from curation.claim import claim
-from infra.artifacts import Artifact, Part, Spec
+from curation.headers import read_header
+from curation.patches import drop_patches
+from infra.artifacts import Artifact, Part, Spec, load
 from infra.dataset import ROWS, Dataset, part_name, read_samples, read_table
+from infra.errors import SluiceError
 from infra.filesystem import FilePart, join, write_bytes, write_whole
 from infra.shards import TarWriter
 from infra.stage import Draft, Item
@@ -67,6 +70,9 @@ class ExportSettings(BaseModel):
     samples_per_shard: int = Field(10_000, ge=1, description="samples of a shard, failures apart")
     bytes_per_shard: int | None = Field(
         None, ge=1, description="bytes of images of a shard, instead of a number of samples"
+    )
+    drop_patches: bool = Field(
+        False, description="fill the patches that the version's plan leaves out: other bytes"
     )
     columns: tuple[str, ...] = Field(
         ("uid",),
@@ -177,6 +183,7 @@ class ExportWork:
     target: str
     version_url: str
     settings: ExportSettings
+    masks_url: str | None = None  # the selection whose masks say which patches are dropped
 
     def __call__(self, value: ExportItem, todo: list[str]) -> dict[str, Part]:
         name, rows, counts = part_name(value.shard), list[dict[str, Any]](), Counter[str]()
@@ -207,11 +214,47 @@ class ExportWork:
             url = join(self.version_url, "rows", f"{part_name(shard)}.parquet")
             table = read_table(url).slice(start, stop - start)
             samples = read_samples(self.version_url, shard, table)
+            masks = self._masks(shard)
             for row in table.to_pylist():
                 if row["status"] == "ok":
-                    yield row, next(samples).image
+                    mask = masks[row["row"]] if masks is not None else None
+                    yield _without_patches(row, next(samples).image, mask)
                 elif row["status"] == "rejected":
                     yield row, None
+
+    def _masks(self, shard: int) -> list[bytes | None] | None:
+        """For each row of a shard the patches that stay; None where all do."""
+        if self.masks_url is None:
+            return None
+        table = read_table(join(self.masks_url, f"{part_name(shard)}.parquet"), ["patches"])
+        return table["patches"].to_pylist()
+
+
+def _without_patches(
+    row: dict[str, Any], image: bytes, mask: bytes | None
+) -> tuple[dict[str, Any], bytes]:
+    """A row and its image with patches filled; upright, so that its sides may have changed."""
+    if mask is None:
+        return row, image
+    made = drop_patches(image, mask)
+    header = read_header(made)
+    return row | {"width": header.width, "height": header.height}, made
+
+
+def masks_url(version: Artifact) -> str:
+    """The selection that a curated version holds; SluiceError where it leaves out no patch."""
+    source, digest = version.settings.get("source", {}), version.settings.get("selection")
+    if digest is not None:
+        store = version.url.rstrip("/").rsplit("/", 2)[0]
+        url = join(store, source["dataset"], source["version"], "selection", digest)
+        made = load(url)
+        plan = made.settings["plan"] if made else []
+        if any(selector.get("patches") for selector in plan):
+            return url
+    raise SluiceError(
+        f"{version.url} is of no plan that leaves out patches",
+        "give a selector of the kind quantization `patches`, or export without --drop-patches",
+    )
 
 
 def _entry(row: Mapping[str, Any], key: str, schema: pa.Schema) -> dict[str, Any]:

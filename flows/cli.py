@@ -331,6 +331,7 @@ def export(
     samples_per_shard: Annotated[int, Parameter(name="--samples-per-shard")] = 10_000,
     bytes_per_shard: Annotated[int | None, Parameter(name="--bytes-per-shard")] = None,
     column: Annotated[tuple[str, ...], Parameter(name="--column", negative=())] = ("uid",),
+    drop_patches: Annotated[bool, Parameter(name="--drop-patches", negative=())] = False,
     format: Annotated[
         Literal["img2dataset", "subset", "clip-retrieval", "datacomp"], Parameter(name="--format")
     ] = "img2dataset",
@@ -359,6 +360,8 @@ def export(
         Bytes of images in each tar, instead of a number of them.
     column
         More columns: of rows/, or of what rode along as NAME:string|int64|float64|bool.
+    drop_patches
+        Fill the patches that the version's plan leaves out: smaller files, other bytes.
     format
         img2dataset: tars. subset: the sorted uids as DataComp's `u8,u8` npy. clip-retrieval:
         img_emb, text_emb and metadata. datacomp: pairs of .parquet and .npz.
@@ -380,7 +383,8 @@ def export(
             print(export_vectors(options, dataset, to, format, scorer), flush=True)
             return
         cut = {"samples_per_shard": samples_per_shard, "bytes_per_shard": bytes_per_shard}
-        print(export(options, dataset, to, display(), columns=column, **cut), flush=True)
+        more = {"columns": column, "drop_patches": drop_patches}
+        print(export(options, dataset, to, display(), **more, **cut), flush=True)
 
     guarded(action)
 

@@ -1,7 +1,7 @@
 """`export`: a dataset version in another tool's layout, in a folder of one's own."""
 
 from curation.embedding_export import export_embeddings
-from curation.export import ExportSettings, ExportWork, export_draft, export_items
+from curation.export import ExportSettings, ExportWork, export_draft, export_items, masks_url
 from curation.subset_file import write_subset
 from flows.main import Options, store_url
 from flows.recipe import load_recipe
@@ -21,9 +21,10 @@ def export(options: Options, name: str, target: str, display: Display, **setting
     chosen = validate(ExportSettings, settings, "the export")
     run = load_recipe(options.recipe, options.overrides).run
     version = open_dataset(store_url(options.store), name).artifact
+    masks = masks_url(version) if chosen.drop_patches else None
     target = store_url(target)
     draft = export_draft(target, version, chosen)
-    work = ExportWork(draft.url, version.url, chosen)
+    work = ExportWork(draft.url, version.url, chosen, masks)
     with display, make_runner(run.executor, run.workers, run.address) as runner:
         items = export_items(version, chosen)
         made = run_stage(f"export {name}", {"": draft}, items, work, runner, display)[""]

@@ -15,6 +15,7 @@ from curation.scores.image import ImageScorer
 from curation.scores.labels import LabelsScorer
 from curation.scores.language import LanguageScorer
 from curation.scores.outlier import OutlierScorer
+from curation.scores.patches import PatchesScorer
 from curation.scores.reference import Given, Reference
 from curation.scores.settings import (
     ClustersSettings,
@@ -24,6 +25,7 @@ from curation.scores.settings import (
     HeadSettings,
     LabelsSettings,
     OutlierSettings,
+    PatchesSettings,
     ScoreSettings,
     WordsSettings,
 )
@@ -68,6 +70,8 @@ def chosen_scorer(name: str, settings: ScoreSettings, given: Given) -> Scorer:
             return LabelsScorer(name, given.clip, reference, limit)
         case GeneratedSettings():
             return GeneratedScorer(name)
+        case PatchesSettings():
+            return PatchesScorer(name, given.clip)
 
 
 def _head(name: str, settings: HeadSettings, clip: ClipScorer) -> HeadScorer:

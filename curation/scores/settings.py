@@ -135,6 +135,12 @@ class GeneratedSettings(_Settings):
     kind: Literal["generated"]
 
 
+class PatchesSettings(_Settings):
+    """Which patches of an image make it what its caption says; reads the images anew."""
+
+    kind: Literal["patches"]
+
+
 ScoreSettings = Annotated[
     HeadSettings
     | WordsSettings
@@ -143,6 +149,7 @@ ScoreSettings = Annotated[
     | OutlierSettings
     | FoolingSettings
     | LabelsSettings
-    | GeneratedSettings,
+    | GeneratedSettings
+    | PatchesSettings,
     Field(discriminator="kind"),
 ]

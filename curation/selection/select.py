@@ -7,6 +7,9 @@ Each selector of the plan sees the rows that those before it left. All draws are
 selector and uid, so that they do not depend on the order of rows, shards or workers.
 """
 
+# pyarrow.compute makes its functions when it is imported; pyright cannot see them.
+# pyright: reportAttributeAccessIssue=false
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from curation import columns, sql
+from curation import columns, patches, sql
 from curation.dedup import ALL
 from curation.fingerprint import file_states
 from curation.rules import column_names
@@ -48,6 +52,7 @@ SELECTION = pa.schema(
         ("reason", pa.string()),  # the selector that left it out; null where verdicts did, too
         ("probability", pa.float64()),  # the product along the plan; null where verdicts dropped it
         ("cells", pa.list_(pa.string())),  # the concept, value or cell in each selector it came to
+        ("patches", pa.binary()),  # of what is selected: a bit for each patch that stays; null: all
     ]
 )
 CONTINUED = ("clusters", "concepts", "quotas")  # kinds that go on from an older plan's state
@@ -116,6 +121,12 @@ def check_plan(
     names = column_names(schemas)
     kinds = [field.type for schema in schemas.values() for field in schema]
     table = pa.table({name: pa.array([], kind) for name, kind in zip(names, kinds, strict=True)})
+    chosen = settings.patches
+    if chosen is not None and f"{chosen.scorer}/{patches.VECTOR}" not in vectors:
+        raise SluiceError(
+            f"the plan leaves out patches by the scorer {chosen.scorer!r}, which is none for it",
+            f"add `curate.scores.{chosen.scorer}: {{kind: patches}}`",
+        )
     for selector in settings.plan:
         owner = f"selector {selector.reason}"
         for name, expression in selector.expressions.items():
@@ -152,12 +163,24 @@ class SelectionWork:
             if choice.state is not None:
                 files.append(write_table(self.url, _state_path(selector), choice.state))
         for shard in rows.dataset.shards:
-            table = outcome.table(self._identity(shard), rows.ids)
+            table = self._with_patches(shard, outcome.table(self._identity(shard), rows.ids))
             files.append(write_table(self.url, f"{part_name(shard)}.parquet", table))
         dropped = outcome.reasons_given()
         kept = int(outcome.selected.sum())
         extra = {"selectors": outcome.figures}
         return {"": Part(ALL.name, tuple(files), len(rows), kept, dropped, extra)}
+
+    def _with_patches(self, shard: int, table: pa.Table) -> pa.Table:
+        """A shard's table with the masks of what is selected, where the plan asks for them."""
+        none, chosen = pa.nulls(table.num_rows, pa.binary()), self.settings.patches
+        if chosen is None or not table.num_rows:
+            return table.append_column(SELECTION.field("patches"), none)
+        folder = columns.score_folder(self.score_folders, chosen.scorer, "curate.selection")
+        importance = columns.read_vectors(self.dataset_url, folder, patches.VECTOR, shard)
+        found = patches.masks(importance, chosen.keep)
+        return table.append_column(
+            SELECTION.field("patches"), pc.if_else(table["selected"], found, none)
+        )
 
     def _before(self, selector: Selector) -> dict[str, pa.Table]:
         """The state that an older plan left of this selector, as an argument."""
@@ -236,7 +259,10 @@ class Outcome:
         return {name: count for name, count in zip(self._reasons, counts, strict=True) if count}
 
     def table(self, identity: pa.Table, ids: Ints) -> pa.Table:
-        """SELECTION for one shard. identity: uid, shard, row, kept; ids: of the n rows."""
+        """SELECTION for one shard, without patches.
+
+        identity: uid, shard, row, kept; ids: of the n rows.
+        """
         kept = identity["kept"].to_numpy()
         part = of_shard(ids, identity["shard"][0].as_py()) if len(kept) else slice(0, 0)
         there = ids[part] & (1 << ROW_BITS) - 1
@@ -252,7 +278,8 @@ class Outcome:
             self._cell_lists(part, found),
         ]
         names = ("uid", "shard", "row")
-        return pa.table([*(identity[name] for name in names), *columns], schema=SELECTION)
+        schema = SELECTION.remove(SELECTION.get_field_index("patches"))
+        return pa.table([*(identity[name] for name in names), *columns], schema=schema)
 
     def _cell_lists(self, part: slice, found: Ints) -> pa.Array:
         """For each row the cells it fell in, in the order of the plan."""

@@ -186,6 +186,15 @@ class RetrievalSettings(_OverVectors):
         return {"reference": self.reference} if self.reference.endswith(".npy") else {}
 
 
+class PatchSettings(BaseModel):
+    """Patches of each image that a plan leaves out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scorer: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="a score of the kind `patches`")
+    keep: Share = Field(0.8, description="share of the patches that stays, the most important")
+
+
 class QuantizationSettings(_OverVectors, _Sized):
     """Dataset Quantization on stored vectors (Zhou et al. 2023, arXiv:2308.10524)."""
 
@@ -195,6 +204,9 @@ class QuantizationSettings(_OverVectors, _Sized):
         1.0, description="of being like what remains, against being unlike the bin"
     )
     cell_size: int = Field(1000, gt=0, le=20_000, description="rows among which pairs are compared")
+    patches: PatchSettings | None = Field(
+        None, description="patches to leave out of what is selected, for exports; null: none"
+    )
 
 
 Selector = Annotated[
@@ -222,9 +234,17 @@ class SelectionSettings(BaseModel):
         description="NAME@VERSION/SELECTION of this store: go on from its counts and centroids",
     )
 
+    @property
+    def patches(self) -> PatchSettings | None:
+        """What its selectors say about patches."""
+        found = (getattr(selector, "patches", None) for selector in self.plan)
+        return next(filter(None, found), None)
+
     @model_validator(mode="after")
     def _reasons_differ(self) -> "SelectionSettings":
         reasons = [selector.reason for selector in self.plan]
+        if sum(getattr(selector, "patches", None) is not None for selector in self.plan) > 1:
+            raise ValueError("two selectors leave out patches: one of them can")
         for reason in reasons:
             if reasons.count(reason) > 1:
                 raise ValueError(f"two selectors are called {reason!r}: give them a `name`")
