@@ -24,6 +24,7 @@ from curation.dedup import ALL
 from curation.fingerprint import file_states
 from curation.rules import column_names
 from curation.selection import concepts, density, hierarchy, quantization, quotas, retrieval, top
+from curation.selection.balance import after_plan, selector_figures
 from curation.selection.draws import (
     Bools,
     Cells,
@@ -56,7 +57,6 @@ SELECTION = pa.schema(
     ]
 )
 CONTINUED = ("clusters", "concepts", "quotas")  # kinds that go on from an older plan's state
-LARGEST = 20  # cells whose sizes before and after stand in the manifest
 
 SELECTORS: Mapping[str, Callable[..., Choice]] = {
     "concepts": concepts.select,
@@ -167,7 +167,7 @@ class SelectionWork:
             files.append(write_table(self.url, f"{part_name(shard)}.parquet", table))
         dropped = outcome.reasons_given()
         kept = int(outcome.selected.sum())
-        extra = {"selectors": outcome.figures}
+        extra = {"selectors": outcome.whole()}
         return {"": Part(ALL.name, tuple(files), len(rows), kept, dropped, extra)}
 
     def _with_patches(self, shard: int, table: pa.Table) -> pa.Table:
@@ -223,7 +223,7 @@ class Outcome:
     def __init__(self, count: int) -> None:
         self.selected: Bools = np.ones(count, bool)
         self.probability: Floats = np.ones(count)
-        self.figures: list[dict[str, Any]] = []
+        self._figures: list[dict[str, Any]] = []
         self._reason = np.full(count, -1, np.int16)
         self._reasons: list[str] = []
         self._cells: list[tuple[Cells, pa.Array]] = []
@@ -246,7 +246,14 @@ class Outcome:
                 self._reason[coming[out & choice.unjudged[theirs]]] = other
             start = theirs.stop
         self._cells.append((cells, choice.names))
-        self.figures.append(selector_figures(reason, kind, choice))
+        self._figures.append(selector_figures(reason, kind, choice))
+
+    def whole(self) -> list[dict[str, Any]]:
+        """The figures of each selector, with what the whole plan left of its cells."""
+        return [
+            figures | after_plan(cells, self.selected, len(names))
+            for figures, (cells, names) in zip(self._figures, self._cells, strict=True)
+        ]
 
     def _code(self, reason: str) -> int:
         if reason not in self._reasons:
@@ -296,43 +303,3 @@ class Outcome:
     def _every_name(self) -> pa.Array:
         """The names of all cells, one selector after the other; when the plan is through."""
         return pa.concat_arrays([names for _, names in self._cells])
-
-
-def selector_figures(reason: str, kind: str, choice: Choice) -> dict[str, Any]:
-    """What the manifest says of one selector."""
-    figures = {
-        "name": reason,
-        "kind": kind,
-        "rows": len(choice.selected),
-        "expected": round(float(choice.probability.sum()), 3),
-        "realised": int(choice.selected.sum()),
-        **choice.figures,
-    }
-    if choice.unjudged is not None:
-        figures[choice.why] = int(choice.unjudged.sum())
-    return figures | distribution(choice)
-
-
-def distribution(choice: Choice) -> dict[str, Any]:
-    """The sizes of the cells before and after, and how many equal cells would be as uneven."""
-    if not len(choice.names):
-        return {}
-    before, after = (
-        tally(cells, len(choice.names)) for cells in (choice.cells, choice.cells[choice.selected])
-    )
-    order = np.argsort(-before, kind="stable")[:LARGEST]
-    return {
-        "cells": [int((sizes > 0).sum()) for sizes in (before, after)],
-        "effective_cells": [effective(sizes) for sizes in (before, after)],
-        "largest": [
-            [choice.names[cell].as_py(), int(before[cell]), int(after[cell])]
-            for cell in order.tolist()
-            if before[cell]
-        ],
-    }
-
-
-def effective(sizes: Ints) -> float:
-    """exp of the entropy of a distribution over cells: n for n equal ones, 1 for a single one."""
-    share = sizes[sizes > 0] / max(sizes.sum(), 1)
-    return round(float(np.exp(-(share * np.log(share)).sum())), 3)

@@ -7,6 +7,7 @@ from itertools import zip_longest
 import numpy as np
 
 from flows.report import (
+    balance,
     canaries,
     duplicates,
     evaluation,
@@ -17,6 +18,7 @@ from flows.report import (
     thresholds,
     training,
 )
+from flows.report.balance import Selector
 from flows.report.canaries import Canaries
 from flows.report.context import ReportContext
 from flows.report.duplicates import Duplicates, Leaks
@@ -59,6 +61,7 @@ class Report:
     rungs: Sequence[Rung] = ()
     duplicates: Duplicates | None = None
     leaks: Sequence[Leaks] = ()
+    selectors: Sequence[Selector] = ()
     canaries: Canaries | None = None
 
     def places(self) -> Iterator[Place]:
@@ -104,6 +107,7 @@ def collect(store: str, context: ReportContext) -> Report:
         evaluation=results,
         fractals=fractal_tiles(context),
         leaks=duplicates.leaks(context),
+        selectors=balance.selectors(context),
         time=provenance.time(context),
         settings=provenance.settings_yaml(context.recipe),
         provenance=provenance.provenance(store, context),

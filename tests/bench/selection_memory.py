@@ -42,10 +42,7 @@ PLANS = {
     "density": {"kind": "density", "clusters": 200, "fraction": 0.5, **SAMPLE},
     "retrieval, neighbours": {"kind": "retrieval", "reference": "r.npy", "neighbours": 100},
     "retrieval, cells": {"kind": "retrieval", "reference": "r.npy", "cells": 200, **SAMPLE},
-    "quantization": {
-        "kind": "quantization", "fraction": 0.5, "cell_size": 200, "bins": 5,
-        "sample": 20_000, "iterations": 1,
-    },
+    "quantization": {"kind": "quantization", "fraction": 0.5, "bins": 5, **SAMPLE},
 }  # fmt: skip
 
 

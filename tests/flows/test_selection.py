@@ -34,7 +34,8 @@ def test_a_selection_runs_after_the_verdicts(tmp_path: Path, curated_store: Path
         Options(None, (), str(store)), out["uid"]
     )
     page = report(Options(None, (*SMALL, HALF, "run.executor=inline"), str(store)))
-    assert "that the selector top picks" in Path(page).read_text()
+    text = Path(page).read_text()
+    assert "that the selector top picks" in text and "What the plan took of what stayed" in text
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 
 from curation import sql
 from curation.explain import explain, format_explanation
+from curation.selection.balance import effective, held
 from curation.selection.rows import parse
-from curation.selection.select import SELECTION, check_plan, effective, selection_draft
+from curation.selection.select import SELECTION, check_plan, selection_draft
 from curation.selection.settings import SelectionSettings
 from infra.artifacts import verify
 from infra.dataset import open_dataset
@@ -83,6 +84,8 @@ def test_figures_tell_the_expected_and_the_realised_size(selecting, made, entrie
     assert quotas["expected"] == quotas["realised"] == part.kept
     assert concepts["cells"][0] == 2 and concepts["largest"][0][:2] == ["dog", 5]
     assert concepts["no_concept"] == 3
+    assert concepts["plan"]["cells"] == 2 and concepts["plan"]["held"][-1] == 1
+    assert quotas["plan"]["held"] == quotas["held"][1]
 
 
 def test_the_answer_does_not_depend_on_shards(maker, selecting, entries, tmp_path) -> None:
@@ -221,6 +224,14 @@ def test_what_is_not_there_is_told_before_any_work(selector: dict, words: str) -
     }
     with pytest.raises(SluiceError, match=words):
         check_plan(settings, schemas, ["clip/image"])
+
+
+def test_what_the_largest_cells_hold() -> None:
+    assert held(np.array([5, 5, 5])) == pytest.approx(np.arange(1, 21) / 20, abs=1e-4)
+    # 10 cells of 91, 1, 1, ...: the largest tenth holds 91 %, half of that at half of it
+    found = held(np.array([1] * 5 + [91] + [1] * 4))
+    assert found[:4] == pytest.approx([0.455, 0.91, 0.915, 0.92]) and found[-1] == 1
+    assert held(np.zeros(3, int)) == []
 
 
 def test_effective_number_of_cells() -> None:

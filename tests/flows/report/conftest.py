@@ -15,6 +15,8 @@ from PIL import Image, ImageDraw
 from curation.curate import CurateWork, curate_draft
 from curation.dedup import EDGES
 from curation.rules_settings import DedupSettings, NearSettings, RuleSettings
+from curation.selection.select import SelectionWork, selection_draft
+from curation.selection.settings import SelectionSettings
 from curation.units import BETTER, column
 from curation.verdicts import VerdictsWork, verdicts_draft
 from flows.report import ReportContext
@@ -261,6 +263,16 @@ def make_curated(
     return artifact
 
 
+def make_selection(pool: Artifact, verdicts: Artifact) -> Artifact:
+    """A plan that takes all that verdicts keep."""
+    settings = SelectionSettings.model_validate(
+        {"plan": [{"kind": "quotas", "by": "rows.format", "share": 1}]}
+    )
+    draft = selection_draft(pool.url, pool.digest, {}, verdicts.digest, settings)
+    work = SelectionWork(draft.url, pool.url, {}, verdicts.url, settings)
+    return commit(draft.url, draft.spec, [work(None, [""])[""]])
+
+
 def make_run(store: str, name: str, objective: str, floor: float) -> Artifact:
     spec = Spec("run", f"pretrain.{objective}", {"name": name})
     url = join(store, "runs", name, spec.digest)
@@ -371,6 +383,7 @@ def make_store(store: str, shards: int = 3, rows: int = 90) -> ReportContext:
         pool=pool.url,
         curated=curated.url,
         verdicts=verdicts.url,
+        selection=make_selection(pool, verdicts).url,
         edges=edges.url,
         scores=scores,
         canaries=make_canaries(store, pool, planned),

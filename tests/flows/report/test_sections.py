@@ -57,7 +57,7 @@ def test_the_funnel_adds_up(made: Made, samples: Samples) -> None:
     assert found.rows == found.kept + sum(loss.count for loss in found.losses)
     assert found.kept == int(samples.kept.sum())
     reasons = [loss.reason for loss in found.losses]
-    order = ["missing_image", *(rule.reason for rule in samples.rules), *DUPLICATES]
+    order = ["missing_image", *(rule.reason for rule in samples.rules), *DUPLICATES, "quotas"]
     assert reasons == order
     assert [loss.left for loss in found.losses][-1] == found.kept
     for loss in found.losses:
