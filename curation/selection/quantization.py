@@ -3,7 +3,7 @@
 The rows are put into bins, one bin after the other, by a submodular gain: what is like the rows
 that remain and unlike those already in the bin. A bin is thus diverse, the first ones the most
 representative; the same share is drawn from every bin. The greedy choice needs all pairs, so it is
-made within cells of a bounded size. The paper's dropping of image patches is not part of this.
+made within cells of a bounded size. Dropping patches, the paper's last step: `curation/patches.py`.
 """
 
 import tempfile

@@ -1,5 +1,7 @@
 """Going on from an older plan: its counts and clusters stand, only what is new is decided."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -93,3 +95,38 @@ def test_what_is_not_there_to_go_on_from_is_told(selecting, worlds) -> None:
         selecting.select(new, plan | {"name": "other"}, after=place(old, first))
     with pytest.raises(SluiceError, match="nothing is committed"):
         selecting.select(new, plan, after=f"old@{old.digest}/0123456789abcdef")
+
+
+def test_a_plan_over_a_grown_pool_keeps_what_the_older_one_chose(selecting, worlds) -> None:
+    """Older choices stand as they are: what is decided anew is the new rows, by every selector.
+
+    Over old and new rows in one, without `after`, concepts alone keep a subset of them.
+    """
+    old, new, both, entries, _ = worlds
+    plan = (
+        {"kind": "concepts", "entries": entries, "t": 60},
+        {"kind": "quotas", "by": "rows.caption", "most": 70},
+        {"kind": "clusters", "levels": [6], "fraction": 0.5},
+        {"kind": "top", "fraction": 0.9},
+    )
+    first = selecting.select(old, *plan)
+    before = selecting.table(first.url, old)
+    second = selecting.select(new, *plan, after=place(old, first))
+    assert selecting.table(first.url, old).equals(before)
+    for artifact, made in ((first, old), (second, new)):
+        (part,) = artifact.parts
+        figures = part.extra["selectors"]
+        assert [one["kind"] for one in figures] == ["concepts", "quotas", "clusters", "top"]
+        for earlier, later in pairwise(figures):
+            assert later["rows"] == earlier["realised"]
+        for one in figures[1:]:  # what is not drawn one by one is as large as was expected
+            assert one["expected"] == pytest.approx(one["realised"], abs=0.51)
+        concepts = figures[0]
+        assert abs(concepts["expected"] - concepts["realised"]) < 4 * concepts["rows"] ** 0.5
+        assert figures[-1]["realised"] == part.kept == len(uids(selecting, made, artifact))
+    chosen = uids(selecting, old, first) | uids(selecting, new, second)
+    assert len(chosen) == first.totals["kept"] + second.totals["kept"]
+    only = plan[0]
+    alone, whole = selecting.select(old, only), selecting.select(both, only)
+    ours = {uid_of(i) for i in range(OLD)}
+    assert uids(selecting, both, whole) & ours <= uids(selecting, old, alone)
