@@ -10,6 +10,7 @@ import pyarrow as pa
 from curation.patches import GRID, VECTOR
 from curation.score import Batch, Scores, filled, spread
 from curation.scores.clip import ClipScorer, load_encoder
+from curation.units import column
 
 TOP = GRID * GRID // 5
 
@@ -31,7 +32,7 @@ class PatchesScorer:
     reads_images = True
     reads_vectors = ()
     vectors = (VECTOR,)
-    columns = pa.schema({"focus": pa.float32()})
+    columns = pa.schema([column("focus", pa.float32(), "share, 0 to 1")])
 
     def settings(self) -> Mapping[str, Any]:
         told = self.clip.settings()
