@@ -51,6 +51,16 @@ def artifact_at(url: str) -> Artifact:
     return artifact
 
 
+def older_at(store: str, name: str | None, kind: str) -> str | None:
+    """Where the artifact NAME@VERSION/DIGEST of a store is: a `kind` to go on from."""
+    if name is None:
+        return None
+    version, _, digest = name.partition("/")
+    url = join(store, *version.split("@"), kind, digest)
+    artifact_at(url)
+    return url
+
+
 def columns_url(dataset_url: str, folder: str, shard: int) -> str:
     return join(dataset_url, "scores", folder, "columns", f"{part_name(shard)}.parquet")
 

@@ -25,7 +25,8 @@ from curation.columns import (
     read_vectors,
     score_folder,
 )
-from curation.dedup.edges import HASH_SCORER, hash_words, telling
+from curation.dedup.images import HASH_SCORER, hash_words
+from curation.dedup.stars import telling
 from curation.rules_settings import ContaminationSettings
 from curation.units import BETTER, WORSE, column
 from indexes.hamming import closest

@@ -16,6 +16,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Similarity = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Reason = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+Older = Annotated[str, Field(pattern=r"^[^@/\s]+@[^@/\s]+/[^@/\s]+$")]
 VectorName = Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")]
 KEEP_ORDER = (  # of duplicates; each expression with the column that it needs
     ("clip.similarity", "clip.similarity"),
@@ -123,6 +124,11 @@ class DedupSettings(BaseModel):
         default=None,
         description="SQL expressions in order, highest first; of duplicates that pass all rules "
         "the first is kept, of equal ones the lowest uid. Without: clip.similarity, pixels",
+    )
+    after: Older | None = Field(
+        default=None,
+        description="NAME@VERSION/EDGES of this store: take its pairs, and search for those that "
+        "rows make which it did not compare",
     )
 
     @field_validator("priority", mode="before")

@@ -80,7 +80,7 @@ def verdicts_draft(
         "scores": dict(score_folders),
         "edges": edges_digest,
         "rules": [rule.model_dump() for rule in rules],
-        "dedup": dedup.model_dump() if dedup else None,
+        "dedup": dedup.model_dump(exclude={"after"}) if dedup else None,
     }
     digests = [columns.folder_digest(folder) for _, folder in sorted(score_folders.items())]
     parents = (dataset_digest, *digests, *([edges_digest] if edges_digest else []))

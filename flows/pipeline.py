@@ -196,13 +196,14 @@ class Pipeline:
         digest = pool.spec.digest
         scored = dict(self.folders)
         pairs = dedup.edges_draft(pool.url, digest, scored, settings.dedup)
+        older = dedup.older_url(self.store, settings.dedup)
         self._add(
             sharded(
                 "duplicate pairs",
                 "curate",
                 {"": pairs},
                 lambda: [dedup.ALL],
-                dedup.EdgesWork(pairs.url, pool.url, scored, settings.dedup),
+                dedup.EdgesWork(pairs.url, pool.url, scored, settings.dedup, older),
                 ["score pool", "embed pool"],
             )
         )

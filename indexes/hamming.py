@@ -26,20 +26,21 @@ Distances = npt.NDArray[np.uint8]
 
 
 def hamming_pairs(
-    hashes: Hashes, radius: int, *, max_pairs: int = MAX_PAIRS
+    hashes: Hashes, radius: int, *, known: int = 0, max_pairs: int = MAX_PAIRS
 ) -> tuple[Ids, Ids, Distances]:
     """All pairs of rows a < b within `radius`, sorted by (a, b): int64 a, int64 b, uint8 distance.
 
     hashes: [n] or [n, k]. Of k hashes each must be within the radius; the distance of two rows
-    is the largest of theirs. Raises SluiceError where there are more than `max_pairs`: group
+    is the largest of theirs. known: rows before this one were searched before; pairs of two of them
+    are left out, and not looked at. Raises SluiceError where there are more than `max_pairs`: group
     equal rows first.
     """
     table = _table(hashes)
     if not 0 <= radius < BITS:
         raise SluiceError(f"a radius of {radius} bits of {BITS}", f"use one from 0 to {BITS - 1}")
-    bands = _bands(len(table), radius)
+    bands = _bands(len(table), radius, known)
     found = [
-        _band_pairs(table, radius, bands, band, max_pairs)
+        _band_pairs(table, radius, bands, band, known, max_pairs)
         for band in range(len(bands))
         if bands[band, 2] >= 0
     ]
@@ -71,11 +72,11 @@ def _kernels() -> Any:
     return importlib.import_module("indexes.hamming_kernels")
 
 
-def _bands(count: int, radius: int) -> npt.NDArray[np.int64]:
+def _bands(count: int, radius: int, known: int) -> npt.NDArray[np.int64]:
     """The cut that costs least: int64 [m, 3], each band's first bit, width and radius."""
     cuts = [_cut(bands, radius) for bands in range(1, BITS + 1)]
     cuts = [cut for cut in cuts if cut[:, 1].max() <= WIDEST]
-    return min(cuts, key=lambda cut: _cost(cut, count))
+    return min(cuts, key=lambda cut: _cost(cut, count, known))
 
 
 def _cut(bands: int, radius: int) -> npt.NDArray[np.int64]:
@@ -85,18 +86,24 @@ def _cut(bands: int, radius: int) -> npt.NDArray[np.int64]:
     return np.stack([edges[:-1], np.diff(edges), radii], axis=1)
 
 
-def _cost(cut: npt.NDArray[np.int64], count: int) -> float:
+def _cost(cut: npt.NDArray[np.int64], count: int, known: int) -> float:
     """Comparisons of hashes, about, were the hashes random."""
     total = 0.0
     for _, width, radius in cut.tolist():
         close = sum(comb(width, bits) for bits in range(radius + 1))
-        buckets = min(count, 2**width)
-        total += buckets * close * LOOKUP + close * count * count / 2 ** (width + 1) + 2**width
+        buckets = min(2 * (count - known), count, 2**width)
+        pairs = (count * count - known * known) / 2 ** (width + 1)
+        total += close * (buckets * LOOKUP + pairs) + 2**width
     return total
 
 
 def _band_pairs(
-    table: Hashes, radius: int, bands: npt.NDArray[np.int64], band: int, max_pairs: int
+    table: Hashes,
+    radius: int,
+    bands: npt.NDArray[np.int64],
+    band: int,
+    known: int,
+    max_pairs: int,
 ) -> tuple[Ids, Ids, Distances]:
     """The pairs that are close in this band and in none before it."""
     first, width, near = bands[band].tolist()
@@ -112,7 +119,7 @@ def _band_pairs(
         a, b = np.empty((2, room), np.int64)
         distance = np.empty(room, np.uint8)
         count = _kernels().band_pairs(
-            ordered, order, starts, flips, bands, band, radius, a, b, distance, max_pairs
+            ordered, order, starts, flips, bands, band, radius, known, a, b, distance, max_pairs
         )
         if count > max_pairs:  # the bands after it would meet all of them again
             raise _too_many(table, radius, max_pairs)

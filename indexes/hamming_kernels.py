@@ -51,6 +51,7 @@ def band_pairs(
     bands: NDArray[np.int64],
     band: int,
     radius: int,
+    known: int,
     a: NDArray[np.int64],
     b: NDArray[np.int64],
     distances: NDArray[np.uint8],
@@ -59,26 +60,34 @@ def band_pairs(
     """Write the pairs of one band while there is room, and return how many there are.
 
     ordered [n, k]: the hashes by bucket of the band; order [n]: their rows; starts: where each
-    bucket starts; flips: what close buckets differ in. Stops soon after `most`.
+    bucket starts; flips: what close buckets differ in. Pairs of two rows before `known` are
+    left out. Stops soon after `most`.
     """
     count = 0
+    # Where few rows are new, buckets are looked up for these alone; else for the lower of two.
+    few = 2 * known > len(order)
     for bucket in range(len(starts) - 1):
         for i in range(starts[bucket], starts[bucket + 1]):
+            if few and order[i] < known:
+                continue
             hashed = ordered[i, 0]
             for flip in flips:
                 other = bucket ^ flip
-                if other < bucket:
+                if other < bucket and not few:
                     continue
-                for j in range(i + 1 if flip == 0 else starts[other], starts[other + 1]):
+                start = i + 1 if flip == 0 and not few else starts[other]
+                for j in range(start, starts[other + 1]):
+                    if few and order[j] >= order[i]:
+                        break
                     difference = hashed ^ ordered[j, 0]
                     if ones(difference) > radius or met_before(difference, bands, band):
                         continue
                     far = distance(ordered, i, ordered, j)
-                    if far > radius:
+                    low, high = min(order[i], order[j]), max(order[i], order[j])
+                    if far > radius or high < known:
                         continue
                     if count < len(a):
-                        a[count], b[count] = min(order[i], order[j]), max(order[i], order[j])
-                        distances[count] = far
+                        a[count], b[count], distances[count] = low, high, far
                     count += 1
             if count > most:
                 return count

@@ -21,16 +21,14 @@ from curation.dedup.choice import (
 from curation.dedup.edges import (
     ALL,
     EDGES,
-    EDGES_FILE,
     EXACT_KIND,
-    PERCEPTUAL_KIND,
     PIXELS_KIND,
     EdgesWork,
-    Ids,
     edges_draft,
     gather_vectors,
-    leaders,
 )
+from curation.dedup.images import Ids
+from curation.dedup.older import EDGES_FILE, PERCEPTUAL_KIND, older_url
 
 __all__ = [
     "ALL",
@@ -52,7 +50,7 @@ __all__ = [
     "find_duplicates",
     "gather_vectors",
     "greedy",
-    "leaders",
+    "older_url",
     "preference",
     "tie_words",
 ]

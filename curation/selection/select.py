@@ -96,12 +96,7 @@ def selection_draft(
 
 def older_url(store: str, settings: SelectionSettings) -> str | None:
     """Where the selection is that this one goes on from."""
-    if settings.after is None:
-        return None
-    version, _, digest = settings.after.partition("/")
-    url = join(store, *version.split("@"), "selection", digest)
-    columns.artifact_at(url)
-    return url
+    return columns.older_at(store, settings.after, "selection")
 
 
 def _file_state(reason: str, url: str) -> str:

@@ -18,10 +18,11 @@ from curation.dedup import (
     edges_draft,
     find_duplicates,
     greedy,
-    leaders,
     preference,
     tie_words,
 )
+from curation.dedup.equal import copies
+from curation.dedup.stars import equal_rows
 from curation.rules_settings import DedupSettings, NearSettings
 from infra.dataset import index_id, read_table
 from infra.errors import SluiceError
@@ -317,11 +318,26 @@ def test_uids_that_are_no_hex_are_ordered_as_well() -> None:
     assert len({tuple(row) for row in ties.tolist()}) == 3
 
 
-@given(st.lists(st.integers(0, 4), max_size=12))
-def test_leaders_are_the_first_of_equal_hashes(values: list[int]) -> None:
-    hashes = np.array([[value, 7] for value in values], np.uint64).reshape(-1, 2)
-    ids = np.arange(len(values)) * 3 + 5
-    assert leaders(ids, hashes).tolist() == [5 + 3 * values.index(value) for value in values]
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=12))
+def test_copies_point_to_the_first_of_equal_words(values: list[tuple[int, int]]) -> None:
+    words = np.array(values, np.uint64).reshape(-1, 2)
+    first, copy = equal_rows(words)
+    expected = [
+        (values.index(value), row)
+        for row, value in enumerate(values)
+        if any(value) and values.index(value) != row
+    ]
+    assert sorted(zip(first.tolist(), copy.tolist(), strict=True)) == sorted(expected)
+
+
+def test_words_of_one_hash_are_told_apart() -> None:
+    """Whatever the hash: all rows in one run, in which three words come and go."""
+    words = np.array([[1, 2], [3, 4], [1, 2], [0, 0], [5, 6], [3, 4], [0, 0], [1, 2]], np.uint64)
+    keys = np.arange(8, dtype=np.uint64)
+    first, copy = np.empty((2, 7), np.int64)
+    count = copies(keys, np.uint64(4), words, first, copy)
+    assert first[:count].tolist() == [0, 1, 0]
+    assert copy[:count].tolist() == [2, 5, 7]
 
 
 def unit(*rows: list[float]) -> np.ndarray:
@@ -425,6 +441,7 @@ def test_a_moved_threshold_needs_no_new_search() -> None:
     assert first == digest(threshold=0.9, radius=3, priority="2", exact=False)
     assert first != digest(floor=0.7)
     assert first != digest(radius_floor=14)
+    assert first != digest(after="pool@0/1") != digest(after="pool@0/2")
     assert first != digest(perceptual=False)
     assert first != digest(folders | {"descriptor": "descriptor-4567"})
     assert first != digest(folders | {"hash": "hash-4567"})

@@ -49,8 +49,19 @@ def test_every_cut_finds_the_same(bands: int, radius: int, monkeypatch: pytest.M
     hashes = rng.integers(0, 2**64, 40, np.uint64).repeat(8)
     for _ in range(radius):  # copies that differ in up to `radius` bits, wherever
         hashes ^= np.uint64(1) << rng.integers(0, 64, len(hashes), np.uint64)
-    monkeypatch.setattr(hamming, "_bands", lambda count, radius: hamming._cut(bands, radius))
+    monkeypatch.setattr(hamming, "_bands", lambda count, radius, known: hamming._cut(bands, radius))
     assert found(hashes, radius) == by_definition(hashes, radius)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(crowded, crowded), max_size=30), st.integers(0, 12), st.integers(0, 30))
+def test_a_search_of_new_rows_is_the_difference_of_two_searches(
+    rows: list[tuple[int, int]], radius: int, known: int
+) -> None:
+    hashes = np.array(rows, np.uint64).reshape(-1, 2)
+    a, b, distance = hamming_pairs(hashes, radius, known=known)
+    new = list(zip(a.tolist(), b.tolist(), distance.tolist(), strict=True))
+    assert new == [pair for pair in by_definition(hashes, radius) if pair[1] >= known]
 
 
 @pytest.mark.parametrize("value", [0, 2**64 - 1])
