@@ -2,7 +2,7 @@
 
 Rules come first, in order, then the rungs of duplicates. The files are one per shard of the
 dataset, row-aligned with it. Only score columns and pairs are read, so that a changed threshold
-costs seconds. In memory: the rules' outcome (some 30 bytes a row) and the pairs.
+costs seconds. In memory: the rules' outcome, packed, and the pairs.
 """
 
 # pyarrow.compute makes its functions when it is imported; pyright cannot see them.
@@ -22,7 +22,6 @@ from curation import columns
 from curation.dedup import (
     ALL,
     EDGES,
-    EDGES_FILE,
     EXACT_RUNG,
     NEAR_RUNG,
     PIXELS_RUNG,
@@ -31,6 +30,7 @@ from curation.dedup import (
     edge_nodes,
     find_duplicates,
     preference,
+    read_edges,
     tie_words,
 )
 from curation.rules import (
@@ -46,7 +46,7 @@ from curation.rules import (
 from curation.rules_settings import DUPLICATES, DedupSettings, RuleSettings
 from curation.top import top_thresholds, with_thresholds
 from infra.artifacts import Part, Spec
-from infra.dataset import ROW_BITS, Dataset, part_name, read_table, write_table
+from infra.dataset import ROW_BITS, Dataset, part_name, write_table
 from infra.filesystem import FilePart, join
 from infra.stage import Draft
 
@@ -107,25 +107,26 @@ class VerdictsWork:
         names = self._check(shards[0]) if shards else []
         thresholds = top_thresholds(self.rules, self.dataset_url, self.score_folders, shards)
         rules = with_thresholds(self.rules, thresholds)
-        outcomes: dict[int, pa.Table] = {}
+        outcomes: dict[int, pa.Buffer] = {}
         passing, order = np.zeros(len(nodes), bool), KeepOrder()
         for shard in shards:
             outcome, values = self._judge(dataset, shard, names, rules)
-            outcomes[shard] = outcome
+            outcomes[shard] = packed(outcome)
             place, rows = _of_shard(nodes, shard)
             passing[place] = outcome["reason"].is_null().to_numpy()[rows]
             order.add(values[rows], dataset.rows(shard, ["uid", "sha256"]).take(rows))
         settings, priority = self.dedup or DedupSettings.none(), order.preference()
         duplicates = find_duplicates(edges, nodes, passing, priority, settings)
+        del edges, nodes, passing, order, priority
         twins = twin_uids(dataset, duplicates)
         files: list[FilePart] = []
         tally = Tally()
         for shard in shards:
             place, rows = _of_shard(duplicates.ids, shard)
             found = duplicates.part(place)
-            outcome = add_duplicates(outcomes.pop(shard), rows, found, settings)
+            outcome = add_duplicates(unpacked(outcomes.pop(shard)), rows, found, settings)
             identity = dataset.rows(shard, ["uid", "shard", "row"])
-            table = _verdicts(identity, outcome, rows, twins.slice(place.start, len(rows)), found)
+            table = _verdicts(identity, outcome, rows, twins[place].cast(pa.string()), found)
             files.append(write_table(self.url, f"{part_name(shard)}.parquet", table))
             tally.add(table)
         return {"": tally.part(files, thresholds)}
@@ -134,7 +135,7 @@ class VerdictsWork:
         if self.edges_url is None or self.dedup is None:
             return EDGES.empty_table()
         columns.artifact_at(self.edges_url)
-        return read_table(join(self.edges_url, EDGES_FILE))
+        return read_edges(self.edges_url)
 
     def _check(self, shard: int) -> list[str]:
         """The columns to read; a rule that cannot run is refused before anything is read."""
@@ -154,6 +155,20 @@ class VerdictsWork:
         priority = self.dedup.order(table.column_names) if self.dedup else ()
         values = [evaluate("dedup.priority", expression, table) for expression in priority]
         return outcome, np.stack([np.empty(table.num_rows), *values], axis=1)[:, 1:]
+
+
+def packed(table: pa.Table) -> pa.Buffer:
+    """A table in a few bytes a row, where most values are null or equal."""
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
+    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def unpacked(buffer: pa.Buffer) -> pa.Table:
+    with pa.ipc.open_stream(buffer) as reader:
+        return reader.read_all()
 
 
 class KeepOrder:
@@ -259,14 +274,14 @@ def _of_shard(ids: Ids, shard: int) -> tuple[slice, Ids]:
 
 
 def twin_uids(dataset: Dataset, duplicates: Duplicates) -> pa.Array:
-    """The uids of the duplicates' twins, string [n]; reads only the shards that hold some."""
+    """The uids of the duplicates' twins, dictionary [n]; reads only shards that hold some."""
     wanted, inverse = np.unique(duplicates.twins, return_inverse=True)
     found: list[pa.Array] = [pa.array([], pa.string())]
     for shard in np.unique(wanted >> ROW_BITS).tolist():
         _, rows = _of_shard(wanted, shard)
         uids = dataset.rows(shard, ["uid"])["uid"]
         found.append(uids.take(pa.array(rows)).combine_chunks())
-    return pa.concat_arrays(found).take(pa.array(inverse))
+    return pa.DictionaryArray.from_arrays(pa.array(inverse), pa.concat_arrays(found))
 
 
 class Tally:

@@ -28,7 +28,7 @@ from curation.dedup.edges import (
     gather_vectors,
 )
 from curation.dedup.images import Ids
-from curation.dedup.older import EDGES_FILE, PERCEPTUAL_KIND, older_url
+from curation.dedup.older import EDGES_FILE, PERCEPTUAL_KIND, older_url, read_edges
 
 __all__ = [
     "ALL",
@@ -52,5 +52,6 @@ __all__ = [
     "greedy",
     "older_url",
     "preference",
+    "read_edges",
     "tie_words",
 ]

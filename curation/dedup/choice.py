@@ -6,6 +6,9 @@ no chain drops a row whose only close neighbour was itself dropped (as SemDeDup 
 al. 2023, arXiv:2303.09540).
 """
 
+# pyarrow.compute makes its functions when it is imported; pyright cannot see them.
+# pyright: reportAttributeAccessIssue=false
+
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation.dedup.visit import walk
 from curation.rules_settings import DedupSettings
@@ -158,7 +162,6 @@ def _graph(
     Returns for each node who stands for its equals: by bytes, by pixels, in the group that acts
     as one, by perceptual hashes; and the pairs at or above their thresholds.
     """
-    kinds = edges["kind"].to_numpy(zero_copy_only=False)
     a = np.searchsorted(nodes, edges["a"].to_numpy())
     b = np.searchsorted(nodes, edges["b"].to_numpy())
     similarity = edges["similarity"].to_numpy()
@@ -170,22 +173,26 @@ def _graph(
         return centre
 
     active = settings.active
-    by_bytes = star(kinds == STARS[EXACT_RUNG])
+    names = [*STARS, *(each.vectors for each in settings.near)]
+    rung = _rungs(edges["kind"], names)
+    by_bytes = star(rung == EXACT_RUNG)
     # Copies are duplicates on every later rung, too: what they are is asked of one of them.
-    by_pixels = star(kinds == STARS[PIXELS_RUNG])[by_bytes] if any(active[1:]) else by_bytes
+    by_pixels = star(rung == PIXELS_RUNG)[by_bytes] if any(active[1:]) else by_bytes
     group = by_pixels if any(active) else alone
     a, b = group[a], group[b]
-    least = np.array([np.inf, np.inf, *settings.thresholds[PERCEPTUAL_RUNG:]], np.float32)
-    least[~np.array(active)] = np.inf
-    rung = np.zeros(len(kinds), int)
-    names = [*STARS, *(each.vectors for each in settings.near)]
-    for place in range(PERCEPTUAL_RUNG, len(names)):
-        rung[kinds == names[place]] = place
+    bounds = [np.inf, np.inf, *settings.thresholds[PERCEPTUAL_RUNG:], np.inf]  # last: no rung
+    least = np.where([*active, False], bounds, np.inf).astype(np.float32)
     hits = similarity >= least[rung]
     equal = hits & (rung == PERCEPTUAL_RUNG) & (similarity == 1)
     hits &= ~equal
-    pairs = Pairs(a[hits], b[hits], similarity[hits], rung[hits])
+    pairs = Pairs(a[hits], b[hits], similarity[hits], rung[hits].astype(np.int64))
     return by_bytes, by_pixels, group, star(equal), pairs
+
+
+def _rungs(kinds: pa.ChunkedArray, names: Sequence[str]) -> npt.NDArray[np.int32]:
+    """The rung of each pair, the place of its kind among `names`; -1 where it is not there."""
+    rungs = pc.index_in(kinds.cast(pa.string()), pa.array(names, pa.string()))
+    return rungs.fill_null(-1).to_numpy()
 
 
 def _both_ways(pairs: Pairs, chosen: Bools, count: int) -> tuple[Ids, Ids, Floats]:

@@ -137,10 +137,10 @@ class Climb:
         """Pairs of similar vectors, and the share of all such pairs they are."""
         scorer, _, vector = search.vectors.partition("/")
         folder = score_folder(self.folders, scorer, "dedup.near")
-        vectors = images.vectors(folder, vector, self.url)
         found = Found.nothing()
         if self.older:
-            found = self.older.vectors(search.vectors, vectors, search.floor)
+            found = self.older.vectors(search.vectors, search.floor, images, folder, self.url)
+        vectors = images.vectors(folder, vector, self.url)
         if found.order is not None:
             vectors = reordered(vectors, found.order, self.url)
         try:

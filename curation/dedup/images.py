@@ -7,6 +7,7 @@ So in memory are a byte for each row of the version, and the words of one rung a
 # pyarrow.compute makes its functions when it is imported; pyright cannot see them.
 # pyright: reportAttributeAccessIssue=false
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,17 +92,15 @@ class Images:
             vectors = read_vectors(self.dataset.url, folder, vector, shard)
             dimension = vectors.shape[1]
             staged.write(np.ascontiguousarray(vectors[rows], np.float16).data)
-        return mapped(staged, dimension)
+        return mapped(staged, np.float16, dimension)
 
-    def words_of_vectors(
-        self, folder: str, vector: str, words: Callable[[Vectors], Words]
-    ) -> Words:
-        """What `words` makes of their vectors, which are read shard by shard: uint64 [n, 2]."""
-
-        def read(shard: int, rows: Ids) -> Words:
-            return words(read_vectors(self.dataset.url, folder, vector, shard)[rows])
-
-        return self.words(read)
+    def vector_words(self, folder: str, vector: str, scratch: str) -> Words:
+        """What their vectors are known by: uint64 [len(self), 2], mapped."""
+        staged = scratch_file(scratch)
+        for shard, rows, _ in self.by_shard():
+            vectors = read_vectors(self.dataset.url, folder, vector, shard)
+            staged.write(vector_words(vectors[rows]).data)
+        return mapped(staged, np.uint64, 2)
 
 
 def scratch_file(url: str) -> Any:
@@ -113,13 +112,20 @@ def scratch_file(url: str) -> Any:
     return tempfile.TemporaryFile(dir=folder)
 
 
-def mapped(file: Any, dimension: int) -> Vectors:
-    """The float16 vectors in a file, [n, dimension]."""
+def mapped(file: Any, kind: type[np.generic], width: int) -> Any:
+    """The rows in a file: [n, width] of that type."""
     size = file.tell()
     file.flush()
     if not size:
-        return np.empty((0, dimension), np.float16)
-    return np.memmap(file, np.float16, "r").reshape(-1, dimension)
+        return np.empty((0, width), kind)
+    return np.memmap(file, kind, "r").reshape(-1, width)
+
+
+def vector_words(vectors: Vectors) -> Words:
+    """The first 128 bits of the SHA-256 of each vector: [n, dim] -> [n, 2]."""
+    rows = np.ascontiguousarray(vectors)
+    hashed = b"".join([hashlib.sha256(row).digest()[:16] for row in rows])
+    return np.frombuffer(hashed, np.uint64).reshape(-1, 2)
 
 
 def reordered(vectors: Vectors, order: Ids, scratch: str) -> Vectors:
@@ -127,7 +133,7 @@ def reordered(vectors: Vectors, order: Ids, scratch: str) -> Vectors:
     staged = scratch_file(scratch)
     for start in range(0, len(order), STEP):
         staged.write(np.ascontiguousarray(vectors[order[start : start + STEP]]).data)
-    return mapped(staged, vectors.shape[1])
+    return mapped(staged, np.float16, vectors.shape[1])
 
 
 def byte_words(images: Images) -> Words:

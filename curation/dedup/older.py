@@ -8,7 +8,6 @@ hash or vector changed is a new one, and pairs of rows that are gone are left ou
 # pyarrow.compute makes its functions when it is imported; pyright cannot see them.
 # pyright: reportAttributeAccessIssue=false
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,21 +15,28 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from curation.columns import artifact_at, dataset_at, older_at
-from curation.dedup.images import Ids, Images, Vectors, Words
+from curation.dedup.images import Ids, Images, Words
 from curation.dedup.stars import by_hashes, leaders
 from curation.rules_settings import HASH_BITS, DedupSettings
+from infra import filesystem
 from infra.artifacts import Artifact
-from infra.dataset import read_table
 from infra.errors import SluiceError
+from infra.filesystem import join
 
 EDGES_FILE = "edges.parquet"
 PERCEPTUAL_KIND = "perceptual"
-STEP = 1 << 14  # vectors hashed at once
-AT_ONCE = 1 << 23  # words sorted at once
+AT_ONCE = 1 << 21  # words sorted at once
 
 Similarities = npt.NDArray[np.float32]
+
+
+def read_edges(url: str) -> pa.Table:
+    """The pairs of a search; `kind` is a dictionary, as there are few kinds and many pairs."""
+    with filesystem.open_read(join(url, EDGES_FILE)) as file:
+        return pq.ParquetFile(file, read_dictionary=["kind"]).read(use_threads=False)
 
 
 def older_url(store: str, settings: DedupSettings) -> str | None:
@@ -80,14 +86,15 @@ class Older:
         least = np.float32(1 - radius / HASH_BITS)
         return self._found(PERCEPTUAL_KIND, images, words, hashes, least)
 
-    def vectors(self, name: str, vectors: Vectors, floor: float) -> Found:
-        """What is known of `vectors` [n, dim]; nothing where it looked less far."""
+    def vectors(self, name: str, floor: float, images: Images, folder: str, scratch: str) -> Found:
+        """What is known of the vectors of `images`; nothing where it looked less far."""
         looked = self.settings["near"].get(name)
         if looked is None or looked > floor:
             return Found.nothing()
         scorer, _, vector = name.partition("/")
-        words = self.images.words_of_vectors(self.folders[scorer], vector, vector_words)
-        return self._found(name, self.images, words, vector_words(vectors), np.float32(floor))
+        now = images.vector_words(folder, vector, scratch)
+        words = self.images.vector_words(self.folders[scorer], vector, scratch)
+        return self._found(name, self.images, words, now, np.float32(floor))
 
     def _found(
         self, kind: str, images: Images, words: Words, now: Words, least: np.float32
@@ -106,23 +113,13 @@ class Older:
 
     def _pairs(self, kind: str, least: np.float32) -> pa.Table:
         """The pairs of different hashes, or of vectors, from a similarity on."""
-        edges = read_table(self.artifact.path(EDGES_FILE))
+        edges = read_edges(self.artifact.url)
         wanted = pc.and_(
             pc.equal(edges["kind"], kind), pc.greater_equal(edges["similarity"], pa.scalar(least))
         )
         if kind == PERCEPTUAL_KIND:
             wanted = pc.and_(wanted, pc.less(edges["similarity"], 1))  # else it is of a star
         return edges.filter(wanted)
-
-
-def vector_words(vectors: Vectors) -> Words:
-    """The first 128 bits of the SHA-256 of each vector: [n, dim] -> [n, 2]."""
-    words = np.empty((len(vectors), 2), np.uint64)
-    for start in range(0, len(vectors), STEP):
-        rows = np.ascontiguousarray(vectors[start : start + STEP])
-        hashed = b"".join([hashlib.sha256(row).digest()[:16] for row in rows])
-        words[start : start + STEP] = np.frombuffer(hashed, np.uint64).reshape(-1, 2)
-    return words
 
 
 def matching(words: Words, older: Words) -> Ids:
@@ -134,8 +131,9 @@ def matching(words: Words, older: Words) -> Ids:
     # Part by part, by a few bits of the words, so that what is sorted at once is small.
     bits = ((len(words) + len(older)) // AT_ONCE).bit_length()
     mask = np.uint64((1 << bits) - 1)
+    parts = [(each[:, 0] & mask).astype(np.uint16) for each in (words, older)]
     for part in range(1 << bits):
-        ours, theirs = (np.flatnonzero(each[:, 0] & mask == part) for each in (words, older))
+        ours, theirs = (np.flatnonzero(each == part) for each in parts)
         found[ours] = _matching(words[ours], older[theirs], theirs)
     return found
 
