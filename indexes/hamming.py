@@ -107,19 +107,34 @@ def _band_pairs(
 ) -> tuple[Ids, Ids, Distances]:
     """The pairs that are close in this band and in none before it."""
     first, width, near = bands[band].tolist()
-    buckets = (table[:, 0] >> np.uint64(first)) & np.uint64((1 << width) - 1)
-    order = np.argsort(buckets, kind="stable")
-    ordered = table[order]
-    starts = np.zeros((1 << width) + 1, np.int64)
-    np.cumsum(np.bincount(buckets.astype(np.int64), minlength=1 << width), out=starts[1:])
-    every = np.arange(1 << width)
-    flips = every[np.bitwise_count(every) <= near]
+    # Bucket and row in one number: eight bytes a row, sorted where they are.
+    order = _kernels().bucket_keys(table, first, width)
+    order.sort()
+    starts = np.empty((1 << width) + 1, np.int64)
+    _kernels().split_keys(order, starts)
+    hashed = table[order, 0]
+    every = np.arange(1 << width, dtype=np.uint32)
+    flips = every[np.bitwise_count(every) <= near].astype(np.int64)
+    del every
+    search = (table, hashed, order, starts, flips, bands, band, radius, known)
     room = min(len(table) + 1024, max_pairs + 1)
     while True:
         a, b = np.empty((2, room), np.int64)
         distance = np.empty(room, np.uint8)
         count = _kernels().band_pairs(
-            ordered, order, starts, flips, bands, band, radius, known, a, b, distance, max_pairs
+            table,
+            hashed,
+            order,
+            starts,
+            flips,
+            bands,
+            band,
+            radius,
+            known,
+            a,
+            b,
+            distance,
+            max_pairs,
         )
         if count > max_pairs:  # the bands after it would meet all of them again
             raise _too_many(table, radius, max_pairs)

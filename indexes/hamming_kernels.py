@@ -11,6 +11,7 @@ ODD, PAIRS, NIBBLES, BYTES = (
 )
 S1, S2, S4, S56 = (np.uint64(bits) for bits in (1, 2, 4, 56))
 ONE = np.uint64(1)
+ROW_BITS = 38  # of a key, below the bits of a band
 
 
 @compiled
@@ -43,8 +44,31 @@ def met_before(difference: np.uint64, bands: NDArray[np.int64], band: int) -> bo
 
 
 @compiled
+def bucket_keys(table: NDArray[np.uint64], first: int, width: int) -> NDArray[np.int64]:
+    """The bucket of each row's first hash, `width` bits from `first` on, and the row below it."""
+    keys = np.empty(len(table), np.int64)
+    mask = (ONE << np.uint64(width)) - ONE
+    for row in range(len(table)):
+        bucket = np.int64((table[row, 0] >> np.uint64(first)) & mask)
+        keys[row] = (bucket << ROW_BITS) | row
+    return keys
+
+
+@compiled
+def split_keys(keys: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
+    """Where each bucket starts among sorted keys, and the rows in place of the keys."""
+    starts[:] = 0
+    for place in range(len(keys)):
+        starts[(keys[place] >> ROW_BITS) + 1] += 1
+        keys[place] &= (1 << ROW_BITS) - 1
+    for bucket in range(len(starts) - 1):
+        starts[bucket + 1] += starts[bucket]
+
+
+@compiled
 def band_pairs(
-    ordered: NDArray[np.uint64],
+    table: NDArray[np.uint64],
+    hashes: NDArray[np.uint64],
     order: NDArray[np.int64],
     starts: NDArray[np.int64],
     flips: NDArray[np.int64],
@@ -59,9 +83,9 @@ def band_pairs(
 ) -> int:
     """Write the pairs of one band while there is room, and return how many there are.
 
-    ordered [n, k]: the hashes by bucket of the band; order [n]: their rows; starts: where each
-    bucket starts; flips: what close buckets differ in. Pairs of two rows before `known` are
-    left out. Stops soon after `most`.
+    table [n, k]; hashes [n]: the first of each row, by bucket of the band; order [n]: their rows;
+    starts: where each bucket starts; flips: what close buckets differ in. Pairs of two rows
+    before `known` are left out. Stops soon after `most`.
     """
     count = 0
     # Where few rows are new, buckets are looked up for these alone; else for the lower of two.
@@ -70,7 +94,7 @@ def band_pairs(
         for i in range(starts[bucket], starts[bucket + 1]):
             if few and order[i] < known:
                 continue
-            hashed = ordered[i, 0]
+            hashed = hashes[i]
             for flip in flips:
                 other = bucket ^ flip
                 if other < bucket and not few:
@@ -79,10 +103,10 @@ def band_pairs(
                 for j in range(start, starts[other + 1]):
                     if few and order[j] >= order[i]:
                         break
-                    difference = hashed ^ ordered[j, 0]
+                    difference = hashed ^ hashes[j]
                     if ones(difference) > radius or met_before(difference, bands, band):
                         continue
-                    far = distance(ordered, i, ordered, j)
+                    far = distance(table, order[i], table, order[j])
                     low, high = min(order[i], order[j]), max(order[i], order[j])
                     if far > radius or high < known:
                         continue

@@ -5,9 +5,18 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from curation.dedup.images import Ids, Images, Words, byte_words, perceptual_words, pixel_words
+from curation.dedup.images import (
+    Bools,
+    Ids,
+    Images,
+    Words,
+    byte_words,
+    perceptual_words,
+    pixel_words,
+)
 from infra.dataset import Dataset
 
+STEP = 1 << 20  # rows moved at once
 LEAST_BITS = 16  # a pHash has 32 bits set, fewer where the picture has hardly a frequency
 
 Star = tuple[Ids, Ids]  # ids of the first row of a group, and of another of it
@@ -47,7 +56,7 @@ def by_hashes(images: Images, folders: Mapping[str, str]) -> tuple[Images, Words
     star = _ids(images, first, copy)
     silent = len(told) - int(np.count_nonzero(told))
     told[copy] = False
-    return images.only(told), words[told], star, silent
+    return images.only(told), compacted(words, told), star, silent
 
 
 def equal_rows(words: Words) -> tuple[Ids, Ids]:
@@ -63,6 +72,16 @@ def equal_rows(words: Words) -> tuple[Ids, Ids]:
     first, copy = np.empty((2, equal.possible_copies(keys, bits)), np.int64)
     count = equal.copies(keys, bits, words, first, copy)
     return first[:count], copy[:count]
+
+
+def compacted(words: Words, chosen: Bools) -> Words:
+    """words[chosen], in the memory of `words`."""
+    count = 0
+    for start in range(0, len(words), STEP):
+        rows = words[start : start + STEP][chosen[start : start + STEP]]
+        words[count : count + len(rows)] = rows
+        count += len(rows)
+    return words[:count]
 
 
 def telling(hashes: Words) -> npt.NDArray[np.bool_]:
