@@ -121,21 +121,7 @@ def _band_pairs(
     while True:
         a, b = np.empty((2, room), np.int64)
         distance = np.empty(room, np.uint8)
-        count = _kernels().band_pairs(
-            table,
-            hashed,
-            order,
-            starts,
-            flips,
-            bands,
-            band,
-            radius,
-            known,
-            a,
-            b,
-            distance,
-            max_pairs,
-        )
+        count = _kernels().band_pairs(*search, a, b, distance, max_pairs)
         if count > max_pairs:  # the bands after it would meet all of them again
             raise _too_many(table, radius, max_pairs)
         if count <= room:
