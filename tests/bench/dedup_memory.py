@@ -3,7 +3,7 @@
 Each stage runs in a child process whose anonymous memory is watched from outside; mapped vectors
 are the page cache's and count for nothing. What libraries take is gone from the slope between the
 smallest size and the largest. Of every 20 rows one is a copy of another's bytes, one of its
-pixels, one of its hashes and one nearly its vector: a fifth of the rows, 0.2 pairs a row.
+pixels, one of its hashes and one nearly its vector: a fifth of the rows, 0.3 pairs a row.
 Run: python tests/bench/dedup_memory.py --sizes 1000000 2000000 4000000
 """
 
@@ -189,7 +189,7 @@ def main() -> None:
 
     keep(
         "dedup_memory",
-        {"what": "anonymous memory beside the libraries'; pairs at a fifth of the rows", **figures},
+        {"what": "anonymous memory beside the libraries'; 0.3 pairs a row", **figures},
         "numpy", "numba", "pyarrow",
     )  # fmt: skip
 
