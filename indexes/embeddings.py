@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from infra import artifacts, filesystem
 from infra.artifacts import Artifact
-from infra.dataset import Dataset, part_name
+from infra.dataset import ROW_BITS, Dataset, index_id, part_name
 from infra.errors import SluiceError
 from infra.filesystem import join
 
@@ -58,6 +58,29 @@ class Embedding:
                 "write embeddings as float16 rows of unit length",
             )
         return vectors
+
+    def take(self, ids: npt.NDArray[np.int64]) -> Vectors:
+        """The vectors of rows by index id, float16 [n, dimension], in the order of `ids`."""
+        shards = ids >> np.int64(ROW_BITS)
+        pieces = [(shard, np.flatnonzero(shards == shard)) for shard in np.unique(shards).tolist()]
+        found = [self._mapped(shard)[ids[places] - index_id(shard, 0)] for shard, places in pieces]
+        if not found:
+            return np.empty((0, 0), np.float16)
+        taken = np.empty((len(ids), found[0].shape[1]), np.float16)
+        for (_, places), vectors in zip(pieces, found, strict=True):
+            taken[places] = vectors
+        return taken
+
+    def _mapped(self, shard: int) -> Vectors:
+        """As `shard`; a local file is mapped, so that a few rows cost no more than these."""
+        url = self._url(part_name(shard))
+        if not filesystem.is_local(url):
+            return self.shard(shard)
+        try:
+            mapped: Any = np.load(filesystem.resolve(url)[1], mmap_mode="r", allow_pickle=False)
+        except (FileNotFoundError, ValueError, EOFError):
+            return self.shard(shard)  # which says what is wrong
+        return mapped
 
 
 def vectors_of(dataset: Dataset, embedding: str) -> Embedding:

@@ -6,7 +6,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from infra.errors import SluiceError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars as pl  # pyright: ignore[reportMissingImports]
     from PIL import Image
 
     from indexes.search import Index
@@ -26,16 +27,34 @@ SHOWN = 24  # thumbnails in one grid
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A question in words, its condition, and how the search went about it; for people."""
+
+    words: str
+    where: str | None = None
+    how: str = ""
+
+    def __str__(self) -> str:
+        return self.words if self.where is None else f"{self.words} where {self.where}"
+
+
+@dataclass(frozen=True)
 class Hits:
     """The rows found for one query, best first.
 
-    `table` has columns rank (from 1), similarity (inner product of unit vectors), then those of
-    the index: id, uid, caption, url, width, height, ..., and every score of the version.
+    `table` has columns rank (from 1), similarity (inner product of unit vectors; null in a random
+    sample), then those of the index: id, uid, caption, url, width, height, ..., and every score of
+    the version.
     """
 
     index: "Index"
-    query: str  # the question, for people
+    asked: Asked
     table: pa.Table
+
+    @property
+    def query(self) -> str:
+        """The question, for people."""
+        return str(self.asked)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -55,6 +74,38 @@ class Hits:
     def to_pandas(self) -> "pd.DataFrame":
         """The hits as a pandas frame."""
         return self.table.to_pandas()
+
+    def to_polars(self) -> "pl.DataFrame":
+        """The hits as a Polars frame; Polars is not among Sluice's dependencies."""
+        try:
+            import polars  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise SluiceError("polars is not installed", "pip install polars") from error
+        return polars.from_arrow(self.table)  # type: ignore[return-value]
+
+    def explain(self) -> str:
+        """How these hits were found: the index, what was looked into, its measured recall."""
+        seen = self.table["similarity"].drop_null().to_numpy()
+        spread = f", similarity {seen[0]:.4f} to {seen[-1]:.4f}" if len(seen) else ""
+        return (
+            f"{len(self)} hits for {self.query}{spread}\n{self.asked.how}\n"
+            f"{self.index.figures['embedding']} of {self.index.name}, "
+            f"{self.index.figures['bytes_per_vector']} bytes a vector"
+        )
+
+    def dedup(self, threshold: float = 0.95) -> "Hits":
+        """The hits without those that are as similar as `threshold` to a better one that stays."""
+        if not 0 < threshold <= 1:
+            raise SluiceError(f"threshold {threshold} is no cosine", "use one from 0 to 1")
+        vectors = self.index.stored(self.table["id"].to_numpy())
+        stays: list[int] = []
+        for place in range(len(self)):
+            if not len(stays) or (vectors[stays] @ vectors[place]).max() < threshold:
+                stays.append(place)
+        asked = replace(self.asked, words=f"{self.asked.words}, one of those alike")
+        table = self.table.take(pa.array(stays, pa.int64()))
+        ranks = pa.array(range(1, len(stays) + 1), pa.int32())
+        return Hits(self.index, asked, table.set_column(0, "rank", ranks))
 
     def image(self, rank: int) -> "Image.Image":
         """The picture of a hit, whole, as it lies in its shard; 0 is the best."""
@@ -89,7 +140,9 @@ class Hits:
         lines = [f"{len(self)} hits for {self.query} in {self.index.name}"]
         for hit in self.table.slice(0, 10).to_pylist():
             caption = short(hit["caption"] or "", 70)
-            lines.append(f"{hit['rank']:4d}  {hit['similarity']:.3f}  {hit['uid'][:8]}  {caption}")
+            lines.append(
+                f"{hit['rank']:4d}  {_number(hit['similarity'])}  {hit['uid'][:8]}  {caption}"
+            )
         if len(self) > 10:
             lines.append(f"      ... {len(self) - 10} more: .to_pandas()")
         return "\n".join(lines)
@@ -104,9 +157,13 @@ class Hits:
                 figure(
                     self._thumbnails.get(hit["id"]),
                     hit["uid"],
-                    f"{hit['similarity']:.3f}",
+                    _number(hit["similarity"]),
                     hit["caption"] or "",
                 )
                 for hit in shown
             ),
         )
+
+
+def _number(similarity: float | None) -> str:
+    return "" if similarity is None else f"{similarity:.3f}"

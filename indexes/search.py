@@ -4,28 +4,42 @@
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
-from indexes import kinds
 from indexes.build import INDEX, METADATA, PART
 from indexes.embeddings import Embedding, store_of, vectors_of
 from indexes.files import read_index
-from indexes.hits import Hits
+from indexes.hits import Asked, Hits
+from indexes.lookup import Lookup
 from indexes.metadata import matching_ids
-from indexes.pictures import decode, originals, query_pixels
+from indexes.pictures import decode, originals
+from indexes.questions import (
+    Picture,
+    Query,
+    Question,
+    Vector,
+    is_batch,
+    is_picture,
+    load_encoder,
+    mixed,
+    picture_vector,
+    picture_words,
+    stack,
+    text_vector,
+    user_vector,
+)
 from infra import artifacts, filesystem
 from infra.artifacts import Artifact
 from infra.dataset import Dataset, open_dataset, read_table, shard_and_row
+from infra.digests import generator
 from infra.errors import SluiceError
 from infra.filesystem import join
 
@@ -33,19 +47,17 @@ if TYPE_CHECKING:
     from indexes.encoder import ClipEncoder
 
 SAME = 0.99  # cosine of two encodings of one caption or picture by one model, at least
-SELECTIVE = 0.2  # below this share of rows, a condition makes the search look everywhere
+FIRST_RANGE = 256  # rows that a range search asks for first
+NEIGHBOURS = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("rank", pa.int32()),
+        ("neighbour", pa.string()),
+        ("similarity", pa.float32()),
+    ]
+)
 
-Vector = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
-Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
-
-
-@lru_cache(maxsize=2)
-def load_encoder(model: str, pretrained: str | None) -> "ClipEncoder":
-    """The encoder of a score folder, kept for the next query; torch is imported here only."""
-    from indexes.encoder import ClipEncoder
-
-    return ClipEncoder.load(model, pretrained)
 
 
 def open_index(
@@ -85,12 +97,12 @@ class Index:
     artifact: Artifact
     model: str | None = None
     pretrained: str | None = None
-    _faiss: Any = field(init=False, repr=False)
+    _lookup: Lookup = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         files = {file.path: file.sha256 for part in self.artifact.parts for file in part.files}
         index = read_index(self.artifact.path(INDEX), files[INDEX])
-        object.__setattr__(self, "_faiss", index)
+        object.__setattr__(self, "_lookup", Lookup(index, self.figures))
         if (index.d, index.ntotal) != (self.dimension, len(self)):
             raise SluiceError(
                 f"{self.artifact.url} holds {index.ntotal} vectors of {index.d} dimensions, its "
@@ -171,44 +183,112 @@ class Index:
                 "name the model that the scores were made with, or score and index again",
             )
 
+    @overload
     def search(
         self,
-        query: str | Picture | Vector | list[float] | None = None,
+        query: list[Query],
         k: int = 10,
         *,
+        where: str | None = None,
+        min_similarity: float | None = None,
+    ) -> list[Hits]: ...
+
+    @overload
+    def search(
+        self,
+        query: Query | None = None,
+        k: int = 10,
+        *,
+        text: str | None = None,
         image: Picture | None = None,
+        weight: float = 0.5,
         uid: str | None = None,
         where: str | None = None,
         min_similarity: float | None = None,
-    ) -> Hits:
-        """The k rows most similar to a query, best first.
+    ) -> Hits: ...
+
+    def search(
+        self,
+        query: Query | list[Query] | None = None,
+        k: int = 10,
+        *,
+        text: str | None = None,
+        image: Picture | None = None,
+        weight: float = 0.5,
+        uid: str | None = None,
+        where: str | None = None,
+        min_similarity: float | None = None,
+    ) -> Hits | list[Hits]:
+        """The k rows most similar to a query, best first; for a list of queries, a list of hits.
 
         query: a text; a picture as a Path, PIL image or uint8 RGB array [height, width, 3]; or a
-            vector of `dimension` numbers, for which no model is loaded.
+            vector of `dimension` numbers, for which no model is loaded. Or a list of these.
+        text: a text, also together with a picture: text="in winter", image="cat.jpg".
         image: a picture, also by a path written as a string.
-        uid: a row of this index, which is left out of its own hits.
+        weight: of the text where there are both, from 0 to 1.
+        uid: a row of this index, which is left out of its own hits; for many see `neighbours`.
         where: a SQL condition over `columns`, such as "width >= 64 and concept = 'cat'". Where
             few rows meet it, the search is exact.
         min_similarity: leave out what is less similar (inner product of unit vectors).
         """
-        if sum(given is not None for given in (query, image, uid)) != 1:
-            raise SluiceError("a search needs one of query, image and uid", "give exactly one")
-        if k < 1:
-            raise SluiceError(f"k={k} asks for no hits", "give a k of 1 or more")
-        vector, asked, own = self._vector(query if image is None else None, image, uid)
-        ids = None if where is None else matching_ids(self.metadata, where)
-        similarity, found = self._nearest(vector, k + (own is not None), ids)
-        keep = found >= 0 if own is None else (found >= 0) & (found != own)
-        if min_similarity is not None:
-            keep &= similarity >= np.float32(min_similarity)
-        if where is not None:
-            asked = f"{asked} where {where}"
-        return self._hits(asked, similarity[keep][:k], found[keep][:k])
+        if is_batch(query):
+            questions = [self._question(each, None, None, weight, None) for each in query]  # type: ignore[union-attr]
+            return self._ask(questions, k, where, min_similarity)
+        question = self._question(query, text, image, weight, uid)
+        return self._ask([question], k, where, min_similarity)[0]
+
+    def range_search(
+        self,
+        query: Query | None = None,
+        *,
+        min_similarity: float,
+        where: str | None = None,
+        text: str | None = None,
+        image: Picture | None = None,
+        weight: float = 0.5,
+        uid: str | None = None,
+    ) -> Hits:
+        """All rows at least so similar to a query, best first. Looks everywhere in the index."""
+        question = self._question(query, text, image, weight, uid)
+        ids = self._matching(where)
+        k, count = FIRST_RANGE, len(self) if ids is None else len(ids)
+        while True:
+            ((similarity, found),) = self._lookup.nearest(question.vector[None], k, ids, True)
+            if k >= count or similarity[-1] < np.float32(min_similarity):
+                break
+            k *= 4
+        keep = similarity >= np.float32(min_similarity)
+        keep &= found != (-1 if question.own is None else question.own)
+        words = f"{question.words}, at least {min_similarity:g} similar,"
+        asked = Asked(words, where, self._lookup.how(ids, True))
+        return self._hits(asked, similarity[keep], found[keep])
+
+    def neighbours(self, uids: Sequence[str], k: int = 10, where: str | None = None) -> pa.Table:
+        """The k nearest rows of each of these rows: uid, rank, neighbour (a uid), similarity."""
+        tables = [NEIGHBOURS.empty_table()]
+        questions = [self._question(None, None, None, 0.0, uid) for uid in uids]
+        for uid, hits in zip(uids, self._ask(questions, k, where, None), strict=True):
+            found = hits.table
+            columns = [pa.repeat(uid, len(hits)), found["rank"], found["uid"], found["similarity"]]
+            tables.append(pa.table(columns, schema=NEIGHBOURS))
+        return pa.concat_tables(tables)
+
+    def sample(self, n: int, where: str | None = None, seed: int = 0) -> Hits:
+        """n rows at random, or all there are; the same ones for the same seed."""
+        matching = self._matching(where)
+        ids = self._ids if matching is None else matching
+        order = generator(seed, "indexes.sample").permutation(len(ids))[:n]
+        found = ids[order]
+        how = f"{len(found)} of {len(ids)} rows at random"
+        return self._hits(Asked("a sample", where, how), None, found)
 
     def vector(self, uid: str) -> Vector:
         """The vector of one row, float32 [dimension]."""
-        shard, row = shard_and_row(self._id(uid))
-        return self._embedding.shard(shard)[row].astype(np.float32)
+        return self.stored(np.array([self._id(uid)]))[0]
+
+    def stored(self, ids: Ids) -> Vector:
+        """The vectors of rows by index id, as they were written: float32 [n, dimension]."""
+        return self._embedding.take(ids).astype(np.float32)
 
     def _id(self, uid: str) -> int:
         row: int = pc.index(self.metadata.column("uid"), uid).as_py()
@@ -219,61 +299,67 @@ class Index:
             )
         return int(self._ids[row])
 
-    def _vector(
-        self, query: Any, image: Picture | None, uid: str | None
-    ) -> tuple[Vector, str, int | None]:
-        """The unit vector of a question, the question in words, and the id it is about."""
+    def _question(
+        self, query: Any, text: str | None, image: Picture | None, weight: float, uid: Any
+    ) -> Question:
+        if (
+            sum(given is not None for given in (query, uid))
+            + (text is not None or image is not None)
+            != 1
+        ):
+            raise SluiceError(
+                "a search needs one of query, uid, and text or image or both", "give exactly one"
+            )
         if uid is not None:
-            return self.vector(uid), f"more like {uid[:8]}", self._id(uid)
+            own = self._id(uid)
+            return Question(self.stored(np.array([own]))[0], f"more like {uid[:8]}", own)
         if isinstance(query, str):
-            if not query.strip():
-                raise SluiceError("the query is an empty text", "say what to look for")
-            return self.encoder.encode_texts([query])[0].astype(np.float32), f"{query!r}", None
-        if isinstance(query, Path | Image.Image) or np.ndim(query) == 3:
+            text = query
+        elif query is not None and is_picture(query):
             image = query
-        if image is not None:
-            asked = str(image) if isinstance(image, str | Path) else "a picture"
-            pixels = query_pixels(image)
-            return self.encoder.encode_images([pixels])[0].astype(np.float32), asked, None
-        return self._checked(query), "a vector", None
+        elif query is not None:
+            return Question(user_vector(query, self.dimension, self.name), "a vector")
+        if image is None:
+            assert text is not None
+            return Question(text_vector(self.encoder, text), f"{text!r}")
+        seen = picture_vector(self.encoder, image)
+        if text is None:
+            return Question(seen, picture_words(image))
+        vector = mixed(text_vector(self.encoder, text), seen, weight)
+        return Question(vector, f"{text!r} ({weight:g}) and {picture_words(image)}")
 
-    def _checked(self, query: Any) -> Vector:
-        """A user's vector at unit length; SluiceError where it is none of this index."""
-        try:
-            vector = np.asarray(query, np.float32)
-        except (TypeError, ValueError) as error:
-            raise SluiceError(
-                f"a {type(query).__name__} is no query", "give a text, a picture or a vector"
-            ) from error
-        if vector.shape != (self.dimension,):
-            raise SluiceError(
-                f"the query vector has shape {vector.shape}, {self.name} has {self.dimension} "
-                "dimensions",
-                "use the encoder that made the index: idx.encoder",
-            )
-        norm = float(np.linalg.norm(vector))
-        if not 0 < norm < np.inf:
-            raise SluiceError(
-                "the query vector is zero or holds values that are not numbers", "give another"
-            )
-        return vector / np.float32(norm)
+    def _ask(
+        self,
+        questions: Sequence[Question],
+        k: int,
+        where: str | None,
+        min_similarity: float | None,
+    ) -> list[Hits]:
+        if k < 1:
+            raise SluiceError(f"k={k} asks for no hits", "give a k of 1 or more")
+        if not questions:
+            return []
+        ids = self._matching(where)
+        spare = any(question.own is not None for question in questions)
+        found = self._lookup.nearest(stack(questions), k + spare, ids)
+        how = self._lookup.how(ids)
+        hits: list[Hits] = []
+        for question, (similarity, rows) in zip(questions, found, strict=True):
+            keep = rows != (-1 if question.own is None else question.own)
+            if min_similarity is not None:
+                keep &= similarity >= np.float32(min_similarity)
+            asked = Asked(question.words, where, how)
+            hits.append(self._hits(asked, similarity[keep][:k], rows[keep][:k]))
+        return hits
 
-    def _nearest(self, vector: Vector, k: int, ids: Ids | None) -> tuple[Vector, Ids]:
-        """Best first, ties by id. A condition that few rows meet is worth looking everywhere."""
-        count = min(k, len(self) if ids is None else len(ids))
-        if not count:
-            return np.empty(0, np.float32), np.empty(0, np.int64)
-        lists, probes = int(self.figures["lists"]), int(self.figures["probes"])
-        share = 1.0 if ids is None else len(ids) / len(self)
-        probes = lists if share < SELECTIVE else min(lists, math.ceil(probes / share))
-        similarity, found = kinds.search(self._faiss, vector[None], count, probes, ids)
-        order = np.lexsort((found[0], -similarity[0]))
-        return similarity[0][order], found[0][order]
+    def _matching(self, where: str | None) -> Ids | None:
+        return None if where is None else matching_ids(self.metadata, where)
 
-    def _hits(self, asked: str, similarity: Vector, found: Ids) -> Hits:
+    def _hits(self, asked: Asked, similarity: Vector | None, found: Ids) -> Hits:
         rows = self.metadata.take(pa.array(np.searchsorted(self._ids, found)))
         ranks = pa.array(np.arange(1, len(found) + 1), pa.int32())
-        columns = {"rank": ranks, "similarity": pa.array(similarity, pa.float32())}
+        values = pa.nulls(len(found), pa.float32()) if similarity is None else pa.array(similarity)
+        columns = {"rank": ranks, "similarity": values.cast(pa.float32())}
         columns.update(zip(rows.column_names, rows.columns, strict=True))
         return Hits(self, asked, pa.table(columns))
 

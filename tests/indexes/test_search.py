@@ -163,7 +163,7 @@ def test_a_bad_condition_is_one_clear_error(idx: Index, where: str) -> None:
         np.ones((2, 16)),
         np.zeros((4, 4, 4), np.uint8),
         {"a": 1},
-        ["a", "b"],
+        [{}, "b"],
         "  ",
         Path("no/such.png"),
     ],
@@ -280,3 +280,92 @@ def test_a_hit_gives_its_whole_picture(idx: Index) -> None:
     picture = idx.search("one", k=2).image(1)
     assert isinstance(picture, Image.Image)
     assert picture.size == (48, 48)
+
+
+def test_a_list_of_queries_gives_what_each_gives_alone(idx: Index) -> None:
+    vectors = [idx.vector(uid) for uid in idx.metadata["uid"].to_pylist()[:3]]
+    queries = ["a handwritten seven", *vectors]
+    together = idx.search(queries, k=4, where="width = 64")
+    for query, hits in zip(queries, together, strict=True):
+        alone = idx.search(query, k=4, where="width = 64")
+        assert hits.table["id"].to_pylist() == alone.table["id"].to_pylist()
+        assert hits.query == alone.query
+
+
+def test_a_text_and_a_picture_meet_between_the_two(idx: Index) -> None:
+    picture = idx.search("a handwritten three", k=1).image(0)
+    text = idx.search("a handwritten nine", k=5).table["uid"].to_pylist()
+    seen = idx.search(picture, k=5).table["uid"].to_pylist()
+    both = {
+        weight: idx.search(text="a handwritten nine", image=picture, weight=weight, k=5)
+        for weight in (0.0, 0.5, 1.0)
+    }
+    assert both[1.0].table["uid"].to_pylist() == text
+    assert both[0.0].table["uid"].to_pylist() == seen
+    half = idx.encoder.encode_texts(["a handwritten nine"])[0].astype(np.float32)
+    half = half + idx.encoder.encode_images([np.asarray(picture)])[0].astype(np.float32)
+    same = idx.search(half, k=5).table["uid"].to_pylist()
+    assert both[0.5].table["uid"].to_pylist() == same
+    with pytest.raises(SluiceError, match="share"):
+        idx.search(text="a", image=picture, weight=2)
+
+
+def test_a_range_search_finds_all_that_are_so_similar(idx: Index) -> None:
+    uid = idx.metadata["uid"][11].as_py()
+    vector = idx.vector(uid) / np.linalg.norm(idx.vector(uid))
+    rows = idx.stored(idx.metadata["id"].to_numpy())
+    similarity = np.sort(rows @ vector)[::-1]
+    bound = float((similarity[30] + similarity[31]) / 2)
+    found = idx.range_search(vector, min_similarity=bound)
+    assert len(found) == 31
+    assert found.table["similarity"].to_numpy().min() >= bound
+    stored = int((rows @ idx.vector(uid) >= bound).sum())
+    assert len(idx.range_search(uid=uid, min_similarity=bound)) == stored - 1  # not itself
+    assert len(idx.range_search(vector, min_similarity=-1)) == len(idx)
+    assert len(idx.range_search(vector, min_similarity=2)) == 0
+
+
+def test_neighbours_of_many_rows_at_once(idx: Index) -> None:
+    uids = idx.metadata["uid"].to_pylist()[:5]
+    table = idx.neighbours(uids, k=3)
+    assert table["uid"].to_pylist() == [uid for uid in uids for _ in range(3)]
+    for uid in uids:
+        alone = idx.search(uid=uid, k=3).table["uid"].to_pylist()
+        mask = np.array(table["uid"].to_pylist()) == uid
+        assert np.array(table["neighbour"].to_pylist())[mask].tolist() == alone
+    assert idx.neighbours([]).num_rows == 0
+    with pytest.raises(SluiceError, match="no uid"):
+        idx.neighbours(["nobody"])
+
+
+def test_a_sample_is_random_and_repeatable(idx: Index) -> None:
+    first = idx.sample(20, where="width = 64")
+    assert first.table["uid"].to_pylist() == idx.sample(20, "width = 64").table["uid"].to_pylist()
+    assert (
+        first.table["uid"].to_pylist() != idx.sample(20, "width = 64", 1).table["uid"].to_pylist()
+    )
+    assert len(set(first.table["uid"].to_pylist())) == 20
+    assert set(first.table["width"].to_pylist()) == {64}
+    assert len(idx.sample(10_000)) == len(idx)
+    assert "at random" in first.explain() and "None" not in first._repr_html_() + repr(first)
+
+
+def test_hits_that_are_alike_are_told_once(idx: Index) -> None:
+    hits = idx.search(idx.vector(idx.metadata["uid"][0].as_py()), k=60)
+    vectors = idx.stored(hits.table["id"].to_numpy())
+    close = float(np.quantile(vectors @ vectors.T, 0.9))  # random weights: all are alike
+    found = hits.dedup(close)
+    kept = [hits.table["id"].to_pylist().index(key) for key in found.table["id"].to_pylist()]
+    assert kept[0] == 0 and kept == sorted(kept) and 1 < len(kept) < 60
+    similarity = vectors @ vectors.T
+    assert (similarity[np.ix_(kept, kept)] - np.eye(len(kept)) < close).all()
+    gone = sorted(set(range(60)) - set(kept))
+    assert all(similarity[place, [k for k in kept if k < place]].max() > close - 1e-6 for place in gone)
+    assert found.table["rank"].to_pylist() == list(range(1, len(kept) + 1))
+    assert len(hits.dedup(1.0)) >= len(found)
+
+
+def test_hits_tell_how_they_were_found(idx: Index) -> None:
+    told = idx.search("a handwritten seven", k=5, where="width = 64").explain()
+    for words in ("a handwritten seven", "where width = 64", "flat", "exact", "bytes a vector"):
+        assert words in told
