@@ -126,6 +126,17 @@ def scores_of(dataset: Dataset) -> tuple[str, dict[str, str]]:
             return dataset.url, {}
 
 
+def score_folders(dataset: Dataset) -> dict[str, str]:
+    """The score folders that belong to a version, by scorer: of each scorer that left just one."""
+    url, folders = scores_of(dataset)
+    if folders:
+        return folders
+    found: dict[str, list[str]] = {}
+    for folder in _folders(url):
+        found.setdefault(folder.rpartition("-")[0], []).append(folder)
+    return {name: each[0] for name, each in sorted(found.items()) if len(each) == 1}
+
+
 def store_of(dataset: Dataset) -> str:
     """The store a dataset version lies in: two folders up."""
     return dataset.url.rstrip("/").rsplit("/", 2)[0]

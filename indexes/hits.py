@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from indexes.search import Index
+    from infra.dataset import Dataset
 
 SHOWN = 24  # thumbnails in one grid
 
@@ -106,6 +107,16 @@ class Hits:
         table = self.table.take(pa.array(stays, pa.int64()))
         ranks = pa.array(range(1, len(stays) + 1), pa.int32())
         return Hits(self.index, asked, table.set_column(0, "rank", ranks))
+
+    def save_as(self, name: str) -> "Dataset":
+        """A dataset version NAME of these rows, in the same store; pretraining takes it as it is.
+
+        >>> idx.search("a red bicycle", k=1000).save_as("bicycles")
+        """
+        from indexes.subset import make_subset
+
+        ids = self.table["id"].to_numpy()
+        return make_subset(self.index.dataset, ids, name, self.explain())
 
     def image(self, rank: int) -> "Image.Image":
         """The picture of a hit, whole, as it lies in its shard; 0 is the best."""

@@ -5,7 +5,7 @@
 # pyright: reportUnknownParameterType=false
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
@@ -281,6 +281,27 @@ class Index:
         found = ids[order]
         how = f"{len(found)} of {len(ids)} rows at random"
         return self._hits(Asked("a sample", where, how), None, found)
+
+    def subset(
+        self,
+        name: str,
+        query: Query | None = None,
+        *,
+        where: str | None = None,
+        min_similarity: float | None = None,
+    ) -> Dataset:
+        """A dataset version NAME of all rows that meet a condition, a similarity, or both.
+
+        >>> idx.subset("large-bicycles", "a bicycle", min_similarity=0.25, where="width >= 512")
+        """
+        if (query is None) != (min_similarity is None):
+            raise SluiceError("a query and min_similarity go together", "give both or none")
+        if query is None or min_similarity is None:
+            hits = self.sample(len(self), where)
+            hits = replace(hits, asked=Asked("all rows", where, ""))
+        else:
+            hits = self.range_search(query, min_similarity=min_similarity, where=where)
+        return hits.save_as(name)
 
     def vector(self, uid: str) -> Vector:
         """The vector of one row, float32 [dimension]."""

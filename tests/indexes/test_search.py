@@ -360,7 +360,9 @@ def test_hits_that_are_alike_are_told_once(idx: Index) -> None:
     similarity = vectors @ vectors.T
     assert (similarity[np.ix_(kept, kept)] - np.eye(len(kept)) < close).all()
     gone = sorted(set(range(60)) - set(kept))
-    assert all(similarity[place, [k for k in kept if k < place]].max() > close - 1e-6 for place in gone)
+    assert all(
+        similarity[place, [k for k in kept if k < place]].max() > close - 1e-6 for place in gone
+    )
     assert found.table["rank"].to_pylist() == list(range(1, len(kept) + 1))
     assert len(hits.dedup(1.0)) >= len(found)
 
