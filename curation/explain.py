@@ -4,7 +4,7 @@ Reads the uid column of each shard until the sample is found, then a few rows; n
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -116,6 +116,8 @@ def _find(dataset: Dataset, uid: str) -> Iterator[tuple[int, int]]:
 
 def _explain(store: str, dataset: Dataset, uid: str, shard: int, row: int) -> Explanation:
     settings = dataset.artifact.settings
+    if "of" in settings:
+        return _of_subset(store, dataset, uid, shard, row)
     lineage = _lineage(store, dataset)
     curated = "verdicts" in settings and len(lineage) > 1
     origin = lineage[1] if curated else dataset
@@ -154,6 +156,20 @@ def _explain(store: str, dataset: Dataset, uid: str, shard: int, row: int) -> Ex
         neighbours=neighbours,
         selection=chosen,
     )
+
+
+def _of_subset(store: str, dataset: Dataset, uid: str, shard: int, row: int) -> Explanation:
+    """What was decided in the version that it is a subset of, and whether the row is in it."""
+    whole = dataset.artifact.settings["of"]
+    parent = open_dataset(store, f"{whole['dataset']}@{whole['version']}")
+    found = _explain(store, parent, uid, shard, row)
+    own = dataset.rows(shard, ["status", "reason"]).slice(row, 1).to_pylist()[0]
+    lineage = (_label(dataset), *found.lineage)
+    if found.state not in (KEPT, UNJUDGED):
+        return replace(found, lineage=lineage)
+    inside = own["status"] == "ok"
+    reasons = () if inside else (own["reason"],)
+    return replace(found, lineage=lineage, state=KEPT if inside else DROPPED, reasons=reasons)
 
 
 def _lineage(store: str, dataset: Dataset) -> list[Dataset]:

@@ -11,7 +11,8 @@ from curation.dedup import ALL, EdgesWork, edges_draft
 from curation.explain import explain, format_explanation
 from curation.rules_settings import DedupSettings, NearSettings, RuleSettings
 from curation.verdicts import VerdictsWork, verdicts_draft
-from infra.dataset import publish
+from indexes.subset import make_subset
+from infra.dataset import index_id, open_dataset, publish
 from infra.errors import SluiceError
 
 RULES = (
@@ -145,3 +146,26 @@ def test_loads_no_engine_it_does_not_need() -> None:
     )
     code = f"import sys, curation.explain; assert not {heavy} & set(sys.modules), sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_subset_tells_what_its_source_decided(made) -> None:
+    curated = open_dataset(made.store, "curated")
+    (first,) = explain(made.store, uid_of(0))
+    make_subset(curated, np.array([index_id(first.shard, first.position)]), "few", "by hand")
+    (inside,) = explain(made.store, uid_of(0), "few")
+    assert (inside.state, inside.reasons) == ("kept", ())
+    assert [name.partition("@")[0] for name in inside.lineage] == ["few", "curated", "pool"]
+    (dropped,) = explain(made.store, uid_of(1), "few")
+    assert (dropped.state, dropped.reasons) == ("dropped", ("near_duplicate",))
+
+
+def test_a_row_that_a_subset_left_out_says_so(made) -> None:
+    curated = open_dataset(made.store, "curated")
+    kept = [explain(made.store, uid_of(number))[0] for number in range(6)]
+    kept = [one for one in kept if one.state == "kept"]
+    pairs = [(a, b) for a in kept for b in kept if a.shard == b.shard and a.uid < b.uid]
+    assert pairs
+    chosen, other = pairs[0]
+    make_subset(curated, np.array([index_id(chosen.shard, chosen.position)]), "few", "by hand")
+    (left,) = explain(made.store, other.uid, "few")
+    assert (left.state, left.reasons) == ("dropped", ("not_in_subset",))
