@@ -16,7 +16,7 @@ import numpy.typing as npt
 from infra.errors import SluiceError
 
 BITS = 64
-MAX_PAIRS = 50_000_000  # 1.3 GB while they are sorted
+MAX_PAIRS = 50_000_000  # or one a row, where there are more rows; 1.3 GB while they are sorted
 WIDEST = 24  # bits of a band: a table of 2**24 buckets takes 128 MB
 LOOKUP = 4  # what finding a bucket costs, in comparisons of two hashes
 
@@ -26,16 +26,17 @@ Distances = npt.NDArray[np.uint8]
 
 
 def hamming_pairs(
-    hashes: Hashes, radius: int, *, known: int = 0, max_pairs: int = MAX_PAIRS
+    hashes: Hashes, radius: int, *, known: int = 0, max_pairs: int | None = None
 ) -> tuple[Ids, Ids, Distances]:
     """All pairs of rows a < b within `radius`, sorted by (a, b): int64 a, int64 b, uint8 distance.
 
     hashes: [n] or [n, k]. Of k hashes each must be within the radius; the distance of two rows
     is the largest of theirs. known: rows before this one were searched before; pairs of two of them
-    are left out, and not looked at. Raises SluiceError where there are more than `max_pairs`: group
-    equal rows first.
+    are left out, and not looked at. Raises SluiceError where there are more than `max_pairs`
+    (None: MAX_PAIRS, or one a row): group equal rows first.
     """
     table = _table(hashes)
+    max_pairs = max(MAX_PAIRS, len(table)) if max_pairs is None else max_pairs
     if not 0 <= radius < BITS:
         raise SluiceError(f"a radius of {radius} bits of {BITS}", f"use one from 0 to {BITS - 1}")
     bands = _bands(len(table), radius, known)

@@ -19,7 +19,7 @@ EXACT_LIMIT = 20_000  # rows up to which all pairs are compared; 512-d: 6 s on o
 EXACT_COST = 0.05, 1.0  # nanoseconds a pair: for each dimension, and besides
 MISSES = 5e-4  # share of the pairs just at the threshold that may be lost, above EXACT_LIMIT
 LONGEST = 1.01  # beyond, an inner product is no cosine
-MAX_PAIRS = 50_000_000  # 1 GB while it is worked on
+MAX_PAIRS = 50_000_000  # or one a row, where there are more rows; 1 GB while it is worked on
 BLOCK = 2048
 COLUMNS = 8192
 RESCORED = 1024  # pairs scored at once: their vectors stay in the cache
@@ -37,7 +37,7 @@ def range_pairs(
     known: int = 0,
     exact_limit: int = EXACT_LIMIT,
     misses: float = MISSES,
-    max_pairs: int = MAX_PAIRS,
+    max_pairs: int | None = None,
     device: str = "cpu",
 ) -> tuple[Ids, Ids, Similarities]:
     """All pairs of rows a < b with inner product >= threshold, sorted by (a, b).
@@ -46,10 +46,12 @@ def range_pairs(
     of two of them are left out. Returns int64 a, int64 b, float32 similarity, one entry per pair.
     Exact up to `exact_limit` rows. Above, a pair is lost with probability `misses` at most; measure
     with `pair_recall`. device: where the products of codes are made, "cpu" or "cuda".
-    Raises SluiceError where there are more than `max_pairs`: something is in the data many
-    thousand times; and for values that are not numbers, or vectors longer than 1 above the limit.
+    Raises SluiceError where there are more than `max_pairs` (None: MAX_PAIRS, or one a row):
+    something is in the data many thousand times; and for values that are not numbers, or vectors
+    longer than 1 above the limit.
     """
     lengths = _lengths(vectors, "vectors")
+    max_pairs = max(MAX_PAIRS, len(vectors)) if max_pairs is None else max_pairs
     if not threshold > 0:
         raise SluiceError(f"threshold {threshold} would pair everything", "use one above 0")
     if len(vectors) <= exact_limit:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.compiled import compiled
+from infra.compiled import compiled
 
 Ids = NDArray[np.int64]
 Words = NDArray[np.uint64]
