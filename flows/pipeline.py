@@ -11,6 +11,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from curation import contamination, curate, dedup, frequency, rules, score, verdicts
+from curation.columns import dataset_at
 from curation.measures import cells
 from curation.scores.clip import ClipScorer, best_precision
 from curation.scores.reference import Given, Reference
@@ -24,9 +25,8 @@ from flows.sources import ingest_steps
 from flows.step import Session, Step, sharded
 from indexes import build
 from indexes.settings import IndexSettings
-from infra import artifacts
 from infra.artifacts import Artifact
-from infra.dataset import ROWS, Dataset
+from infra.dataset import ROWS
 from infra.errors import SluiceError
 from infra.stage import Draft, Item
 from pretrain import run
@@ -385,13 +385,6 @@ class Pipeline:
                 extra=work.comparisons,
             )
         )
-
-
-def dataset_at(url: str) -> Dataset:
-    artifact = artifacts.load(url)
-    if artifact is None:
-        raise SluiceError(f"nothing is committed at {url}", "run the flow that makes it first")
-    return Dataset(artifact)
 
 
 def folder_of(draft: Draft) -> str:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from curation import score
+from curation.columns import dataset_at
 from curation.contamination import shard_items
 from curation.measures import cells
 from curation.measures.measure import Inputs, MeasuresWork, measures_draft
-from flows.pipeline import Pipeline, dataset_at, folder_of
+from flows.pipeline import Pipeline, folder_of
 from flows.race.settings import RaceSettings
 from flows.race.table import ENTRANT, Entrant, TableWork, table_draft
 from flows.recipe import Recipe
