@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.columns import dataset_at, folder_digest, read_vectors_of
+from curation.draws import draws, uid_words
 from curation.score import Vectors, check_unit
 from curation.scores.clip import ClipScorer
-from curation.selection.draws import draws, uid_words
 from infra.dataset import ROW_BITS, Dataset, part_name
 from infra.errors import SluiceError
 from infra.filesystem import join

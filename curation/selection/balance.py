@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from curation.selection.draws import Bools, Cells, Choice, Ints, tally
+from curation.draws import Bools
+from curation.selection.choice import Cells, Choice, Ints, tally
 
 LARGEST = 20  # cells whose sizes before and after stand in the manifest
 POINTS = 20  # of the curve of how many rows the largest cells hold

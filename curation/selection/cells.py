@@ -8,18 +8,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curation import kmeans
+from curation.draws import Bools, Floats, Words, blocks, draws
 from curation.kmeans import Centroids
-from curation.selection.draws import (
-    Bools,
-    Cells,
-    Choice,
-    Floats,
-    Ints,
-    Words,
-    blocks,
-    draws,
-    tally,
-)
+from curation.selection.choice import Cells, Choice, Ints, tally
 from curation.selection.rows import Rows
 from curation.selection.settings import NO_VECTOR, Unjudged
 

@@ -14,7 +14,8 @@ import ahocorasick
 import numpy as np
 import pyarrow as pa
 
-from curation.selection.draws import Cells, Choice, Floats, Ints, drawn
+from curation.draws import Floats, drawn
+from curation.selection.choice import Cells, Choice, Ints
 from curation.selection.rows import Rows
 from curation.selection.settings import NO_CONCEPT, ConceptSettings
 from infra import filesystem

@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from curation import kmeans
+from curation.draws import Floats, blocks, draws
 from curation.kmeans import Centroids
 from curation.selection import cells
 from curation.selection.cells import Space
-from curation.selection.draws import Choice, Floats, Ints, blocks, draws, lowest, rates
+from curation.selection.choice import Choice, Ints, lowest, rates
 from curation.selection.rows import Rows
 from curation.selection.settings import DensitySettings
 

@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from curation import kmeans
+from curation.draws import Bools, Floats, draws
 from curation.kmeans import Centroids, Points
 from curation.selection import cells
-from curation.selection.draws import Bools, Choice, Floats, Ints, draws, lowest, rates
+from curation.selection.choice import Choice, Ints, lowest, rates
 from curation.selection.rows import Rows
 from curation.selection.settings import ClusterSettings
 from infra.digests import generator

@@ -15,20 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curation import kmeans
+from curation.draws import Floats, Words, blocks, draws
 from curation.selection import cells
 from curation.selection.cells import Space
-from curation.selection.draws import (
-    Cells,
-    Choice,
-    Floats,
-    Ints,
-    Words,
-    blocks,
-    draws,
-    lowest,
-    rates,
-    tally,
-)
+from curation.selection.choice import Cells, Choice, Ints, lowest, rates, tally
 from curation.selection.rows import Rows
 from curation.selection.settings import QuantizationSettings
 from infra.digests import generator

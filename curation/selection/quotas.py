@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.selection.draws import Cells, Choice, Ints, blocks, draws, lowest, rates, tally
+from curation.draws import blocks, draws
+from curation.selection.choice import Cells, Choice, Ints, lowest, rates, tally
 from curation.selection.rows import Rows
 from curation.selection.settings import QuotaSettings
 

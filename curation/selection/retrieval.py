@@ -13,10 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curation import columns, kmeans
+from curation.draws import Bools, Floats, Words, draws
 from curation.kmeans import Points
 from curation.selection import cells
 from curation.selection.cells import Space, present
-from curation.selection.draws import Bools, Choice, Floats, Words, draws
+from curation.selection.choice import Choice
 from curation.selection.rows import Rows
 from curation.selection.settings import RetrievalSettings
 from indexes.neighbours import nearest

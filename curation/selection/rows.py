@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curation import columns, sql
-from curation.selection.draws import Bools, Ints, Words
+from curation.draws import Bools, Words
+from curation.selection.choice import Ints
 from curation.selection.settings import DOMAIN
 from infra.dataset import ROW_BITS, Dataset
 

@@ -21,20 +21,12 @@ import pyarrow.compute as pc
 
 from curation import columns, patches, sql
 from curation.dedup import ALL
+from curation.draws import Bools, Floats, blocks, uid_words
 from curation.fingerprint import file_states
 from curation.rules import column_names
 from curation.selection import concepts, density, hierarchy, quantization, quotas, retrieval, top
 from curation.selection.balance import after_plan, selector_figures
-from curation.selection.draws import (
-    Bools,
-    Cells,
-    Choice,
-    Floats,
-    Ints,
-    blocks,
-    tally,
-    uid_words,
-)
+from curation.selection.choice import Cells, Choice, Ints, tally
 from curation.selection.rows import Rows, of_shard, parse
 from curation.selection.settings import SelectionSettings, Selector
 from infra.artifacts import Part, Spec

@@ -3,7 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from curation.selection.draws import Choice, draws
+from curation.draws import draws
+from curation.selection.choice import Choice
 from curation.selection.rows import Rows
 from curation.selection.settings import NO_VALUE, TopSettings
 

@@ -13,9 +13,10 @@ import numpy as np
 from record import keep
 
 from curation import kmeans
+from curation.draws import draws
 from curation.selection import hierarchy, quantization
+from curation.selection.choice import lowest
 from curation.selection.concepts import Matcher, pad
-from curation.selection.draws import draws, lowest
 
 ENTRIES, CAPTIONS, PLAIN = 100_000, 20_000, 20
 POINTS, DIMENSIONS, CLUSTERS, ITERATIONS = 50_000, 128, 500, 10

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.selection.draws import draws, lowest, rates, uid_words, uniforms
+from curation.draws import draws, uid_words, uniforms
+from curation.selection.choice import lowest, rates
 from curation.selection.quotas import bounds, encode
 from infra.errors import SluiceError
 
