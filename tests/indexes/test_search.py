@@ -371,3 +371,9 @@ def test_hits_tell_how_they_were_found(idx: Index) -> None:
     told = idx.search("a handwritten seven", k=5, where="width = 64").explain()
     for words in ("a handwritten seven", "where width = 64", "flat", "exact", "bytes a vector"):
         assert words in told
+
+
+def test_polars_is_asked_for_by_name(idx: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)  # as where it is not installed
+    with pytest.raises(SluiceError, match="polars is not installed"):
+        idx.sample(3).to_polars()
