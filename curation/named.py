@@ -1,7 +1,7 @@
 """Names for clusters and samples in a notebook, from the words of a version's captions."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +12,9 @@ from curation.scores.labels import CaptionIndex, Label, caption_index, known_wor
 from curation.scores.reference import Reference
 from curation.swept import one_folder, open_version, score_folders
 from indexes.embeddings import store_of
-from infra import filesystem
+from indexes.models import check_model, model_of
 from infra.errors import SluiceError
 from infra.filesystem import join
-
-if TYPE_CHECKING:
-    from indexes.encoder import ClipEncoder
-
-SAME = 0.99  # cosine of two encodings of one caption by one model, at least
 
 
 def name_vectors(
@@ -37,18 +32,13 @@ def name_vectors(
     made = artifact_at(join(source, "scores", folder))
     index = caption_index(Reference(source, folder), limit)
     asked = _checked(vectors, index, made.url)
-    named = model or str(made.settings.get("model") or "sha256:")
-    weights = pretrained if model else made.settings.get("pretrained")
-    if any(str(each or "").startswith("sha256:") for each in (named, weights)):
-        raise SluiceError(
-            f"the model that made the vectors of {made.url} lies outside its store",
-            "name it: curation.labels(..., model=FOLDER), or model=NAME, pretrained=CHECKPOINT",
-        )
-    inside = join(store_of(dataset), named)
-    place = inside if filesystem.exists(inside) else named
-    encoder = load_encoder(place, weights)
-    _check_encoder(encoder, index, named, made.url)
-    return labels(asked, index, known_words(place, weights).encode, encoder.logit_scale)
+    named = model_of(made, store_of(dataset), model, pretrained, "curation.labels")
+    encoder = load_encoder(named.place, named.pretrained)
+    if index.captions:
+        again = encoder.encode_texts(index.captions[:1])[0]
+        check_model(named.name, again, index.vectors[0], made.url, repr(index.captions[0]))
+    known = known_words(named.place, named.pretrained)
+    return labels(asked, index, known.encode, encoder.logit_scale)
 
 
 def _checked(vectors: npt.ArrayLike, index: CaptionIndex, place: str) -> npt.NDArray[np.float32]:
@@ -62,17 +52,3 @@ def _checked(vectors: npt.ArrayLike, index: CaptionIndex, place: str) -> npt.NDA
             "give vectors [n, dimension] of the model that embedded the captions",
         )
     return np.where(np.isfinite(given).all(axis=1, keepdims=True), given, np.float32(0))
-
-
-def _check_encoder(encoder: "ClipEncoder", index: CaptionIndex, model: str, place: str) -> None:
-    """Let the model encode a caption again: another one's words would name nonsense."""
-    first: Sequence[str] = index.captions[:1]
-    if not first:
-        return
-    again, stored = encoder.encode_texts([*first])[0], index.vectors[0]
-    if again.shape != stored.shape or float(np.dot(again.astype(float), stored)) < SAME:
-        raise SluiceError(
-            f"the model {model} did not make the vectors of {place}: it encodes {first[0]!r} "
-            "differently",
-            "name the model that the version was embedded with",
-        )

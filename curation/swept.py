@@ -16,15 +16,14 @@ from curation import columns, sql
 from curation.curves import EACH, steps
 from curation.curves import grid as threshold_grid
 from curation.rules import check_number, column_names, evaluate, meaning
-from indexes.embeddings import scores_of
+from indexes.embeddings import all_scores_of, scores_of
 from indexes.grid import STRIP_STYLE, Frame, figure, grid, short, strip
 from indexes.grid import STYLE as GRID_STYLE
 from indexes.pictures import originals, thumbnail
-from infra import artifacts, filesystem
+from infra import artifacts
 from infra.charts import Line, Mark, line_chart, number
 from infra.dataset import ROW_BITS, Dataset, index_id, open_dataset
 from infra.errors import SluiceError
-from infra.filesystem import join
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -275,14 +274,9 @@ def open_version(version: str) -> Dataset:
 
 def score_folders(dataset: Dataset, scores: Mapping[str, str]) -> tuple[str, dict[str, list[str]]]:
     """The version that holds a dataset's scores, and scorer -> its score folders there."""
-    source, recorded = scores_of(dataset)
-    if recorded:
-        return source, {name: [folder] for name, folder in recorded.items()}
-    manifests = filesystem.list_files(join(source, "scores", "*", artifacts.MANIFEST))
-    found: dict[str, list[str]] = {}
-    for manifest in sorted(manifests):
-        folder = manifest.split("/")[-2]
-        found.setdefault(folder.rpartition("-")[0], []).append(folder)
+    source, found = all_scores_of(dataset)
+    if scores_of(dataset)[1]:
+        return source, found  # which ones, was settled when the version was made
     for scorer, folder in scores.items():
         if folder not in found.get(scorer, []):
             raise SluiceError(

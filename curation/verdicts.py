@@ -46,7 +46,7 @@ from curation.rules import (
 from curation.rules_settings import DUPLICATES, DedupSettings, RuleSettings
 from curation.top import top_thresholds, with_thresholds
 from infra.artifacts import Part, Spec
-from infra.dataset import ROW_BITS, Dataset, part_name, write_table
+from infra.dataset import ROW_BITS, Dataset, of_shard, part_name, write_table
 from infra.filesystem import FilePart, join
 from infra.stage import Draft
 
@@ -269,8 +269,8 @@ def _scatter(rows: Ids, values: npt.NDArray[Any], count: int) -> pa.Array:
 
 def _of_shard(ids: Ids, shard: int) -> tuple[slice, Ids]:
     """Where a shard's ids stand among sorted `ids`, and their rows."""
-    low, high = np.searchsorted(ids, [shard << ROW_BITS, (shard + 1) << ROW_BITS]).tolist()
-    return slice(low, high), ids[low:high] & (1 << ROW_BITS) - 1
+    place = of_shard(ids, shard)
+    return place, ids[place] & (1 << ROW_BITS) - 1
 
 
 def twin_uids(dataset: Dataset, duplicates: Duplicates) -> pa.Array:

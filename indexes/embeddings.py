@@ -80,7 +80,8 @@ class Embedding:
             mapped: Any = np.load(filesystem.resolve(url)[1], mmap_mode="r", allow_pickle=False)
         except (FileNotFoundError, ValueError, EOFError):
             return self.shard(shard)  # which says what is wrong
-        return mapped
+        sound = mapped.ndim == 2 and mapped.dtype == np.float16
+        return mapped if sound else self.shard(shard)
 
 
 def vectors_of(dataset: Dataset, embedding: str) -> Embedding:
@@ -126,15 +127,13 @@ def scores_of(dataset: Dataset) -> tuple[str, dict[str, str]]:
             return dataset.url, {}
 
 
-def score_folders(dataset: Dataset) -> dict[str, str]:
-    """The score folders that belong to a version, by scorer: of each scorer that left just one."""
-    url, folders = scores_of(dataset)
-    if folders:
-        return folders
-    found: dict[str, list[str]] = {}
-    for folder in _folders(url):
+def all_scores_of(dataset: Dataset) -> tuple[str, dict[str, list[str]]]:
+    """As `scores_of`; where the version itself was scored, every folder of each scorer."""
+    url, recorded = scores_of(dataset)
+    found = {name: [folder] for name, folder in recorded.items()}
+    for folder in sorted(_folders(url)) if not recorded else ():
         found.setdefault(folder.rpartition("-")[0], []).append(folder)
-    return {name: each[0] for name, each in sorted(found.items()) if len(each) == 1}
+    return url, found
 
 
 def store_of(dataset: Dataset) -> str:

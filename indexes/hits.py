@@ -116,7 +116,8 @@ class Hits:
         from indexes.subset import make_subset
 
         ids = self.table["id"].to_numpy()
-        return make_subset(self.index.dataset, ids, name, self.explain())
+        embedding = str(self.index.figures["embedding"])
+        return make_subset(self.index.dataset, ids, name, self.explain(), embedding)
 
     def image(self, rank: int) -> "Image.Image":
         """The picture of a hit, whole, as it lies in its shard; 0 is the best."""

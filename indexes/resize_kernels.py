@@ -1,14 +1,15 @@
 """The compiled loops of `indexes.resize` and `indexes.preprocess` (numba)."""
 
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from functools import partial
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-Args = ParamSpec("Args")
-Result = TypeVar("Result")
+from infra.compiled import compiled
+
+# They run beside other threads of Python; a division by zero gives what NumPy gives, and leaves
+# the loop to the processor's vectors.
+loop = partial(compiled, nogil=True, error_model="numpy")
 
 BITS = 22  # of a weight behind the point: 8 of a pixel and 2 for overshooting make 32
 HALF, SHIFT = np.int32(1 << BITS >> 1), np.int32(BITS)
@@ -23,19 +24,7 @@ M8, M16, M32 = (
 )
 
 
-def compiled(function: Callable[Args, Result]) -> Callable[Args, Result]:
-    """Compile on first call and keep the machine code on disk where a folder can be written.
-
-    It runs beside other threads of Python; a division by zero gives what NumPy gives, and leaves
-    the loop to the processor's vectors.
-    """
-    try:
-        return nb.njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # numba found no folder for its cache: a read-only installation
-        return nb.njit(nogil=True, error_model="numpy")(function)
-
-
-@compiled
+@loop
 def weigh_rows(
     source: NDArray[np.uint8],
     first: NDArray[np.int64],
@@ -73,7 +62,7 @@ def weigh_rows(
                 line[j] = np.uint8(min(max(value, BLACK), WHITE))
 
 
-@compiled
+@loop
 def turn(source: NDArray[np.uint64], target: NDArray[np.uint64]) -> None:
     """Rows and columns of bytes exchanged, 8 x 8 at a time (Warren, Hacker's Delight, 7-3).
 
@@ -110,7 +99,7 @@ def turn(source: NDArray[np.uint64], target: NDArray[np.uint64]) -> None:
             target[j + 3, p], target[j + 7, p] = d ^ (x << S32), h ^ x
 
 
-@compiled
+@loop
 def normalise(
     pixels: NDArray[np.uint8],
     mean: NDArray[np.float32],

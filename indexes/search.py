@@ -20,6 +20,7 @@ from indexes.files import read_index
 from indexes.hits import Asked, Hits
 from indexes.lookup import Lookup
 from indexes.metadata import matching_ids
+from indexes.models import check_model, model_of
 from indexes.pictures import decode, originals
 from indexes.questions import (
     Picture,
@@ -41,12 +42,10 @@ from infra.artifacts import Artifact
 from infra.dataset import Dataset, open_dataset, read_table, shard_and_row
 from infra.digests import generator
 from infra.errors import SluiceError
-from infra.filesystem import join
 
 if TYPE_CHECKING:
     from indexes.encoder import ClipEncoder
 
-SAME = 0.99  # cosine of two encodings of one caption or picture by one model, at least
 FIRST_RANGE = 256  # rows that a range search asks for first
 NEIGHBOURS = pa.schema(
     [
@@ -149,22 +148,15 @@ class Index:
     @cached_property
     def encoder(self) -> "ClipEncoder":
         """The model that made this index's vectors; loaded at the first text or picture."""
-        settings = self._embedding.scores.settings
-        model = self.model or settings.get("model") or "sha256:"
-        pretrained = self.pretrained if self.model else settings.get("pretrained")
-        if model.startswith("sha256:") or (pretrained or "").startswith("sha256:"):
-            raise SluiceError(
-                f"the model that made the vectors of {self.name} lies outside its store",
-                "name it: indexes.open(..., model=FOLDER) or model=NAME, pretrained=CHECKPOINT; "
-                "or search by uid or by vector",
-            )
-        inside = join(store_of(self.dataset), model)
-        encoder = load_encoder(inside if filesystem.exists(inside) else model, pretrained)
-        self._check_encoder(encoder, model)
+        store = store_of(self.dataset)
+        scores = self._embedding.scores
+        made = model_of(scores, store, self.model, self.pretrained, "indexes.open")
+        encoder = load_encoder(made.place, made.pretrained)
+        self._check_encoder(encoder, made.name)
         return encoder
 
     def _check_encoder(self, encoder: "ClipEncoder", model: str) -> None:
-        """Let the model encode a row again: another model's vectors would answer nonsense."""
+        """Let the model encode a row again."""
         row = self.metadata.slice(0, 1).to_pylist()[0]
         texts = self._embedding.sibling("text")
         shard, number = shard_and_row(row["id"])
@@ -175,13 +167,7 @@ class Index:
             stored = self._embedding.shard(shard)[number]
             data = originals(self.dataset.url, [row["id"]])[row["id"]]
             again = encoder.encode_images([np.asarray(decode(data, row["uid"]))])[0]
-        fits = stored.shape == again.shape
-        if not fits or float(stored.astype(np.float32) @ again.astype(np.float32)) < SAME:
-            raise SluiceError(
-                f"the model {model} did not make the vectors of {self.name}: it encodes "
-                f"{row['uid']} differently",
-                "name the model that the scores were made with, or score and index again",
-            )
+        check_model(model, again, stored, self.name, row["uid"])
 
     @overload
     def search(
@@ -323,11 +309,8 @@ class Index:
     def _question(
         self, query: Any, text: str | None, image: Picture | None, weight: float, uid: Any
     ) -> Question:
-        if (
-            sum(given is not None for given in (query, uid))
-            + (text is not None or image is not None)
-            != 1
-        ):
+        described = text is not None or image is not None
+        if [query is not None, uid is not None, described].count(True) != 1:
             raise SluiceError(
                 "a search needs one of query, uid, and text or image or both", "give exactly one"
             )

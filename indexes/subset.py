@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from indexes.embeddings import score_folders, scores_of, store_of
+from indexes.embeddings import all_scores_of, scores_of, store_of
 from infra import artifacts, filesystem, samples
 from infra.artifacts import Part, Spec
 from infra.dataset import REPEATING, ROW_BITS, ROWS, Dataset, part_name, publish, write_table
@@ -29,10 +29,14 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 Ids = npt.NDArray[np.int64]
 
 
-def make_subset(dataset: Dataset, ids: Ids, name: str, asked: str) -> Dataset:
+def make_subset(
+    dataset: Dataset, ids: Ids, name: str, asked: str, embedding: str | None = None
+) -> Dataset:
     """The version of `<store>/<name>` that holds the rows `ids` of a dataset, published.
 
-    asked: how they were found, for people; it stands in the manifest. The same rows of the same
+    asked: how they were found, for people; it stands in the manifest. embedding: what they were
+    found by, SCORE-FOLDER/VECTOR; it settles which scores are meant where a version was scored
+    several times by one scorer, of which there are else none. The same rows of the same
     version make the same subset. Raises SluiceError for no rows, rows without a sample, or a name
     that is none.
     """
@@ -43,7 +47,10 @@ def make_subset(dataset: Dataset, ids: Ids, name: str, asked: str) -> Dataset:
     if not len(ids):
         raise SluiceError(f"the subset {name} would hold no row", "choose some rows")
     store, chosen = store_of(dataset), np.unique(ids)
-    spec = Spec("dataset", "indexes.subset", _settings(dataset, chosen), _parents(dataset), CODE)
+    folders = _folders(dataset, embedding)
+    digests = [folder.rpartition("-")[2] for _, folder in sorted(folders.items())]
+    parents = (dataset.artifact.digest, *digests)
+    spec = Spec("dataset", "indexes.subset", _settings(dataset, chosen, folders), parents, CODE)
     url = join(store, name, spec.digest)
     made = artifacts.load(url)
     if made is None:
@@ -55,21 +62,26 @@ def make_subset(dataset: Dataset, ids: Ids, name: str, asked: str) -> Dataset:
     return Dataset(made)
 
 
-def _settings(dataset: Dataset, ids: Ids) -> dict[str, Any]:
+def _folders(dataset: Dataset, embedding: str | None) -> dict[str, str]:
+    """The score folders that belong to the subset, by scorer."""
+    every = all_scores_of(dataset)[1]
+    found = {scorer: each[0] for scorer, each in every.items() if len(each) == 1}
+    if embedding is not None:
+        folder = embedding.partition("/")[0]
+        found[folder.rpartition("-")[0]] = folder
+    return dict(sorted(found.items()))
+
+
+def _settings(dataset: Dataset, ids: Ids, folders: Mapping[str, str]) -> dict[str, Any]:
     """Sources are named by dataset and version, never by place: a store can be moved."""
     home = scores_of(dataset)[0]
     named = {"dataset": home.split("/")[-2], "version": home.split("/")[-1]}
     return {
         "source": named,
-        "scores": score_folders(dataset),
+        "scores": dict(folders),
         "of": {"dataset": dataset.url.split("/")[-2], "version": dataset.artifact.digest},
         "rows": hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest(),
     }
-
-
-def _parents(dataset: Dataset) -> tuple[str, ...]:
-    digests = [folder.rpartition("-")[2] for _, folder in sorted(score_folders(dataset).items())]
-    return (dataset.artifact.digest, *digests)
 
 
 def _shard(dataset: Dataset, url: str, shard: int, chosen: Ids) -> Part:

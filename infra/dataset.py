@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -95,6 +97,12 @@ def index_id(shard: int, row: int) -> int:
 
 def shard_and_row(identifier: int) -> tuple[int, int]:
     return identifier >> ROW_BITS, identifier & (1 << ROW_BITS) - 1
+
+
+def of_shard(ids: npt.NDArray[np.int64], shard: int) -> slice:
+    """Where the ids of a shard stand among ids that ascend."""
+    low, high = np.searchsorted(ids, [index_id(shard, 0), index_id(shard + 1, 0)]).tolist()
+    return slice(low, high)
 
 
 def part_name(shard: int) -> str:

@@ -25,7 +25,6 @@ from curation.dedup.edges import (
     PIXELS_KIND,
     EdgesWork,
     edges_draft,
-    gather_vectors,
 )
 from curation.dedup.images import Ids
 from curation.dedup.older import EDGES_FILE, PERCEPTUAL_KIND, older_url, read_edges
@@ -48,7 +47,6 @@ __all__ = [
     "edge_nodes",
     "edges_draft",
     "find_duplicates",
-    "gather_vectors",
     "greedy",
     "older_url",
     "preference",

@@ -16,15 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curation.columns import dataset_at, folder_digest, read_vectors, score_folder
-from curation.dedup.images import HASH_SCORER, Ids, Images, Vectors, reordered
+from curation.columns import dataset_at, folder_digest, score_folder
+from curation.dedup.images import HASH_SCORER, Ids, Images, reordered
 from curation.dedup.older import EDGES_FILE, PERCEPTUAL_KIND, Found, Older
 from curation.dedup.stars import Star, by_bytes, by_hashes, by_pixels
 from curation.rules_settings import HASH_BITS, DedupSettings, NearSettings
 from indexes.hamming import hamming_pairs
 from indexes.neighbours import EXACT_LIMIT, pair_recall, range_pairs
 from infra.artifacts import Part, Spec
-from infra.dataset import ROW_BITS, Dataset, write_table
+from infra.dataset import Dataset, write_table
 from infra.errors import SluiceError
 from infra.filesystem import join
 from infra.stage import Draft, Item
@@ -191,13 +191,3 @@ class Climb:
     def _add(self, kind: str, a: Ids, b: Ids, similarity: npt.NDArray[np.float32]) -> None:
         self.pairs.append((kind, a, b, similarity))
         self.figures[kind] = len(a)
-
-
-def gather_vectors(dataset: Dataset, folder: str, name: str, ids: Ids) -> Vectors:
-    """The vectors `name` (SCORER/VECTOR) of the rows `ids`, sorted: float16 [len(ids), dim]."""
-    found: list[Vectors] = []
-    for shard in sorted(dataset.shards):
-        vectors = read_vectors(dataset.url, folder, name.partition("/")[2], shard)
-        low, high = np.searchsorted(ids, [shard << ROW_BITS, (shard + 1) << ROW_BITS])
-        found.append(vectors[ids[low:high] & (1 << ROW_BITS) - 1])
-    return np.concatenate(found) if found else np.empty((0, 1), np.float16)

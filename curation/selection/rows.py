@@ -11,7 +11,7 @@ from curation import columns, sql
 from curation.draws import Bools, Words
 from curation.selection.choice import Ints
 from curation.selection.settings import DOMAIN
-from infra.dataset import ROW_BITS, Dataset
+from infra.dataset import ROW_BITS, Dataset, of_shard
 
 # The host of a URL, lower case, without user, port and "www."; '' where there is none.
 DOMAIN_SQL = (
@@ -72,12 +72,6 @@ class Rows:
             rows = of_shard(self.ids, shard)
             if rows.start < rows.stop:
                 yield shard, self.ids[rows] & (1 << ROW_BITS) - 1
-
-
-def of_shard(ids: Ints, shard: int) -> slice:
-    """Where the ids of a shard stand among all, ascending."""
-    low, high = np.searchsorted(ids, [shard << ROW_BITS, (shard + 1) << ROW_BITS]).tolist()
-    return slice(low, high)
 
 
 def parse(owner: str, expression: str, names: list[str]) -> sql.Expression:

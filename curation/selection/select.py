@@ -27,10 +27,10 @@ from curation.rules import column_names
 from curation.selection import concepts, density, hierarchy, quantization, quotas, retrieval, top
 from curation.selection.balance import after_plan, selector_figures
 from curation.selection.choice import Cells, Choice, Ints, tally
-from curation.selection.rows import Rows, of_shard, parse
+from curation.selection.rows import Rows, parse
 from curation.selection.settings import SelectionSettings, Selector
 from infra.artifacts import Part, Spec
-from infra.dataset import ROW_BITS, part_name, read_table, write_table
+from infra.dataset import ROW_BITS, of_shard, part_name, read_table, write_table
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, join
 from infra.stage import Draft

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,3 +89,19 @@ def test_a_name_that_is_none_is_refused(idx: Index, name: str) -> None:
 def test_nothing_is_no_subset(idx: Index) -> None:
     with pytest.raises(SluiceError, match="no row"):
         idx.subset("none", where="width = 1")
+
+
+def test_a_pool_embedded_twice_keeps_the_scores_it_was_searched_by(
+    new_store: Callable[..., str],
+    build: Callable[[str, str, IndexSettings], Artifact],
+    tmp_path: Path,
+) -> None:
+    store = new_store(tmp_path)
+    pool = Path(open_dataset(store, "pool").url)
+    (first,) = (pool / "scores").iterdir()
+    shutil.copytree(first, pool / "scores" / f"clip-{'f' * 16}")
+    build(store, "pool", IndexSettings(embedding=f"{first.name}/image"))
+    made = indexes.open(f"{store}/pool").subset("wide", where="width = 64")
+    assert made.artifact.settings["scores"] == {"clip": first.name}
+    build(store, "wide", IndexSettings())
+    assert len(indexes.open(f"{store}/wide")) == made.artifact.totals["kept"]
