@@ -184,21 +184,23 @@ def test_workers_use_one_thread(runner: Runner) -> None:
 
 
 def test_a_worker_that_dies_with_nothing_to_do_is_replaced() -> None:
+    others = set(multiprocessing.active_children())  # of the module's own runner
     with LocalRunner(2) as runner:
         list(runner.map(square, range(4)))
-        for process in multiprocessing.active_children():
+        for process in set(multiprocessing.active_children()) - others:
             process.kill()
             process.join()
         assert len(list(runner.map(square, range(6)))) == 6
 
 
 def test_results_not_asked_for_do_not_stop_the_exit() -> None:
+    others = set(multiprocessing.active_children())  # of the module's own runner
     with LocalRunner(2) as runner:
         results = runner.map(time.sleep, [0, 60, 60, 60])
         assert next(results)[0] == 0
         start = time.monotonic()
     assert time.monotonic() - start < 30
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= others
 
 
 PARENT = """
