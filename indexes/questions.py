@@ -52,6 +52,11 @@ def is_picture(query: object) -> bool:
 def text_vector(encoder: "ClipEncoder", text: str) -> Vector:
     if not text.strip():
         raise SluiceError("the query is an empty text", "say what to look for")
+    if not encoder.tokenizer.fits(text.encode("utf-8", "replace").decode()):
+        raise SluiceError(
+            f"the query is longer than the {encoder.context_length} tokens that its model reads",
+            "say it in fewer words",
+        )
     return encoder.encode_texts([text])[0].astype(np.float32)
 
 

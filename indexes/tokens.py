@@ -37,6 +37,12 @@ class Tokens:
             row[: len(found)] = found
         return torch.from_numpy(tokens)
 
+    def fits(self, text: str) -> bool:
+        """Whether nothing of a text is cut: one more place for a token would stay empty."""
+        more = self.context_length + 1
+        tokens = self.tokenizer([text, ""], context_length=more)
+        return bool(tokens[0, -1] == tokens[1, -1])
+
     def _encoded(self, text: str, known: dict[str, list[int]]) -> list[int]:
         if not (text.isascii() and text.isprintable()) or "&" in text:
             return self.tokenizer.encode(text)

@@ -263,12 +263,18 @@ def test_hits_in_pandas_and_arrow(idx: Index) -> None:
         hits.facets("concpt")
 
 
+def test_a_text_that_the_model_would_cut_is_refused(idx: Index) -> None:
+    with pytest.raises(SluiceError, match="longer than the 16 tokens"):
+        idx.search("five " * 15)
+    assert len(idx.search("five " * 14)) == 10
+
+
 def test_the_grid_shows_thumbnails_and_escapes_captions(idx: Index, hostile: str) -> None:
     hits = idx.search("five", k=len(idx))
     page = idx.search("five", k=24)._repr_html_()
     assert page.count("data:image/webp;base64,") == 24
     row = next(hit for hit in hits if hit["caption"] == hostile)
-    shown = figure(None, row["uid"], "1.000", row["caption"]) + idx.search(hostile)._repr_html_()
+    shown = figure(None, row["uid"], "1.000", row["caption"]) + idx.search(hostile[:15])._repr_html_()
     assert "<script" not in shown
     assert "onerror=alert(1)>" not in shown.replace("&gt;", "")
     assert "&lt;script&gt;" in shown

@@ -35,3 +35,9 @@ def test_no_more_words_are_remembered_than_allowed(monkeypatch: pytest.MonkeyPat
 def test_another_tokenizer_is_left_alone() -> None:
     masked = SimpleTokenizer(context_length=12, reduction_mask="simple")
     assert torch.equal(Tokens(masked)(["a cat"]), masked(["a cat"]))
+
+
+@pytest.mark.parametrize("length", [10, 11])
+def test_a_text_that_would_be_cut_does_not_fit(length: int) -> None:
+    assert Tokens(PLAIN).fits("cat " * length) == (length + 2 <= PLAIN.context_length)
+    assert len(PLAIN.encode("cat " * length)) == length

@@ -1,0 +1,63 @@
+"""The command line of the indexes: `python -m indexes serve NAME@VERSION`."""
+
+import os
+import sys
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from indexes.service.choices import ServeChoices
+from infra.errors import SluiceError
+
+app = App(
+    name="python -m indexes",
+    help="Searchable indexes of dataset versions.",
+    help_flags=["--help"],
+    version_flags=[],
+    help_format="markdown",
+)
+
+
+@app.command
+def serve(
+    *names: str,
+    store: Annotated[str | None, Parameter(name="--store")] = None,
+    choices: ServeChoices | None = None,
+) -> None:
+    """Serve indexes over HTTP: searches, pictures, subsets, a page to explore them.
+
+    Examples: the newest version of `curated` and an older one beside it, for this machine; and
+    for a network, with a key:
+
+        python -m indexes serve curated curated@0123456789abcdef --store /data/store
+        SLUICE_API_KEY=... python -m indexes serve curated --store s3://bucket/store --host 0.0.0.0
+
+    The page is at `/`, the calls are listed at `/openapi.json`. A search by vector:
+
+        curl -H 'content-type: application/json' -d '{"uid": "UID", "k": 5}'
+        http://127.0.0.1:8000/api/indexes/curated/search
+
+    Parameters
+    ----------
+    names
+        NAME follows the newest version of a dataset; NAME@VERSION stays at that one.
+    store
+        Where versions live: a folder or a URL; without it SLUICE_STORE, else `store/` here.
+    """
+    from indexes.service.server import serve as run
+
+    place = store or os.environ.get("SLUICE_STORE") or "store"
+    run((choices or ServeChoices()).settings(names, place))
+
+
+def main() -> None:
+    """Run a command; a failure is one message and an exit code, no traceback."""
+    try:
+        app()
+    except SluiceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""The threads that requests are worked on in, by kind, so that no kind holds up another."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+Answer = TypeVar("Answer")
+
+
+class Workers:
+    """search: faiss, which brings threads of its own. model: one at a time. save: one at a time.
+    general: conditions, histograms, pictures.
+    """
+
+    def __init__(self, general: int = 4) -> None:
+        self.search = ThreadPoolExecutor(1, "sluice-search")
+        self.general = ThreadPoolExecutor(general, "sluice-general")
+        self.model = ThreadPoolExecutor(1, "sluice-model")
+        self.save = ThreadPoolExecutor(1, "sluice-save")
+        self.open = ThreadPoolExecutor(1, "sluice-open")
+
+    async def run(
+        self, threads: ThreadPoolExecutor, work: Callable[..., Answer], *values: Any, **named: Any
+    ) -> Answer:
+        """Do work in a thread; it is not begun any more once nobody waits for it."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(threads, partial(work, *values, **named))
+
+    def close(self) -> None:
+        """What is queued is dropped."""
+        for threads in (self.search, self.general, self.model, self.save, self.open):
+            threads.shutdown(wait=False, cancel_futures=True)
