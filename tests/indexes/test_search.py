@@ -274,7 +274,9 @@ def test_the_grid_shows_thumbnails_and_escapes_captions(idx: Index, hostile: str
     page = idx.search("five", k=24)._repr_html_()
     assert page.count("data:image/webp;base64,") == 24
     row = next(hit for hit in hits if hit["caption"] == hostile)
-    shown = figure(None, row["uid"], "1.000", row["caption"]) + idx.search(hostile[:15])._repr_html_()
+    shown = (
+        figure(None, row["uid"], "1.000", row["caption"]) + idx.search(hostile[:15])._repr_html_()
+    )
     assert "<script" not in shown
     assert "onerror=alert(1)>" not in shown.replace("&gt;", "")
     assert "&lt;script&gt;" in shown
