@@ -1,7 +1,7 @@
 """Build a searchable index over one embedding of a dataset version.
 
 <store>/<dataset>/<version>/index/<digest>/index.faiss         ids are shard << 20 | row
-<store>/<dataset>/<version>/index/<digest>/metadata.parquet    one row per vector, by id
+<store>/<dataset>/<version>/index/<digest>/metadata/00000.arrow    one row per vector, by id
 
 Its figures (kind, probes, recall against brute force) are in its manifest.
 """
@@ -9,7 +9,7 @@ Its figures (kind, probes, recall against brute force) are in its manifest.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,20 +19,20 @@ import numpy.typing as npt
 from indexes.embeddings import Embedding, vectors_of
 from indexes.files import smoke_search, write_index
 from indexes.kinds import KINDS, choose, lists_of, search
-from indexes.metadata import read_metadata
+from indexes.metadata import shard_metadata, write_metadata
 from indexes.neighbours import nearest
 from indexes.settings import IndexSettings
 from infra import artifacts
 from infra.artifacts import Part, Spec
-from infra.dataset import ROW_BITS, Dataset, index_id, write_table
+from infra.dataset import ROW_BITS, Dataset, index_id, of_shard
 from infra.digests import generator
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, join
 from infra.stage import Draft, Item
 
 STAGE = "indexes.build"
-CODE = 1  # raised when the same vectors give other files
-INDEX, METADATA = "index.faiss", "metadata.parquet"
+CODE = 2  # raised when the same vectors give other files
+INDEX = "index.faiss"
 PART = "index"
 RECALL_AT = 10
 TIE = 1e-6  # float32 sums of another order
@@ -78,7 +78,10 @@ class IndexWork:
         figures = measure(index, ids, vectors, _texts(embedding, ids), self.settings)
         files = [
             write_index(index, self.url, INDEX),
-            write_table(self.url, METADATA, read_metadata(dataset, embedding, ids)),
+            *(
+                write_metadata(self.url, shard, shard_metadata(dataset, embedding, shard, chosen))
+                for shard, chosen in _by_shard(ids)
+            ),
         ]
         smoke_search(self.url, files[0], vectors.shape[1], len(ids))
         extra = {
@@ -90,6 +93,12 @@ class IndexWork:
             "bytes_per_vector": round(files[0].bytes / len(ids), 1),
         }
         return {"": _part(files, rows, dropped, extra)}
+
+
+def _by_shard(ids: Ids) -> Iterator[tuple[int, Ids]]:
+    """Each shard that has ids, and the row numbers of these."""
+    for shard in np.unique(ids >> np.int64(ROW_BITS)).tolist():
+        yield shard, ids[of_shard(ids, shard)] - index_id(shard, 0)
 
 
 def _part(

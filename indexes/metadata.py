@@ -1,49 +1,69 @@
-"""The facts about each indexed row, as one table: what `where` asks and what hits show."""
+"""The facts about each indexed row: what `where` asks and what hits show.
+
+metadata/00000.arrow    one file a shard, rows by ascending id: indexes.metadata_files
+
+Files are mapped: what is not looked at is not read, and opening many rows takes no time.
+"""
 # pyarrow has no type stubs:
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false
 
 import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from indexes import conditions
+from indexes.conditions import Facets, Histogram, Source
 from indexes.embeddings import Embedding, score_columns
+from indexes.metadata_files import (
+    AGAIN,
+    Batch,
+    check_batches,
+    conformed,
+    map_batches,
+    uid_keys,
+    write_batches,
+)
 from infra.artifacts import Artifact
-from infra.dataset import ROW_BITS, Dataset, index_id, part_name, read_table
+from infra.dataset import ROW_BITS, Dataset, index_id, of_shard, part_name, read_table
 from infra.errors import SluiceError
+from infra.filesystem import FilePart, join
 
+FOLDER = "metadata"
 ROW_COLUMNS = ["uid", "caption", "url", "width", "height", "format", "bytes", "sha256"]
+SHARDS_OPEN = 4096  # whose maps are held; a process may have some 65,000
+
+EMPTY = pa.schema([("id", pa.int64()), ("uid", pa.string())])
 
 Ids = npt.NDArray[np.int64]
 
 
-def read_metadata(dataset: Dataset, embedding: Embedding, ids: Ids) -> pa.Table:
-    """One row per id, in the order of `ids` (ascending).
+def shard_metadata(
+    dataset: Dataset, embedding: Embedding, shard: int, rows: npt.NDArray[np.integer]
+) -> pa.Table:
+    """One row for each row number of the shard, which ascend.
 
-    Columns: id, the facts of rows/, "concept" where the data is labelled, and every score of
+    Columns: id, the facts of rows/, "concept" where the shard is labelled, and every score of
     the version as SCORER_COLUMN, such as clip_similarity; those that rows/ already tells
     (width, height) are left out.
     """
     scores = score_columns(dataset) or {embedding.scorer: embedding.scores}
-    shards = ids >> np.int64(ROW_BITS)
-    tables: list[pa.Table] = []
-    for shard in np.unique(shards).tolist():
-        rows = pa.array(ids[shards == shard] - index_id(shard, 0))
-        facts = dataset.rows(shard, [*ROW_COLUMNS, "meta"]).take(rows)
-        columns: dict[str, Any] = {"id": pa.array(ids[shards == shard])}
-        columns.update({name: facts.column(name) for name in ROW_COLUMNS})
-        columns["concept"] = pa.array(_concepts(facts.column("meta").to_pylist()), pa.string())
-        for name, artifact in scores.items():
-            _add_scores(columns, name, artifact, shard, rows)
-        tables.append(pa.table(columns))
-    table = pa.concat_tables(tables).combine_chunks()
-    if table.column("concept").null_count == len(table):
-        table = table.drop_columns(["concept"])
-    return table
+    chosen = pa.array(rows, pa.int64())
+    facts = dataset.rows(shard, [*ROW_COLUMNS, "meta"]).take(chosen)
+    columns: dict[str, Any] = {"id": pa.array(index_id(shard, 0) + np.asarray(rows, np.int64))}
+    columns.update({name: facts.column(name) for name in ROW_COLUMNS})
+    concepts = pa.array(_concepts(facts.column("meta").to_pylist()), pa.string())
+    if concepts.null_count < len(concepts):
+        columns["concept"] = concepts
+    for name, artifact in scores.items():
+        _add_scores(columns, name, artifact, shard, chosen)
+    return pa.table(columns)
 
 
 def _concepts(meta: list[str | None]) -> list[str | None]:
@@ -61,44 +81,150 @@ def _add_scores(
     table = read_table(scores.path("columns", f"{part_name(shard)}.parquet")).take(rows)
     for column in table.column_names:
         if column not in ROW_COLUMNS:
-            columns[f"{name}_{column}"] = table.column(column)
+            values = table.column(column)
+            if pa.types.is_dictionary(values.type):  # of each shard another dictionary
+                values = values.cast(values.type.value_type)
+            columns[f"{name}_{column}"] = values
 
 
-def matching_ids(table: pa.Table, where: str) -> Ids:
-    """The ids of the rows for which the SQL predicate `where` is true, ascending.
+def metadata_path(shard: int) -> str:
+    return f"{FOLDER}/{part_name(shard)}.arrow"
 
-    DuckDB runs it: one expression, in memory, without access to files, network or settings.
-    A score can also be written as rules write it: clip.similarity for clip_similarity.
+
+def write_metadata(folder: str, shard: int, table: pa.Table) -> FilePart:
+    """Write the metadata of a shard, as `shard_metadata` gives it; the same table, same bytes."""
+    return write_batches(folder, metadata_path(shard), table)
+
+
+class Metadata:
+    """The facts about each row of an index, mapped from a file for each shard.
+
+    A remote store's files are read whole, each once, when they are first needed.
+
+    >>> facts = Metadata.open("store/curated/VERSION/index/DIGEST", shards)
+    >>> facts.take(facts.matching("width >= 256 and clip.similarity > 0.2"))
     """
-    import duckdb
 
-    config: dict[str, str | bool | int | float | list[str]] = {
-        "enable_external_access": "false",
-        "python_enable_replacements": "false",
-    }
-    with duckdb.connect(":memory:", config=config) as connection:
-        connection.execute("SET lock_configuration = true")
+    def __init__(self, files: Mapping[int, str]) -> None:
+        """files: the URL of each shard's file; they need not lie in one folder."""
+        files = dict(sorted(files.items()))
+        mapped = lru_cache(SHARDS_OPEN)(lambda shard: map_batches(files[shard]))
+        self._files = files
+        self._mapped = mapped
+        self._checked = lru_cache(SHARDS_OPEN)(lambda shard: check_batches(mapped(shard)))
+
+    @staticmethod
+    def open(folder: str, shards: Iterable[int]) -> "Metadata":
+        """The metadata in `<folder>/metadata/`; nothing is read yet."""
+        return Metadata({shard: join(folder, metadata_path(shard)) for shard in shards})
+
+    @staticmethod
+    def of(artifact: Artifact) -> "Metadata":
+        """The metadata among the files of an artifact."""
+        paths = [file.path for part in artifact.parts for file in part.files]
+        return Metadata(
+            {
+                int(path.rpartition("/")[2].removesuffix(".arrow")): artifact.path(path)
+                for path in paths
+                if path.startswith(f"{FOLDER}/")
+            }
+        )
+
+    def __len__(self) -> int:
+        return int(self._counts.sum())
+
+    @property
+    def columns(self) -> list[str]:
+        """What `where` can ask about."""
+        return list(self.schema.names)
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Of all shards together: a column that some lack is null there."""
+        batches = (batch for shard in self._files for batch in self._mapped(shard))
+        schemas = dict.fromkeys(batch.rows.schema for batch in batches)
         try:
-            predicate = duckdb.SQLExpression(where)
-            rows = connection.from_arrow(_with_scorers(table)).filter(predicate)
-            found = rows.project("id").to_arrow_table()
-        except duckdb.Error as error:
-            raise SluiceError(
-                f"where={where!r}: {str(error).splitlines()[0]}",
-                f"write a SQL condition over {', '.join(table.column_names)}",
-            ) from error
-    return np.sort(found.column("id").to_numpy())
+            return pa.unify_schemas([EMPTY, *schemas], promote_options="permissive")
+        except pa.ArrowException as error:
+            first = next(iter(self._files.values()))
+            raise SluiceError(f"{first} and others do not agree: {error}", AGAIN) from error
 
+    @property
+    def ids(self) -> Ids:
+        """Every id, ascending; 8 bytes a row, made at each call."""
+        return np.concatenate([np.empty(0, np.int64), *(batch.ids for batch in self._batches())])
 
-def _with_scorers(table: pa.Table) -> pa.Table:
-    """The table with a struct for each scorer, whose fields are its columns; nothing is copied."""
-    fields: dict[str, list[tuple[str, str]]] = {}
-    for name in table.column_names:
-        scorer, _, column = name.partition("_")
-        if column:
-            fields.setdefault(scorer, []).append((column, name))
-    for scorer, columns in fields.items():
-        arrays = [table.column(name).combine_chunks() for _, name in columns]
-        struct = pa.StructArray.from_arrays(arrays, [column for column, _ in columns])
-        table = table.append_column(scorer, struct)
-    return table
+    def at(self, places: npt.NDArray[np.integer]) -> Ids:
+        """The ids at places among all ids, of which 0 is the first."""
+        ends = np.cumsum(self._counts)
+        which = np.searchsorted(ends, places, side="right")
+        found = np.empty(len(places), np.int64)
+        for shard in np.unique(which).tolist():
+            ids = np.concatenate([batch.ids for batch in self._mapped(list(self._files)[shard])])
+            here = which == shard
+            found[here] = ids[places[here] - (ends[shard] - len(ids))]
+        return found
+
+    def take(self, ids: Ids) -> pa.Table:
+        """The rows of ids, in the order asked. SluiceError for an id that is not here."""
+        order = np.argsort(ids, kind="stable")
+        ascending = np.asarray(ids, np.int64)[order]
+        taken = [conformed(batch, self.schema) for batch in self._taken(ascending)]
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        return pa.Table.from_batches(taken, self.schema).combine_chunks().take(pa.array(back))
+
+    def _taken(self, ids: Ids) -> Iterator[pa.RecordBatch]:
+        for shard in np.unique(ids >> np.int64(ROW_BITS)).tolist():
+            wanted = ids[of_shard(ids, shard)]
+            for batch in self._checked(shard) if shard in self._files else ():
+                end = int(np.searchsorted(wanted, batch.ids[-1], side="right"))
+                if end:
+                    yield batch.take(wanted[:end])
+                wanted = wanted[end:]
+            if len(wanted):
+                raise SluiceError(f"there are no metadata of the id {wanted[0]}", AGAIN)
+
+    def matching(self, where: str) -> Ids:
+        """The ids of the rows for which a SQL condition over `columns` is true, ascending."""
+        return conditions.matching_ids(self._source(), where)
+
+    def histogram(self, column: str, where: str | None = None, bins: int = 40) -> Histogram:
+        """How the finite numbers of a column spread among the rows that meet a condition."""
+        return conditions.histogram(self._source(), column, where, bins)
+
+    def facets(self, column: str, where: str | None = None, top: int = 20) -> Facets:
+        """The most frequent values of a column among the rows that meet a condition."""
+        return conditions.facets(self._source(), column, where, top)
+
+    def find(self, uid: str) -> int | None:
+        """The id of the first row with this uid; None where there is none."""
+        (found,) = self.find_all([uid]).tolist()
+        return None if found < 0 else found
+
+    def find_all(self, uids: Sequence[str]) -> Ids:
+        """The ids of many uids; -1 for one that is not here."""
+        found = np.full(len(uids), -1, np.int64)
+        keys = uid_keys(uids)
+        for batch in self._batches():
+            for asked, identifier in batch.find(uids, keys):
+                if found[asked] < 0:
+                    found[asked] = identifier
+        return found
+
+    def table(self) -> pa.Table:
+        """All rows by ascending id, as a table over the mapped files; every map stays open."""
+        source = self._source()
+        return pa.Table.from_batches(list(source.batches()), source.schema)
+
+    @cached_property
+    def _counts(self) -> npt.NDArray[np.int64]:
+        batches = [self._mapped(shard) for shard in self._files]
+        return np.array([sum(len(batch.ids) for batch in each) for each in batches], np.int64)
+
+    def _batches(self) -> Iterator[Batch]:
+        return (batch for shard in self._files for batch in self._checked(shard))
+
+    def _source(self) -> Source:
+        schema = self.schema
+        return Source(schema, lambda: (conformed(b.rows, schema) for b in self._batches()))

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from indexes.build import INDEX, METADATA, PART
+from indexes.build import INDEX, PART
 from indexes.embeddings import Embedding, store_of, vectors_of
 from indexes.files import read_index
 from indexes.hits import Asked, Hits
 from indexes.lookup import Lookup
-from indexes.metadata import matching_ids
+from indexes.metadata import Metadata
 from indexes.models import check_model, model_of
 from indexes.pictures import decode, originals
 from indexes.questions import (
@@ -39,7 +38,7 @@ from indexes.questions import (
 )
 from infra import artifacts, filesystem
 from infra.artifacts import Artifact
-from infra.dataset import Dataset, open_dataset, read_table, shard_and_row
+from infra.dataset import Dataset, open_dataset, shard_and_row
 from infra.digests import generator
 from infra.errors import SluiceError
 
@@ -130,16 +129,21 @@ class Index:
     @property
     def columns(self) -> list[str]:
         """What `where` can ask about."""
-        return self.metadata.column_names
+        return self.facts.columns
 
     @cached_property
+    def facts(self) -> Metadata:
+        """The facts about each row, mapped: rows by id or uid, counts of values, histograms."""
+        return Metadata.of(self.artifact)
+
+    @property
     def metadata(self) -> pa.Table:
-        """One row per vector, by ascending id."""
-        return read_table(self.artifact.path(METADATA))
+        """One row per vector, by ascending id: all of `facts` as one table.
 
-    @cached_property
-    def _ids(self) -> Ids:
-        return self.metadata.column("id").to_numpy()
+        It is mapped, but what one makes of it (`to_pandas`, `take`) may be as large as all files:
+        in a large index ask `facts`.
+        """
+        return self.facts.table()
 
     @cached_property
     def _embedding(self) -> Embedding:
@@ -157,7 +161,7 @@ class Index:
 
     def _check_encoder(self, encoder: "ClipEncoder", model: str) -> None:
         """Let the model encode a row again."""
-        row = self.metadata.slice(0, 1).to_pylist()[0]
+        row = self.facts.take(self.facts.at(np.zeros(1, np.int64))).to_pylist()[0]
         texts = self._embedding.sibling("text")
         shard, number = shard_and_row(row["id"])
         if texts is not None and row["caption"]:
@@ -261,11 +265,11 @@ class Index:
 
     def sample(self, n: int, where: str | None = None, seed: int = 0) -> Hits:
         """n rows at random, or all there are; the same ones for the same seed."""
-        matching = self._matching(where)
-        ids = self._ids if matching is None else matching
-        order = generator(seed, "indexes.sample").permutation(len(ids))[:n]
-        found = ids[order]
-        how = f"{len(found)} of {len(ids)} rows at random"
+        ids = self._matching(where)
+        count = len(self) if ids is None else len(ids)
+        places = generator(seed, "indexes.sample").choice(count, min(n, count), replace=False)
+        found = self.facts.at(places) if ids is None else ids[places]
+        how = f"{len(found)} of {count} rows at random"
         return self._hits(Asked("a sample", where, how), None, found)
 
     def subset(
@@ -298,13 +302,13 @@ class Index:
         return self._embedding.take(ids).astype(np.float32)
 
     def _id(self, uid: str) -> int:
-        row: int = pc.index(self.metadata.column("uid"), uid).as_py()
-        if row < 0:
+        found = self.facts.find(uid)
+        if found is None:
             raise SluiceError(
                 f"there is no uid {uid!r} in {self.name}",
                 "`prefect run explain` tells what became of a sample",
             )
-        return int(self._ids[row])
+        return found
 
     def _question(
         self, query: Any, text: str | None, image: Picture | None, weight: float, uid: Any
@@ -357,10 +361,10 @@ class Index:
         return hits
 
     def _matching(self, where: str | None) -> Ids | None:
-        return None if where is None else matching_ids(self.metadata, where)
+        return None if where is None else self.facts.matching(where)
 
     def _hits(self, asked: Asked, similarity: Vector | None, found: Ids) -> Hits:
-        rows = self.metadata.take(pa.array(np.searchsorted(self._ids, found)))
+        rows = self.facts.take(found)
         ranks = pa.array(np.arange(1, len(found) + 1), pa.int32())
         values = pa.nulls(len(found), pa.float32()) if similarity is None else pa.array(similarity)
         columns = {"rank": ranks, "similarity": values.cast(pa.float32())}

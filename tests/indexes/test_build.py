@@ -13,6 +13,7 @@ from indexes import files
 from indexes.build import IndexWork, index_draft
 from indexes.files import read_index, smoke_search, write_index
 from indexes.kinds import ivf_flat
+from indexes.metadata import Metadata
 from indexes.settings import IndexSettings
 from infra import artifacts, dataset
 from infra.artifacts import Artifact
@@ -32,7 +33,7 @@ def test_the_index_holds_the_kept_rows_with_a_vector(fresh_store: str, build: Bu
     assert (part.rows, part.kept) == (60, 56)
     assert part.dropped == {"not_kept": 3, "no_vector": 1}
     assert artifacts.verify(artifact) == []
-    metadata = read_table(artifact.path("metadata.parquet"))
+    metadata = Metadata.of(artifact).table()
     ids = metadata["id"].to_pylist()
     assert ids == sorted(ids)
     assert {shard_and_row(identifier)[1] for identifier in ids} == set(range(60)) - {0, 1, 2, 7}
@@ -44,7 +45,7 @@ def test_the_index_holds_the_kept_rows_with_a_vector(fresh_store: str, build: Bu
 
 def test_metadata_are_the_facts_and_scores_of_each_row(fresh_store: str, build: Build) -> None:
     artifact = build(fresh_store, "curated", IndexSettings())
-    metadata = read_table(artifact.path("metadata.parquet"))
+    metadata = Metadata.of(artifact).table()
     version = open_dataset(fresh_store, "curated")
     rows = {row["uid"]: row for row in version.rows(0).to_pylist()}
     pool = open_dataset(fresh_store, "pool")

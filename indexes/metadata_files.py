@@ -1,0 +1,161 @@
+"""Files of metadata: uncompressed Arrow IPC, mapped, and found by id or by uid.
+
+Each batch of at most BATCH rows has the caller's columns, among them "id" (ascending) and "uid",
+and two more that tell where a uid is: the keys of its uids in order, and the row of each key.
+"""
+# pyarrow has no type stubs:
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false
+
+import contextlib
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from infra import filesystem
+from infra.errors import SluiceError
+from infra.filesystem import FilePart
+
+BATCH = 2**16  # rows: offsets of text stay within 32 bits
+UID_KEY, UID_ROW = "_uid_key", "_uid_row"
+LOOKUP = [pa.field(UID_KEY, pa.uint64()), pa.field(UID_ROW, pa.int32())]
+MIXERS = np.array(  # odd: texts that differ in one word of 8 bytes have keys that differ
+    [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64
+)
+AGAIN = "remove that index's folder and run `prefect run index` again"
+
+Ids = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
+
+
+def write_batches(folder: str, path: str, table: pa.Table) -> FilePart:
+    """Write rows by ascending id; the same table gives the same bytes."""
+    sink = pa.BufferOutputStream()
+    schema = pa.schema([*table.schema.remove_metadata(), *LOOKUP])
+    with pa.ipc.new_file(sink, schema) as writer:
+        for start in range(0, table.num_rows, BATCH):
+            rows = table.slice(start, BATCH).combine_chunks()
+            keys = uid_keys(rows.column("uid").to_pylist())
+            order = np.argsort(keys, kind="stable").astype(np.int32)
+            columns = [*rows.columns, pa.array(keys[order]), pa.array(order)]
+            writer.write_table(pa.table(columns, schema=schema), BATCH)
+    return filesystem.write_bytes(folder, path, sink.getvalue().to_pybytes())
+
+
+def uid_keys(uids: Sequence[str | None]) -> Keys:
+    """A 64-bit key of each uid. Two uids may share one, so who looks up compares the uids too."""
+    text = np.array([(uid or "").encode() for uid in uids], f"S{8 * len(MIXERS)}")
+    words = text.view("<u8").reshape(len(text), len(MIXERS))
+    return (words * MIXERS).sum(axis=1, dtype=np.uint64)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Mapped rows of one shard, their ids, and the rows by key of uid."""
+
+    url: str
+    rows: pa.RecordBatch
+    ids: Ids
+    keys: Keys
+    places: npt.NDArray[np.int32]
+
+    def take(self, wanted: Ids) -> pa.RecordBatch:
+        """The rows of ids, which ascend and are not above the last of this batch."""
+        places = np.searchsorted(self.ids, wanted)
+        if not np.array_equal(self.ids[places], wanted):
+            gone = wanted[self.ids[places] != wanted][0]
+            raise SluiceError(f"{self.url} has no row with the id {gone}", AGAIN)
+        taken = self.rows.take(pa.array(places))
+        with _naming(self.url):
+            taken.validate(full=True)  # finds text that is no UTF-8
+        return taken
+
+    def find(self, uids: Sequence[str], keys: Keys) -> Iterator[tuple[int, int]]:
+        """Which of `uids` are here, and the id of the first row that each is the uid of."""
+        low = np.searchsorted(self.keys, keys)
+        low[low == len(self.keys)] = 0
+        for asked in np.flatnonzero(self.keys[low] == keys).tolist():
+            place = int(low[asked])
+            while place < len(self.keys) and self.keys[place] == keys[asked]:
+                row = int(self.places[place])
+                if self.rows.column("uid")[row].as_py() == uids[asked]:
+                    yield asked, int(self.ids[row])
+                    break
+                place += 1
+
+
+def map_batches(url: str) -> list[Batch]:
+    """The batches of a file, of which nothing but their places is read; a remote one whole."""
+    with _naming(url):
+        if not filesystem.is_local(url):
+            return _batches(url, pa.ipc.open_file(pa.BufferReader(filesystem.read_bytes(url))))
+        with pa.memory_map(filesystem.resolve(url)[1]) as source:  # the map outlives its file
+            return _batches(url, pa.ipc.open_file(source))
+
+
+def _batches(url: str, reader: Any) -> list[Batch]:
+    schema: pa.Schema = reader.schema
+    expected = {pa.field("id", pa.int64()), pa.field("uid", pa.string()), *LOOKUP}
+    if len(set(schema.names)) < len(schema) or not expected <= set(schema):
+        raise SluiceError(f"{url} is not what an index knows of its rows", AGAIN)
+    batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    return [_batch(url, batch) for batch in batches if batch.num_rows]
+
+
+def _batch(url: str, batch: pa.RecordBatch) -> Batch:
+    batch.validate()
+    ids, keys, places = (batch.column(name).to_numpy() for name in ("id", UID_KEY, UID_ROW))
+    return Batch(url, batch.drop_columns([UID_KEY, UID_ROW]), ids, keys, places)
+
+
+def check_batches(batches: list[Batch]) -> list[Batch]:
+    """The batches, once nothing in them points outside of them, which would end the process."""
+    for batch in batches:
+        with _naming(batch.url):
+            for column in batch.rows.columns:
+                column.validate(full=not _is_text(column.type))
+                if _is_text(column.type) and (np.diff(_offsets(column)) < 0).any():
+                    raise pa.ArrowInvalid("text runs backwards")
+            if (np.diff(batch.ids) <= 0).any():
+                raise pa.ArrowInvalid("ids do not ascend")
+            if batch.places.min() < 0 or batch.places.max() >= len(batch.ids):
+                raise pa.ArrowInvalid("uids have no rows")
+    return batches
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_binary(kind)
+
+
+def _offsets(column: pa.Array) -> npt.NDArray[np.int32]:
+    data: Any = column.buffers()[1]
+    return np.frombuffer(data, np.int32, len(column) + 1, 4 * column.offset)
+
+
+def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch with the columns of `schema`: null where it has none, cast where of other type."""
+    if batch.schema.equals(schema):
+        return batch
+    columns = [
+        batch.column(field.name).cast(field.type)
+        if field.name in batch.schema.names
+        else pa.nulls(batch.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+@contextlib.contextmanager
+def _naming(url: str) -> Generator[None]:
+    """What pyarrow says of a file becomes a SluiceError that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise SluiceError(f"{url} is missing", AGAIN) from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise SluiceError(f"{url} is damaged: {str(error).splitlines()[0]}", AGAIN) from error
