@@ -36,7 +36,7 @@ class Source:
 
 
 class Histogram(NamedTuple):
-    """edges: [bins + 1], empty where no row has a number. counts: [bins]. nulls: the other rows."""
+    """edges: [bins + 1], 0 to 1 where no row has a number. counts: [bins]. nulls: other rows."""
 
     edges: npt.NDArray[np.float64]
     counts: npt.NDArray[np.int64]
@@ -68,10 +68,8 @@ def histogram(source: Source, column: str, where: str | None, bins: int) -> Hist
         numbers = rows.project(f"{name}::DOUBLE AS x")
         bounds = "min(x) FILTER (isfinite(x)), max(x) FILTER (isfinite(x)), count(*)"
         low, high, total = numbers.aggregate(bounds).fetchall()[0]
-    if low is None:
-        return Histogram(np.empty(0), np.zeros(bins, np.int64), total)
+    edges = np.histogram_bin_edges([], bins, (0, 1) if low is None else (low, high))
     counts = np.zeros(bins, np.int64)
-    edges = np.histogram_bin_edges(np.empty(0), bins, (low, high))
     with _rows(source, where) as rows:
         finite = rows.project(f"{name}::DOUBLE AS x").filter("isfinite(x)")
         for batch in finite.to_arrow_reader():

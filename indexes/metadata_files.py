@@ -83,7 +83,7 @@ class Batch:
             place = int(low[asked])
             while place < len(self.keys) and self.keys[place] == keys[asked]:
                 row = int(self.places[place])
-                if self.rows.column("uid")[row].as_py() == uids[asked]:
+                if self.rows.column("uid")[row].equals(pa.scalar(uids[asked], pa.string())):
                     yield asked, int(self.ids[row])
                     break
                 place += 1

@@ -13,9 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexes.metadata import matching_ids
+from indexes.conditions import numeric
 from indexes.search import Index
-from infra.errors import SluiceError
 
 FREQUENT = 20  # values of a column that is none of numbers
 EXACT = 2**53  # beyond it a number of JavaScript is another one
@@ -44,74 +43,28 @@ class Columns:
     @property
     def types(self) -> dict[str, str]:
         """Arrow types by name; "id" is the place of a row."""
-        return {field.name: str(field.type) for field in self.index.metadata.schema}
-
-    @property
-    def _ids(self) -> Ids:
-        return self.index.metadata.column("id").to_numpy()
+        return {field.name: str(field.type) for field in self.index.facts.schema}
 
     def first_ids(self, count: int) -> Ids:
-        return self._ids[:count]
+        return self.index.facts.at(np.arange(min(count, len(self.index))))
 
     def find(self, uids: Sequence[str]) -> Ids:
         """The id of each uid; -1 where the index does not hold it."""
-        places = pc.index_in(self.index.metadata.column("uid"), pa.array(uids, pa.string()))
-        found = np.full(len(uids), -1, np.int64)
-        there = pc.is_valid(places)
-        rows = np.flatnonzero(there.to_numpy())
-        first = places.filter(there).to_numpy()
-        found[first] = self._ids[rows]
-        return _as_first(uids, found)
+        return self.index.facts.find_all(uids)
 
     def rows(self, ids: Ids) -> list[dict[str, Any]]:
         """All columns of rows by id; SluiceError for an id that the index does not hold."""
-        places = np.searchsorted(self._ids, ids)
-        wrong = (places == len(self._ids)) | (self._ids[places % max(len(self._ids), 1)] != ids)
-        if wrong.any():
-            raise SluiceError(
-                f"there is no id {ids[wrong][0]} in {self.index.name}", "take ids from a search"
-            )
-        return plain_rows(self.index.metadata.take(pa.array(places)))
+        return plain_rows(self.index.facts.take(ids))
 
     def histogram(self, name: str, where: str | None, bins: int) -> dict[str, Any]:
         """Counts of a column's values: in bins of numbers, else of the most frequent values."""
-        column = self._values(name, where)
-        kind = column.type
-        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            return _numbers(column, bins)
-        if pa.types.is_nested(kind):
-            raise SluiceError(f"column {name!r} holds {kind}", "ask for numbers, texts or flags")
-        counted = pc.value_counts(column.drop_null()).to_pylist()
-        counted.sort(key=lambda each: (-each["counts"], str(each["values"])))
-        values = [[each["values"], each["counts"]] for each in counted[:FREQUENT]]
-        return {"values": values, "nulls": column.null_count}
-
-    def _values(self, name: str, where: str | None) -> pa.ChunkedArray:
-        if name not in self.index.columns:
-            raise SluiceError(
-                f"there is no column {name!r}", f"there is {', '.join(self.index.columns)}"
-            )
-        column = self.index.metadata.column(name)
-        if where is None:
-            return column
-        ids = matching_ids(self.index.metadata, where)
-        return column.take(pa.array(np.searchsorted(self._ids, ids)))
-
-
-def _as_first(uids: Sequence[str], found: Ids) -> Ids:
-    """`found` where a uid asked for again has what it had the first time."""
-    first: dict[str, int] = {}
-    for place, uid in enumerate(uids):
-        first.setdefault(uid, place)
-    return found[[first[uid] for uid in uids]] if len(uids) else found
-
-
-def _numbers(column: pa.ChunkedArray, bins: int) -> dict[str, Any]:
-    values = column.drop_null().to_numpy().astype(np.float64)
-    values = values[np.isfinite(values)]
-    counts, edges = np.histogram(values, bins) if len(values) else np.histogram([], bins, (0, 1))
-    return {
-        "edges": edges.tolist(),
-        "counts": counts.tolist(),
-        "nulls": len(column) - len(values),
-    }
+        facts = self.index.facts
+        if name in facts.columns and numeric(facts.schema.field(name).type):
+            found = facts.histogram(name, where, bins)
+            return {
+                "edges": found.edges.tolist(),
+                "counts": found.counts.tolist(),
+                "nulls": found.nulls,
+            }
+        counted = facts.facets(name, where, FREQUENT)
+        return {"values": [list(each) for each in counted.values], "nulls": counted.nulls}

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from indexes.embeddings import store_of, vectors_of
-from indexes.metadata import read_metadata
+from indexes.metadata import shard_metadata
 from indexes.pictures import decode, originals
 from indexes.search import Index
 from indexes.service.columns import Columns, plain_rows
@@ -139,7 +139,8 @@ class Rows:
     def _of_pool(self, identifier: int) -> dict[str, Any]:
         embedding = vectors_of(self._index.dataset, self._index.figures["embedding"])
         assert self._decided is not None
-        table = read_metadata(self._decided.pool, embedding, np.array([identifier]))
+        shard, row = shard_and_row(identifier)
+        table = shard_metadata(self._decided.pool, embedding, shard, np.array([row]))
         return plain_rows(table)[0]
 
     def _verdict(self, decided: Decided, identifier: int) -> dict[str, Any] | None:
