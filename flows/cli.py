@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Group, Parameter
 
 from flows import environment
+from indexes.service.choices import ServeChoices
 from infra.errors import SluiceError
 
 if TYPE_CHECKING:
@@ -385,6 +386,28 @@ def export(
         cut = {"samples_per_shard": samples_per_shard, "bytes_per_shard": bytes_per_shard}
         more = {"columns": column, "drop_patches": drop_patches}
         print(export(options, dataset, to, display(), **more, **cut), flush=True)
+
+    guarded(action)
+
+
+@app.command(group=LOOK, sort_key=11)
+def serve(*names: str, serving: ServeChoices | None = None, choices: Choices | None = None) -> None:
+    """Serve indexes over HTTP, with a page to explore them.
+
+    Example, of the newest version, for this machine; the page is at http://127.0.0.1:8000:
+
+        prefect run serve curated
+
+    Parameters
+    ----------
+    names
+        NAME follows the newest version of a dataset; NAME@VERSION stays at that one.
+    """
+
+    def action() -> None:
+        from flows.serve import serve
+
+        serve((choices or Choices()).options(), names, serving or ServeChoices())
 
     guarded(action)
 

@@ -127,7 +127,7 @@ class Asking:
                 403, "this service fetches no pictures from the web", "send the picture as image"
             )
         assert question.image_url is not None
-        return await self._workers.run(self._workers.general, self._fetch, question.image_url)
+        return await self._workers.run(self._workers.fetch, self._fetch, question.image_url)
 
 
 def _row_vector(live: Live, uid: str) -> Vector:

@@ -11,12 +11,13 @@ Answer = TypeVar("Answer")
 
 class Workers:
     """search: faiss, which brings threads of its own. model: one at a time. save: one at a time.
-    general: conditions, histograms, pictures.
+    general: conditions, histograms, pictures. fetch: what waits for the web. open: newer versions.
     """
 
-    def __init__(self, general: int = 4) -> None:
+    def __init__(self) -> None:
         self.search = ThreadPoolExecutor(1, "sluice-search")
-        self.general = ThreadPoolExecutor(general, "sluice-general")
+        self.general = ThreadPoolExecutor(4, "sluice-general")
+        self.fetch = ThreadPoolExecutor(4, "sluice-fetch")
         self.model = ThreadPoolExecutor(1, "sluice-model")
         self.save = ThreadPoolExecutor(1, "sluice-save")
         self.open = ThreadPoolExecutor(1, "sluice-open")
@@ -30,5 +31,6 @@ class Workers:
 
     def close(self) -> None:
         """What is queued is dropped."""
-        for threads in (self.search, self.general, self.model, self.save, self.open):
+        every = (self.search, self.general, self.fetch, self.model, self.save, self.open)
+        for threads in every:
             threads.shutdown(wait=False, cancel_futures=True)

@@ -60,12 +60,12 @@ def python(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
 def test_help_has_one_line_for_each_command() -> None:
     shown = python("-m", "flows", "--help").stdout
     assert shown.startswith("Usage: python -m flows COMMAND")
-    for name in (*RUNS, "race", "report", "explain"):
+    for name in (*RUNS, "race", "report", "explain", "serve"):
         (line,) = [line for line in shown.splitlines() if re.match(rf"│ {name} ", line)]
         assert re.fullmatch(rf"│ {name} +[A-Z].*\. *│", line), line
 
 
-@pytest.mark.parametrize("name", [*RUNS, "race", "report", "explain"])
+@pytest.mark.parametrize("name", [*RUNS, "race", "report", "explain", "serve"])
 def test_the_help_of_each_command_shows_an_example(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

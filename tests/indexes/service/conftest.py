@@ -84,8 +84,8 @@ def make_judged(root: Path, shards: int = 2) -> str:
     return store
 
 
-def publish_version(store: str, shards: int, made: str) -> Artifact:
-    """A further version of `curated`, published and indexed."""
+def make_version(store: str, shards: int, made: str) -> Artifact:
+    """A further version of `curated`, indexed; not yet the one that is served."""
     pool = open_dataset(store, "pool")
     verdicts, edges = judge(pool)
     old = open_dataset(store, "curated").artifact.settings
@@ -97,6 +97,12 @@ def publish_version(store: str, shards: int, made: str) -> Artifact:
     )
     curated = write_dataset(f"{store}/curated/{spec.digest}", spec, shards, set(DROPPED))
     make_index(store, f"curated@{spec.digest}", IndexSettings())
+    return curated
+
+
+def publish_version(store: str, shards: int, made: str) -> Artifact:
+    """A further version of `curated`, indexed and published."""
+    curated = make_version(store, shards, made)
     dataset.publish(store, "curated", curated)
     return curated
 
