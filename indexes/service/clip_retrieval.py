@@ -31,9 +31,9 @@ class Knn(BaseModel):
     """What /knn-service reads of a request."""
 
     indice_name: str | None = None
-    text: str | None = Field(None, max_length=20_000)
+    text: models.Words | None = Field(None, max_length=20_000)
     image: str | None = None
-    image_url: str | None = Field(None, max_length=8192)
+    image_url: models.Words | None = Field(None, max_length=8192)
     embedding_input: list[float] | None = Field(None, max_length=65_536)
     modality: str = "image"
     num_images: int = Field(100, ge=1)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from indexes.conditions import numeric
 from indexes.search import Index
+from infra.errors import SluiceError
 
 FREQUENT = 20  # values of a column that is none of numbers
 EXACT = 2**53  # beyond it a number of JavaScript is another one
@@ -45,8 +46,9 @@ class Columns:
         """Arrow types by name; "id" is the place of a row."""
         return {field.name: str(field.type) for field in self.index.facts.schema}
 
-    def first_ids(self, count: int) -> Ids:
-        return self.index.facts.at(np.arange(min(count, len(self.index))))
+    def first_id(self) -> Ids:
+        """The id of the first row, [1]."""
+        return self.index.facts.at(np.zeros(1, np.int64))
 
     def find(self, uids: Sequence[str]) -> Ids:
         """The id of each uid; -1 where the index does not hold it."""
@@ -54,17 +56,25 @@ class Columns:
 
     def rows(self, ids: Ids) -> list[dict[str, Any]]:
         """All columns of rows by id; SluiceError for an id that the index does not hold."""
-        return plain_rows(self.index.facts.take(ids))
+        try:
+            return plain_rows(self.index.facts.take(ids))
+        except SluiceError as error:
+            raise SluiceError(error.what, "take ids from a search of this index") from error
 
     def histogram(self, name: str, where: str | None, bins: int) -> dict[str, Any]:
         """Counts of a column's values: in bins of numbers, else of the most frequent values."""
         facts = self.index.facts
-        if name in facts.columns and numeric(facts.schema.field(name).type):
-            found = facts.histogram(name, where, bins)
-            return {
-                "edges": found.edges.tolist(),
-                "counts": found.counts.tolist(),
-                "nulls": found.nulls,
-            }
-        counted = facts.facets(name, where, FREQUENT)
-        return {"values": [list(each) for each in counted.values], "nulls": counted.nulls}
+        if name not in facts.columns:
+            raise SluiceError(
+                f"there is no column {name!r}", f"there is {', '.join(facts.columns)}"
+            )
+        kind = facts.schema.field(name).type
+        if pa.types.is_nested(kind):
+            raise SluiceError(f"column {name!r} holds {kind}", "ask for numbers, texts or flags")
+        if not numeric(kind):
+            values, nulls = facts.facets(name, where, FREQUENT)
+            return {"values": values, "nulls": nulls}
+        edges, counts, nulls = facts.histogram(name, where, bins)
+        if not len(edges):
+            edges = np.linspace(0.0, 1.0, bins + 1)
+        return {"edges": edges.tolist(), "counts": counts.tolist(), "nulls": nulls}

@@ -115,7 +115,7 @@ class Registry:
             join(settings.store, asked), model=settings.model, pretrained=settings.pretrained
         )
         columns = Columns(index)
-        index.search(index.stored(columns.first_ids(1))[0], k=1)
+        index.search(index.stored(columns.first_id())[0], k=1)
         if old is not None and "encoder" in vars(old.index):
             _ = index.encoder
         plain, conditioned = (

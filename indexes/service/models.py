@@ -1,10 +1,24 @@
 """What requests and answers hold, for validation and for /openapi.json."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 UIDS = 100_000  # in one request
+
+
+def _whole(text: str) -> str:
+    """JSON can hold half a surrogate pair and NUL, which the libraries behind do not take."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half a character") from None
+    if "\0" in text:
+        raise ValueError("holds NUL")
+    return text
+
+
+Words = Annotated[str, AfterValidator(_whole)]
 
 
 class Question(BaseModel):
@@ -12,17 +26,17 @@ class Question(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    text: str | None = Field(default=None, max_length=20_000)
+    text: Words | None = Field(default=None, max_length=20_000)
     image: str | None = Field(default=None, description="base64 of a JPEG, PNG or WebP file")
-    image_url: str | None = Field(default=None, max_length=8192)
-    uid: str | None = Field(
+    image_url: Words | None = Field(default=None, max_length=8192)
+    uid: Words | None = Field(
         default=None, max_length=256, description="a row; its hits are the others"
     )
     vector: list[float] | None = Field(default=None, max_length=65_536)
     weight: float = Field(
         default=0.5, ge=0, le=1, description="of the text, where there is a picture too"
     )
-    where: str | None = Field(default=None, description="SQL condition over the columns")
+    where: Words | None = Field(default=None, description="SQL condition over the columns")
     min_similarity: float | None = None
 
     @property
@@ -44,8 +58,8 @@ class Search(Question):
 class Subset(Question):
     """Rows by uid; or all that meet a condition, a similarity to a question, or both."""
 
-    name: str = Field(max_length=200, description="of the dataset that is made")
-    uids: list[str] | None = Field(default=None, max_length=UIDS)
+    name: Words = Field(max_length=200, description="of the dataset that is made")
+    uids: list[Words] | None = Field(default=None, max_length=UIDS)
 
 
 class Uids(BaseModel):
@@ -53,7 +67,7 @@ class Uids(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    uids: list[str] = Field(max_length=UIDS)
+    uids: list[Words] = Field(max_length=UIDS)
 
 
 class Column(BaseModel):

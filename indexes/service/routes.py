@@ -34,7 +34,7 @@ def live_of(name: str, request: Request) -> Live:
 
 Serving = Annotated[Service, Depends(service_of)]
 Named = Annotated[Live, Depends(live_of)]
-Where = Annotated[str | None, Query(description="SQL condition over the columns")]
+Where = Annotated[models.Words | None, Query(description="SQL condition over the columns")]
 
 
 @watch.get("/healthz", response_model=models.Health)
@@ -121,7 +121,7 @@ async def thumbnail(
 async def histogram(
     live: Named,
     service: Serving,
-    column: str,
+    column: models.Words,
     where: Where = None,
     bins: Annotated[int, Query(ge=1, le=1000)] = 40,
 ) -> Response:

@@ -18,6 +18,7 @@ from infra.errors import SluiceError
 from tests.indexes.service.conftest import DROPPED, TWIN
 
 SEARCH = "/api/indexes/curated/search"
+JSON = {"content-type": "application/json"}
 Opened = Callable[..., Any]
 
 
@@ -115,7 +116,7 @@ def test_a_bad_question_is_told(api: TestClient, body: dict[str, Any], words: st
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
 def test_a_vector_of_no_numbers_is_told(api: TestClient, value: str) -> None:
     body = f'{{"vector": [{", ".join([value] * 16)}]}}'
-    response = api.post(SEARCH, content=body, headers={"content-type": "application/json"})
+    response = api.post(SEARCH, content=body, headers=JSON)
     assert "not numbers" in told(response, 400)["error"]
 
 
@@ -126,9 +127,20 @@ def test_fields_are_checked(api: TestClient, body: Any) -> None:
     assert "body" in told(api.post(SEARCH, json=body), 422)["error"]
 
 
+@pytest.mark.parametrize("sign", ["\ud800", "\0"], ids=["surrogate", "NUL"])
+def test_text_that_is_none_is_told(api: TestClient, sign: str) -> None:
+    asked = [{"text": sign}, {"uid": sign}, {"vector": [1.0] * 16, "where": f"caption = '{sign}'"}]
+    for body in asked:
+        told(api.post(SEARCH, content=json.dumps(body), headers=JSON), 422)
+    uids = json.dumps({"uids": ["", sign]})
+    told(api.post("/api/indexes/curated/contains", content=uids, headers=JSON), 422)
+    told(api.get("/api/indexes/curated/sample?where=caption='%00'"), 422)
+    told(api.get("/api/indexes/curated/rows/%00%ff"), 404)
+
+
 @pytest.mark.parametrize("body", ["{", "\x00", "[" * 100_000])
 def test_what_is_no_json_is_told(api: TestClient, body: str) -> None:
-    response = api.post(SEARCH, content=body, headers={"content-type": "application/json"})
+    response = api.post(SEARCH, content=body, headers=JSON)
     assert response.status_code in (400, 422) and "error" in response.json()
 
 
