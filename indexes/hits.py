@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import polars as pl  # pyright: ignore[reportMissingImports]
     from PIL import Image
 
+    from indexes.map2d import Map2D
     from indexes.search import Index
     from infra.dataset import Dataset
 
@@ -107,6 +108,14 @@ class Hits:
         table = self.table.take(pa.array(stays, pa.int64()))
         ranks = pa.array(range(1, len(stays) + 1), pa.int32())
         return Hits(self.index, asked, table.set_column(0, "rank", ranks))
+
+    def map2d(self, seed: int = 0) -> "Map2D":
+        """A two-dimensional map of the hits' vectors; see `Index.map2d`."""
+        from indexes.map2d import map_of
+
+        ids = self.table["id"].to_numpy()
+        title = f"{short(self.query, 60)} in {self.index.name}"
+        return map_of(self.index, ids, len(ids), seed, title)
 
     def save_as(self, name: str) -> "Dataset":
         """A dataset version NAME of these rows, in the same store; pretraining takes it as it is.

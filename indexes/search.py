@@ -44,6 +44,7 @@ from infra.errors import SluiceError
 
 if TYPE_CHECKING:
     from indexes.encoder import ClipEncoder
+    from indexes.map2d import Map2D
 
 FIRST_RANGE = 256  # rows that a range search asks for first
 NEIGHBOURS = pa.schema(
@@ -271,6 +272,21 @@ class Index:
         found = self.facts.at(places) if ids is None else ids[places]
         how = f"{len(found)} of {count} rows at random"
         return self._hits(Asked("a sample", where, how), None, found)
+
+    def map2d(
+        self, n: int = 3000, *, where: str | None = None, dropped: bool = True, seed: int = 0
+    ) -> "Map2D":
+        """A two-dimensional map of n vectors at random, kept in the store; a picture in a notebook.
+
+        Rows dropped on the way to this version are shown in the colours of their reasons, but
+        not with dropped=False, nor with a condition, which only rows of this index can meet.
+        3,000 points take some seconds, 10,000 half a minute.
+        """
+        from indexes.map2d import draw_ids, map_of
+
+        if where is not None or not dropped:
+            return self.sample(n, where, seed).map2d(seed)
+        return map_of(self, draw_ids(self.dataset, n, seed), n, seed, self.name)
 
     def subset(
         self,
