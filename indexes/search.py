@@ -250,7 +250,7 @@ class Index:
             k *= 4
         keep = similarity >= np.float32(min_similarity)
         keep &= found != (-1 if question.own is None else question.own)
-        words = f"{question.words}, at least {min_similarity:g} similar,"
+        words = f"{question.words}, at least {min_similarity:g} similar"
         asked = Asked(words, where, self._lookup.how(ids, True))
         return self._hits(asked, similarity[keep], found[keep])
 
