@@ -19,11 +19,11 @@ from curation.scores.registry import chosen_scorer, pixel_scorers
 from curation.selection.settings import SelectionSettings
 from curation.synthetic import fractals
 from curation.synthetic.settings import FractalSettings
+from flows.indexing import index_steps
 from flows.recipe import Recipe
 from flows.selection import selection_step
 from flows.sources import ingest_steps
 from flows.step import Session, Step, sharded
-from indexes import build
 from indexes.settings import IndexSettings
 from infra.artifacts import Artifact
 from infra.dataset import ROWS
@@ -300,17 +300,8 @@ class Pipeline:
 
     def _index(self) -> None:
         curated, settings = self.steps["curated version"].draft, self._seeded(self.recipe.index)
-        draft = build.index_draft(curated.url, curated.spec.digest, settings)
-        self._add(
-            sharded(
-                "index",
-                "index",
-                {"": draft},
-                build.index_items,
-                build.IndexWork(draft.url, curated.url, settings),
-                ["curated version"],
-            )
-        )
+        for step in index_steps(curated.url, curated.spec.digest, settings, ["curated version"]):
+            self._add(step)
 
     def _fractals(self) -> None:
         if self.recipe.synthesize is None:

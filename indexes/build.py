@@ -1,227 +1,197 @@
-"""Build a searchable index over one embedding of a dataset version.
+"""Build a searchable index over one embedding of a dataset version, in three stages.
 
-<store>/<dataset>/<version>/index/<digest>/index.faiss         ids are shard << 20 | row
-<store>/<dataset>/<version>/index/<digest>/metadata/00000.arrow    one row per vector, by id
+<store>/<dataset>/<version>/quantizer/<digest>/    trained once, on a sample: indexes.quantizer
+<store>/<dataset>/<version>/codes/<digest>/        every shard, encoded apart: indexes.codes
+<store>/<dataset>/<version>/index/<digest>/        merged, measured: indexes.merge, indexes.files
+<store>/<dataset>/<version>/index/latest.json      which index `indexes.open` opens
 
-Its figures (kind, probes, recall against brute force) are in its manifest.
+Its figures (kind, probes, recall against brute force) are in its manifest; how long a query takes,
+which no two runs agree on, is beside it, in latency.json.
 """
-# pyarrow has no type stubs:
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from indexes.embeddings import Embedding, vectors_of
-from indexes.files import smoke_search, write_index
-from indexes.kinds import KINDS, choose, lists_of, search
-from indexes.metadata import shard_metadata, write_metadata
-from indexes.neighbours import nearest
+from indexes import codes, quantizer
+from indexes.embeddings import Embedding, open_version, vectors_of
+from indexes.files import IDS, array_of, open_files, smoke_search
+from indexes.kinds import KINDS
+from indexes.lookup import Lookup
+from indexes.measure import latency, measure, queries_of
+from indexes.merge import (
+    Codes,
+    check_lists,
+    dropped_of,
+    write_graph,
+    write_header,
+    write_ids,
+    write_lists,
+)
+from indexes.quantizer import open_quantizer
 from indexes.settings import IndexSettings
-from infra import artifacts
-from infra.artifacts import Part, Spec
-from infra.dataset import ROW_BITS, Dataset, index_id, of_shard
-from infra.digests import generator
+from infra import artifacts, filesystem
+from infra.artifacts import Artifact, Part, Spec
+from infra.dataset import Dataset
+from infra.digests import canonical_json
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, join
-from infra.stage import Draft, Item
+from infra.progress import Display
+from infra.runner import Runner
+from infra.stage import Draft, Item, Work, run_stage
 
 STAGE = "indexes.build"
 CODE = 2  # raised when the same vectors give other files
-INDEX = "index.faiss"
 PART = "index"
-RECALL_AT = 10
-TIE = 1e-6  # float32 sums of another order
+LATEST, LATENCY = "latest.json", "latency.json"
+TARGET = "recall@10"
 
-Floats = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the stages, with its inputs bound."""
+
+    name: str
+    draft: Draft
+    items: Callable[[], Sequence[Item]]
+    work: Work
+
+
+def stages(dataset_url: str, dataset_digest: str, settings: IndexSettings) -> list[Stage]:
+    """The stages of an index of a dataset version, each after what it needs; nothing is read."""
+    trained = quantizer.quantizer_draft(dataset_url, dataset_digest, settings)
+    coded = codes.codes_draft(dataset_url, dataset_digest, trained.spec.digest, settings)
+    named = settings.model_dump(mode="json", exclude={"publish_below_target"})
+    spec = Spec("index", STAGE, named, (dataset_digest, coded.spec.digest), CODE)
+    index = Draft(join(dataset_url, "index", spec.digest), spec)
+    urls = (dataset_url, trained.url, coded.url)
+    return [
+        Stage(
+            "index quantizer",
+            trained,
+            quantizer.quantizer_items,
+            quantizer.QuantizerWork(trained.url, dataset_url, settings),
+        ),
+        Stage(
+            "index codes",
+            coded,
+            codes.codes_items(dataset_url),
+            codes.CodesWork(coded.url, dataset_url, trained.url),
+        ),
+        Stage("index", index, index_items, IndexWork(index.url, *urls, settings)),
+    ]
 
 
 def index_draft(dataset_url: str, dataset_digest: str, settings: IndexSettings) -> Draft:
     """The index of a dataset version; its embedding is named by `settings`."""
-    spec = Spec("index", STAGE, settings.model_dump(mode="json"), (dataset_digest,), CODE)
-    return Draft(join(dataset_url, "index", spec.digest), spec)
+    return stages(dataset_url, dataset_digest, settings)[-1].draft
 
 
 def index_items() -> list[Item]:
-    """An index is one unit of work."""
+    """Merging is one unit of work."""
     return [Item(PART, None)]
+
+
+def build_index(
+    dataset: Dataset, settings: IndexSettings, runner: Runner, display: Display
+) -> Artifact:
+    """Build the index of a dataset version, or find it, and publish it if it is good enough."""
+    made: dict[str, Artifact] = {}
+    for stage in stages(dataset.url, dataset.artifact.digest, settings):
+        made = run_stage(stage.name, {"": stage.draft}, stage.items(), stage.work, runner, display)
+    publish(made[""], settings)
+    return made[""]
 
 
 @dataclass(frozen=True)
 class IndexWork:
-    """Builds the index at `url`: kept rows of `dataset_url` that have a vector."""
+    """Merges, checks and measures the index at `url`."""
 
     url: str
     dataset_url: str
+    quantizer_url: str
+    codes_url: str
     settings: IndexSettings
 
-    def __call__(self, value: Any, todo: list[str]) -> Mapping[str, Part]:
-        artifact = artifacts.load(self.dataset_url)
-        if artifact is None:
-            raise SluiceError(f"no dataset version at {self.dataset_url}", "ingest it first")
-        dataset = Dataset(artifact)
-        embedding = vectors_of(dataset, self.settings.embedding)
-        rows, dropped, ids, vectors = _kept_vectors(dataset, embedding)
-        if not len(ids):
+    def __call__(self, value: Any, todo: Sequence[str]) -> Mapping[str, Part]:
+        dataset, trained = open_version(self.dataset_url), open_quantizer(self.quantizer_url)
+        coded = artifacts.load(self.codes_url)
+        if coded is None:
+            raise SluiceError(f"there are no codes at {self.codes_url}", "run `prefect run index`")
+        parts, embedding = Codes(coded), vectors_of(dataset, trained.figures["embedding"])
+        files = {file.path: file for file in self._merged(parts, embedding)}
+        lookup = self._opened(files, parts, embedding)
+        truths = ((int(name), parts.array("truth", name)) for name in parts.names)
+        queries = queries_of(trained, truths, embedding)
+        measured = measure(lookup, queries, self.settings.recall_target)
+        figures = {**lookup.figures, **measured}
+        timed = Lookup(lookup.index, lookup.ids, embedding, figures)
+        times = canonical_json(latency(timed, queries))
+        filesystem.write_bytes(self.url, LATENCY, times)
+        size = sum(file.bytes for file in files.values())
+        extra = {**figures, "bytes_per_vector": round(size / max(parts.count, 1), 1)}
+        rows, dropped = dropped_of(coded.parts)
+        whole = Part(PART, tuple(files.values()), rows, parts.count, dropped, extra)
+        return {"": whole}
+
+    def _merged(self, parts: Codes, embedding: Embedding) -> list[FilePart]:
+        trained = open_quantizer(self.quantizer_url)
+        if not parts.count:
             raise SluiceError(
                 f"{self.dataset_url} has no kept row with a vector {embedding.name}",
                 "look at the report's funnel: the rules may drop everything",
             )
-        kind = choose(self.settings.kind, len(ids))
-        index = KINDS[kind].new(vectors, self.settings.lists, self.settings.seed)
-        index.add_with_ids(vectors, ids)
-        figures = measure(index, ids, vectors, _texts(embedding, ids), self.settings)
-        files = [
-            write_index(index, self.url, INDEX),
-            *(
-                write_metadata(self.url, shard, shard_metadata(dataset, embedding, shard, chosen))
-                for shard, chosen in _by_shard(ids)
-            ),
-        ]
-        smoke_search(self.url, files[0], vectors.shape[1], len(ids))
-        extra = {
-            "embedding": embedding.name,
-            "vectors": len(ids),
-            "dimension": int(vectors.shape[1]),
-            "kind": kind,
-            **figures,
-            "bytes_per_vector": round(files[0].bytes / len(ids), 1),
+        files = [write_ids(parts, self.url)]
+        if trained.cells is not None:
+            source = artifacts.load(self.quantizer_url)
+            assert source is not None
+            files += [write_header(source, self.url), *write_lists(parts, trained, self.url)]
+            check_lists(parts, trained, embedding, self.url)
+        elif KINDS[trained.figures["kind"]].faiss_class:
+            files.append(write_graph(parts, trained, embedding, self.url))
+        return files
+
+    def _opened(self, files: dict[str, FilePart], parts: Codes, embedding: Embedding) -> Lookup:
+        """The written index, once another process has searched it."""
+        facts = dict(open_quantizer(self.quantizer_url).figures)
+        kind = KINDS[facts["kind"]]
+        index = None
+        if kind.faiss_class:
+            smoke_search(self.url, int(facts["indexed_dimensions"]), parts.count, files)
+            index = open_files(self.url, files)
+        figures = {
+            **{name: facts[name] for name in ("embedding", "kind", "why", "lists", "dimension")},
+            "indexed_dimensions": facts["indexed_dimensions"],
+            "lossy": kind.lossy or facts["indexed_dimensions"] < facts["dimension"],
+            "vectors": parts.count,
+            "codes": parts.artifact.digest,
         }
-        return {"": _part(files, rows, dropped, extra)}
+        return Lookup(index, array_of(join(self.url, IDS), "<i8"), embedding, figures)
 
 
-def _by_shard(ids: Ids) -> Iterator[tuple[int, Ids]]:
-    """Each shard that has ids, and the row numbers of these."""
-    for shard in np.unique(ids >> np.int64(ROW_BITS)).tolist():
-        yield shard, ids[of_shard(ids, shard)] - index_id(shard, 0)
+def figures_of(artifact: Artifact) -> dict[str, Any]:
+    """Kind and why, lists, probes, recall by k and kind of query, bytes a vector; latency."""
+    (part,) = [part for part in artifact.parts if part.name == PART]
+    url = artifact.path(LATENCY)
+    times = filesystem.read_json(url) if filesystem.exists(url) else {}
+    return {**part.extra, "milliseconds": times}
 
 
-def _part(
-    files: list[FilePart], rows: int, dropped: Mapping[str, int], extra: Mapping[str, Any]
-) -> Part:
-    kept = rows - sum(dropped.values())
-    return Part(PART, tuple(files), rows, kept, dict(dropped), dict(extra))
-
-
-def _kept_vectors(
-    dataset: Dataset, embedding: Embedding
-) -> tuple[int, dict[str, int], Ids, Floats]:
-    """Rows seen, rows left out by reason, and the ids and vectors of the rest, by id."""
-    rows = 0
-    dropped = {"not_kept": 0, "no_vector": 0}
-    ids: list[Ids] = []
-    vectors: list[npt.NDArray[np.float16]] = []
-    for shard in dataset.shards:
-        status: list[str] = dataset.rows(shard, ["status"]).column("status").to_pylist()
-        shard_vectors = embedding.shard(shard)
-        if len(status) != len(shard_vectors):
-            raise SluiceError(
-                f"shard {shard} of {dataset.url} has {len(status)} rows, {embedding.name} "
-                f"{len(shard_vectors)} vectors",
-                "the scores belong to another version: name the ones of this version",
-            )
-        kept = np.array([state == "ok" for state in status], bool)
-        present = shard_vectors.any(axis=1)
-        chosen = np.flatnonzero(kept & present)
-        rows += len(status)
-        dropped["not_kept"] += int((~kept).sum())
-        dropped["no_vector"] += int((kept & ~present).sum())
-        ids.append(index_id(shard, 0) | chosen.astype(np.int64))
-        vectors.append(shard_vectors[chosen])
-    left_out = {reason: count for reason, count in dropped.items() if count}
-    if not ids:
-        return rows, left_out, np.empty(0, np.int64), np.empty((0, 0), np.float32)
-    return rows, left_out, np.concatenate(ids), np.concatenate(vectors).astype(np.float32)
-
-
-def _texts(embedding: Embedding, ids: Ids) -> Floats | None:
-    """The text vectors of the same rows, where the scorer wrote some beside its image vectors."""
-    texts = embedding.sibling("text") if embedding.vector == "image" else None
-    if texts is None:
-        return None
-    shards = ids >> np.int64(ROW_BITS)
-    found = [
-        texts.shard(int(shard))[ids[shards == shard] - index_id(int(shard), 0)]
-        for shard in np.unique(shards)
-    ]
-    return np.concatenate(found).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class _Queries:
-    """Real queries and, by brute force, how similar the last of their true neighbours is."""
-
-    vectors: Floats  # [n, dimension]
-    own: Ids  # [n], the row a query was taken from and may not find; -1 for none
-    last: Floats  # [n], similarity of the RECALL_AT-th neighbour
-
-    def part(self, start: int) -> "_Queries":
-        """Every other query: one half to choose with, one to measure with."""
-        return _Queries(self.vectors[start::2], self.own[start::2], self.last[start::2])
-
-
-def _queries(queries: Floats, own: Ids, ids: Ids, vectors: Floats, k: int) -> _Queries:
-    similarity, position = nearest(queries, vectors, k + 1)
-    neighbours = _without_own(similarity, ids[position], own, k)
-    return _Queries(queries, own, neighbours[:, -1])
-
-
-def _without_own(similarity: Floats, found: Ids, own: Ids, k: int) -> Floats:
-    """The similarities of the first k results that are not the query itself."""
-    mask = (found == own[:, None]) | (found < 0)
-    order = np.argsort(mask, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(np.where(mask, -np.inf, similarity), order, 1).astype(np.float32)
-
-
-def _recall(index: Any, queries: _Queries, k: int, probes: int) -> float:
-    """Share of the true k neighbours found; one as similar as the last counts as true."""
-    similarity, found = search(index, queries.vectors, k + 1, probes)
-    got = _without_own(similarity, found, queries.own, k)
-    return float((got >= queries.last[:, None] - TIE).mean())
-
-
-def measure(
-    index: Any, ids: Ids, vectors: Floats, texts: Floats | None, settings: IndexSettings
-) -> dict[str, Any]:
-    """Choose how many lists to probe on half of the queries, measure recall on the others."""
-    k = min(RECALL_AT, len(ids) - 1)
-    order = generator(settings.seed, STAGE, "queries").permutation(len(ids))
-    rows = np.sort(order[: settings.queries])
-    kinds: dict[str, _Queries] = {}
-    if k:
-        kinds["image"] = _queries(vectors[rows], ids[rows], ids, vectors, k)
-        with_text = rows if texts is None else rows[texts[rows].any(axis=1)]
-        if texts is not None and len(with_text):
-            nobody = np.full(len(with_text), -1, np.int64)
-            kinds["text"] = _queries(texts[with_text], nobody, ids, vectors, k)
-    halves = [queries.part(0) for queries in kinds.values()]
-    probes = _fewest(
-        lists_of(index),
-        lambda probes: (
-            min((_recall(index, half, k, probes) for half in halves), default=1.0)
-            >= settings.recall_target
-        ),
-    )
-    recall = {
-        name: round(_recall(index, queries.part(1), k, probes), 6)
-        for name, queries in kinds.items()
-        if len(queries.own) > 1
+def publish(artifact: Artifact, settings: IndexSettings) -> None:
+    """Make an index the one that is opened; SluiceError for one below its recall target."""
+    figures = figures_of(artifact)
+    short = {
+        kind: recall for kind, recall in figures[TARGET].items() if recall < settings.recall_target
     }
-    return {"lists": lists_of(index), "probes": probes, "recall@10": recall}
-
-
-def _fewest(lists: int, enough: Callable[[int], bool]) -> int:
-    """The least number of probes that is enough, by doubling and halving; 0 without lists."""
-    high = min(1, lists)
-    while high < lists and not enough(high):
-        high = min(2 * high, lists)
-    low = high // 2
-    while high - low > max(1, high // 16):
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    folder = artifact.url.rpartition("/")[0]
+    if short and not settings.publish_below_target:
+        found = ", ".join(f"{kind} {recall:.4f}" for kind, recall in short.items())
+        raise SluiceError(
+            f"the index {artifact.url} is not published: its {TARGET} ({found}) is below the "
+            f"target of {settings.recall_target}",
+            "set index.publish_below_target=true to publish it as it is, lower "
+            "index.recall_target, or choose another index.kind",
+        )
+    named = canonical_json({"digest": artifact.digest})
+    filesystem.write_bytes(folder, LATEST, named)
+    filesystem.remove_empty(join(folder, filesystem.TEMPORARY))

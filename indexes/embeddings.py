@@ -1,19 +1,26 @@
 """Where the vectors of a dataset version lie, and reading them shard by shard."""
 
-import io
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from indexes.arrays import HEADER, map_array, read_header
 from infra import artifacts, filesystem
 from infra.artifacts import Artifact
 from infra.dataset import ROW_BITS, Dataset, index_id, part_name
 from infra.errors import SluiceError
 from infra.filesystem import join
 
+SHARDS_OPEN = 4096  # whose maps are held; a process may have some 65,000
+FAR_SHARDS_HELD = 16  # of a remote store, in memory
+FEW = 256  # rows of a remote shard that are asked for one by one
+
 Vectors = npt.NDArray[np.float16]
+Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,14 @@ class Embedding:
 
     scores: Artifact
     vector: str
+    _held: Callable[[int], Vectors] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        held = SHARDS_OPEN if filesystem.is_local(self.scores.url) else FAR_SHARDS_HELD
+        object.__setattr__(self, "_held", lru_cache(held)(self._open))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Embedding, (self.scores, self.vector)  # maps stay in their process
 
     @property
     def name(self) -> str:
@@ -43,11 +58,17 @@ class Embedding:
         return self.scores.path(self.vector, f"{part}.npy")
 
     def shard(self, shard: int) -> Vectors:
-        """float16 [rows, dimension] of unit length; all-zero where there is no vector."""
+        """float16 [rows, dimension] of unit length; all-zero where there is no vector.
+
+        A local file is mapped, so that a few rows cost no more than these.
+        """
+        return self._held(shard)
+
+    def _open(self, shard: int) -> Vectors:
         url = self._url(part_name(shard))
         try:
-            vectors: Any = np.load(io.BytesIO(filesystem.read_bytes(url)), allow_pickle=False)
-        except (FileNotFoundError, ValueError, EOFError) as error:
+            vectors = map_array(url)
+        except (FileNotFoundError, ValueError) as error:
             raise SluiceError(
                 f"{url} is missing or damaged: {error}",
                 "remove its score folder and run the same command again; the store rebuilds it",
@@ -59,11 +80,11 @@ class Embedding:
             )
         return vectors
 
-    def take(self, ids: npt.NDArray[np.int64]) -> Vectors:
+    def take(self, ids: Ids) -> Vectors:
         """The vectors of rows by index id, float16 [n, dimension], in the order of `ids`."""
         shards = ids >> np.int64(ROW_BITS)
         pieces = [(shard, np.flatnonzero(shards == shard)) for shard in np.unique(shards).tolist()]
-        found = [self._mapped(shard)[ids[places] - index_id(shard, 0)] for shard, places in pieces]
+        found = [self._rows(shard, ids[places] - index_id(shard, 0)) for shard, places in pieces]
         if not found:
             return np.empty((0, 0), np.float16)
         taken = np.empty((len(ids), found[0].shape[1]), np.float16)
@@ -71,17 +92,33 @@ class Embedding:
             taken[places] = vectors
         return taken
 
-    def _mapped(self, shard: int) -> Vectors:
-        """As `shard`; a local file is mapped, so that a few rows cost no more than these."""
+    def halves(self, shard: int, rows: Ids) -> tuple[npt.NDArray[np.uint16], Ids]:
+        """An array that holds some rows of a shard as uint16, and where in it they are."""
+        if filesystem.is_local(self.scores.url):
+            return self.shard(shard).view(np.uint16), rows
+        return self._rows(shard, rows).view(np.uint16), np.arange(len(rows))
+
+    def _rows(self, shard: int, rows: Ids) -> Vectors:
+        """Some rows of a shard; few rows of a remote one are all that is asked for."""
         url = self._url(part_name(shard))
-        if not filesystem.is_local(url):
-            return self.shard(shard)
-        try:
-            mapped: Any = np.load(filesystem.resolve(url)[1], mmap_mode="r", allow_pickle=False)
-        except (FileNotFoundError, ValueError, EOFError):
-            return self.shard(shard)  # which says what is wrong
-        sound = mapped.ndim == 2 and mapped.dtype == np.float16
-        return mapped if sound else self.shard(shard)
+        if filesystem.is_local(url) or len(rows) > FEW:
+            return self.shard(shard)[rows]
+        ((count, dimension), dtype, start) = read_header(
+            filesystem.read_ranges(url, [(0, HEADER)])[0]
+        )
+        if dtype != np.float16 or not len(rows) or rows.max() >= count:
+            return self.shard(shard)[rows]  # which says what is wrong
+        places = (start + 2 * dimension * rows).tolist()
+        found = filesystem.read_ranges(url, [(at, at + 2 * dimension) for at in places])
+        return np.frombuffer(b"".join(found), np.float16).reshape(len(rows), dimension)
+
+
+def open_version(url: str) -> Dataset:
+    """The dataset version at a URL."""
+    artifact = artifacts.load(url)
+    if artifact is None:
+        raise SluiceError(f"no dataset version at {url}", "ingest it first")
+    return Dataset(artifact)
 
 
 def vectors_of(dataset: Dataset, embedding: str) -> Embedding:

@@ -1,7 +1,8 @@
 """Kinds of index, one entry each: how faiss makes an empty, trained index, and how it is asked.
 
-To add a kind, write a function that makes it and add it to KINDS: settings, building, reading
-and searching know it by its name.
+An index finds candidates, as positions among its vectors. Where a kind is lossy they are scored
+again with the stored vectors: a kind needs to bring the neighbours near the top, not in order.
+To add a kind, write a function that makes it, add it to KINDS and its name to the settings.
 """
 
 import importlib
@@ -12,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from infra.digests import generator
-
-FLAT_LIMIT = 20_000  # vectors that a full scan answers in milliseconds
-TRAIN_PER_LIST = 64  # training vectors for each inverted list
+LINKS = 32  # of a vector in an HNSW graph
+EF_CONSTRUCTION = 64
+PQ_BITS = 4
+PQ_DIMENSIONS = 4  # that share a code of 4 bits
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -23,13 +24,29 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Kind:
-    """faiss_class: what a file of this kind holds. new: (vectors, lists, seed) -> empty index.
+    """What faiss holds, and how much of it.
 
-    The index takes vectors by `add_with_ids`. `lists` is the user's wish, 0 for none.
+    faiss_class: what a file of this kind holds; empty where there is none.
+    code: bytes of a code of d dimensions. beside: bytes beside it. lossy: whether a code is less
+    than the stored vector. new: (coarse quantizer, dimension, lists, seed) -> untrained index.
+    rotated: whether it wants what is said spread evenly over the dimensions.
     """
 
     faiss_class: str
-    new: Callable[[Floats, int, int], Any]
+    code: Callable[[int], int]
+    beside: int
+    lossy: bool
+    new: Callable[[Any, int, int, int], Any]
+    rotated: bool = False
+
+    @property
+    def inverted(self) -> bool:
+        """Whether it has inverted lists: a quantizer is trained, and shards are encoded apart."""
+        return self.faiss_class.startswith("IndexIVF")
+
+    def size(self, count: int, dimension: int, lists: int) -> int:
+        """Bytes of an opened index of so many vectors."""
+        return count * (self.code(dimension) + self.beside) + 4 * dimension * lists
 
 
 def faiss() -> Any:
@@ -37,61 +54,122 @@ def faiss() -> Any:
     return importlib.import_module("faiss")
 
 
-def flat(vectors: Floats, lists: int, seed: int) -> Any:
-    """Every vector is compared: exact."""
-    return faiss().IndexIDMap2(faiss().IndexFlatIP(vectors.shape[1]))
+def _nothing(coarse: Any, dimension: int, lists: int, seed: int) -> Any:
+    """Every stored vector is compared: there is nothing to find candidates with."""
+    raise NotImplementedError("a flat index has no faiss index")
 
 
-def ivf_flat(vectors: Floats, lists: int, seed: int) -> Any:
-    """Whole vectors in inverted lists around k-means centroids (Sivic and Zisserman 2003).
-
-    One thread trains it: k-means sums in the same order on every machine.
-    """
-    count, dimension = vectors.shape
-    lists = min(lists or int(4 * count**0.5), count)
-    threads = faiss().omp_get_max_threads()
-    faiss().omp_set_num_threads(1)
-    try:
-        coarse = faiss().IndexFlatIP(dimension)
+def _scalar(bits: str) -> Callable[[Any, int, int, int], Any]:
+    def new(coarse: Any, dimension: int, lists: int, seed: int) -> Any:
+        """Numbers of a few bits in inverted lists (Sivic and Zisserman 2003)."""
+        coded = getattr(faiss().ScalarQuantizer, bits)
         inner_product = faiss().METRIC_INNER_PRODUCT
-        index = faiss().IndexIVFFlat(coarse, dimension, lists, inner_product)
-        index.cp.spherical = True
-        index.cp.min_points_per_centroid = 1  # faiss would print a warning
-        order = generator(seed, "indexes.kinds", "train").permutation(count)
-        index.train(vectors[np.sort(order[: lists * TRAIN_PER_LIST])])
-    finally:
-        faiss().omp_set_num_threads(threads)
+        return faiss().IndexIVFScalarQuantizer(
+            coarse, dimension, lists, coded, inner_product, False
+        )
+
+    return new
+
+
+def pq_parts(dimension: int) -> int:
+    """Into how many parts a product quantizer cuts a vector: they must be of one length."""
+    most = max(dimension // PQ_DIMENSIONS, 1)
+    return max(parts for parts in range(1, most + 1) if dimension % parts == 0)
+
+
+def _pq(coarse: Any, dimension: int, lists: int, seed: int) -> Any:
+    """Product quantization (Jegou et al. 2011) to 4 bits a part, for `fast_scan`."""
+    parts, inner_product = pq_parts(dimension), faiss().METRIC_INNER_PRODUCT
+    index = faiss().IndexIVFPQ(coarse, dimension, lists, parts, PQ_BITS, inner_product)
+    index.pq.cp.seed = seed
     return index
 
 
-KINDS = {"flat": Kind("IndexFlatIP", flat), "ivf_flat": Kind("IndexIVFFlat", ivf_flat)}
+def _rabitq(coarse: Any, dimension: int, lists: int, seed: int) -> Any:
+    """One bit a dimension of the residual (RaBitQ, Gao and Long 2024)."""
+    return faiss().IndexIVFRaBitQ(coarse, dimension, lists, faiss().METRIC_INNER_PRODUCT)
 
 
-def choose(kind: str, count: int) -> str:
-    """The kind that "auto" stands for."""
-    if kind != "auto":
-        return kind
-    return "flat" if count <= FLAT_LIMIT else "ivf_flat"
+def _hnsw(coarse: Any, dimension: int, lists: int, seed: int) -> Any:
+    """A graph of neighbours over float16 vectors (Malkov and Yashunin 2018)."""
+    index = faiss().IndexHNSWSQ(
+        dimension, faiss().ScalarQuantizer.QT_fp16, LINKS, faiss().METRIC_INNER_PRODUCT
+    )
+    index.hnsw.efConstruction = EF_CONSTRUCTION
+    return index
 
 
-def search(
-    index: Any, queries: Floats, k: int, probes: int, ids: Ids | None = None
-) -> tuple[Floats, Ids]:
-    """Similarities and ids [n, k], best first; id -1 where an index finds fewer.
+ID = 8  # bytes, in inverted lists
+KINDS = {
+    "flat": Kind("", lambda d: 0, ID, False, _nothing),
+    "ivf_flat": Kind("IndexIVFScalarQuantizer", lambda d: 2 * d, 2 * ID, False, _scalar("QT_fp16")),
+    "ivf_sq8": Kind("IndexIVFScalarQuantizer", lambda d: d, 2 * ID, True, _scalar("QT_8bit")),
+    "ivf_pq": Kind("IndexIVFPQ", lambda d: (pq_parts(d) + 1) // 2, 2 * ID, True, _pq),
+    "ivf_rabitq": Kind("IndexIVFRaBitQ", lambda d: (d + 7) // 8 + 8, 2 * ID, True, _rabitq, True),
+    "hnsw": Kind("IndexHNSWSQ", lambda d: 2 * d, ID + 8 * LINKS + 16, False, _hnsw),
+}
 
-    probes: inverted lists to look into. ids: look at these alone. Both hold for this call only:
-    an index is shared between threads, and its own `nprobe` is never set.
+
+def inverted_file(index: Any) -> Any:
+    """The inverted file in an index, which may lie behind a rotation; None where there is none."""
+    inner = faiss().downcast_index(index.index) if hasattr(index, "chain") else index
+    return inner if hasattr(inner, "nlist") else None
+
+
+def rotation(dimension: int, seed: int) -> Any:
+    """A random rotation: of rows [n, dimension] by `apply`."""
+    made = faiss().RandomRotationMatrix(dimension, dimension)
+    made.init(seed)
+    return made
+
+
+def behind(rotation: Any, index: Any) -> Any:
+    """An index that takes its vectors rotated."""
+    whole = faiss().IndexPreTransform(rotation, index)
+    rotation.this.disown()
+    index.this.disown()
+    whole.own_fields = True
+    return whole
+
+
+def turned(index: Any, vectors: Floats) -> Floats:
+    """The vectors as the inverted file of an index takes them."""
+    return index.chain.at(0).apply(vectors) if hasattr(index, "chain") else vectors
+
+
+def fast_scan(index: Any) -> Any:
+    """An index as it is searched: 4-bit codes are packed in registers' order (Andre et al. 2017).
+
+    That happens in memory, at opening.
+    """
+    if type(index).__name__ != "IndexIVFPQ":
+        return index
+    packed = faiss().IndexIVFPQFastScan(index)
+    packed.referenced_objects = [index]  # its coarse quantizer
+    return packed
+
+
+def candidates(
+    index: Any, queries: Floats, k: int, effort: int, members: npt.NDArray[np.uint8] | None = None
+) -> Ids:
+    """Positions [n, k] of vectors that may be the most similar; -1 where fewer are found.
+
+    effort: inverted lists to look into, or, of a graph, vectors kept in view. members: a bit for
+    each position, little-endian: look at these alone. All hold for this call only: an index is
+    shared between threads, and its own `nprobe` is never set.
     """
     options: dict[str, Any] = {}
-    if ids is not None:
-        options["sel"] = faiss().IDSelectorBatch(ids)
-    if lists_of(index):
-        parameters = faiss().SearchParametersIVF(nprobe=probes, **options)
+    if members is not None:
+        options["sel"] = faiss().IDSelectorBitmap(members)
+    inner = inverted_file(index)
+    if inner is None:
+        parameters = faiss().SearchParametersHNSW(efSearch=max(effort, k), **options)
+    elif "RaBitQ" in type(inner).__name__:
+        parameters = faiss().IVFRaBitQSearchParameters(nprobe=effort, qb=inner.qb, **options)
     else:
-        parameters = faiss().SearchParameters(**options)
-    return index.search(queries, k, params=parameters)
-
-
-def lists_of(index: Any) -> int:
-    """How many inverted lists an index has; 0 where it has none."""
-    return int(getattr(index, "nlist", 0))
+        parameters = faiss().SearchParametersIVF(nprobe=effort, **options)
+    if hasattr(index, "chain"):
+        outer = faiss().SearchParametersPreTransform()
+        outer.index_params = parameters
+        return index.search(queries, k, params=outer)[1]
+    return index.search(queries, k, params=parameters)[1]

@@ -1,4 +1,8 @@
-"""An index in memory, and how it is asked: how far to look, ties by id, and that in words."""
+"""An opened index, and how it is asked: candidates, then the stored vectors themselves.
+
+Every similarity that leaves here is the inner product of a query and a stored vector. An index
+only says which vectors are worth comparing, and few are compared all.
+"""
 
 import math
 from collections.abc import Mapping
@@ -8,9 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from indexes import kinds
+from indexes import exact
+from indexes.embeddings import Embedding
+from indexes.files import AGAIN
+from indexes.kinds import candidates
+from indexes.quantizer import shortened
+from infra.errors import SluiceError
 
-SELECTIVE = 0.2  # below this share of rows, a condition makes the search look everywhere
+COMPARED = 20_000  # rows that are compared all, however many there are
+COMPARED_SHARE = 0.02  # of all rows: fewer are compared all, and no list is looked into
+RANGE_COMPARED = 1_000_000  # rows that a range search compares all
+LEAST = 10  # results that candidates are looked for, for fewer are no faster found
+QUERIES = 256  # asked at a time: their candidates are held
 
 Vectors = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -18,48 +31,108 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Lookup:
-    """index: of faiss, shared by all threads. figures: what was measured of it."""
+    """index: of faiss, shared by all threads; None where all vectors are compared.
+
+    ids: by position, ascending. figures: what was measured of it, and the effort it takes.
+    """
 
     index: Any
+    ids: Ids
+    embedding: Embedding
     figures: Mapping[str, Any]
 
     @property
     def size(self) -> int:
-        return int(self.figures["vectors"])
+        return len(self.ids)
 
     def nearest(
         self, vectors: Vectors, k: int, ids: Ids | None, everywhere: bool = False
     ) -> list[tuple[Vectors, Ids]]:
         """For each of vectors [n, dimension] similarities and ids, best first, ties by id.
 
-        ids: look at these alone. everywhere: into every list.
+        ids: look at these alone; they ascend. everywhere: into every list.
         """
         count = min(k, self.size if ids is None else len(ids))
         if not count:
             return [(np.empty(0, np.float32), np.empty(0, np.int64))] * len(vectors)
-        probes = self.probes(ids, everywhere)
-        similarity, found = kinds.search(self.index, vectors, count, probes, ids)
+        found: list[tuple[Vectors, Ids]] = []
+        for start in range(0, len(vectors), QUERIES):
+            block = np.ascontiguousarray(vectors[start : start + QUERIES], np.float32)
+            if self.compares(ids, everywhere):
+                among = self.ids if ids is None else ids
+                found += zip(*exact.nearest(self.embedding, block, among, count), strict=True)
+            else:
+                found += self._searched(block, count, ids, everywhere)
+        return found
+
+    def _searched(
+        self, vectors: Vectors, k: int, ids: Ids | None, everywhere: bool
+    ) -> list[tuple[Vectors, Ids]]:
+        members = None if ids is None else self._members(ids)
+        among = self.size if ids is None else len(ids)
+        wanted = min(max(k, LEAST) * int(self.figures["factor"]), among)
+        effort = self.effort(wanted, among, everywhere)
+        similarity, found = self.scored(vectors, wanted, effort, members)
         results: list[tuple[Vectors, Ids]] = []
-        for values, rows in zip(similarity, found, strict=True):
-            order = np.lexsort((rows, -values))
-            order = order[rows[order] >= 0]
-            results.append((values[order], rows[order]))
+        for query, values, rows in zip(vectors, *exact.top(similarity, found, k), strict=True):
+            if rows[-1] < 0:  # the lists looked into held fewer: all are compared
+                among_ids = self.ids if ids is None else ids
+                ((values, rows),) = zip(
+                    *exact.nearest(self.embedding, query[None], among_ids, k), strict=True
+                )
+            results.append((values, rows))
         return results
 
-    def probes(self, ids: Ids | None, everywhere: bool = False) -> int:
-        """Lists to look into. A condition that few rows meet is worth looking everywhere."""
-        lists, probes = int(self.figures["lists"]), int(self.figures["probes"])
-        share = 1.0 if ids is None else len(ids) / max(self.size, 1)
-        if everywhere or share < SELECTIVE:
-            return lists
-        return min(lists, math.ceil(probes / share))
+    def scored(
+        self, vectors: Vectors, count: int, effort: int, members: Any = None
+    ) -> tuple[Vectors, Ids]:
+        """Candidates in the index's order: exact similarities and ids [n, count], -1 for none."""
+        dimension = int(self.figures["indexed_dimensions"])
+        asked = np.ascontiguousarray(shortened(vectors, dimension), np.float32)
+        positions = candidates(self.index, asked, count, effort, members)
+        if positions.max() >= self.size:
+            raise SluiceError(f"the index of {self.embedding.name} is damaged", AGAIN)
+        ids = np.where(positions < 0, -1, self.ids[positions])
+        return exact.similarities(self.embedding, vectors, ids), ids
 
-    def how(self, ids: Ids | None, everywhere: bool = False) -> str:
+    def _members(self, ids: Ids) -> npt.NDArray[np.uint8]:
+        """A bit for each position, set for these ids."""
+        chosen = np.zeros(self.size, bool)
+        chosen[np.searchsorted(self.ids, ids)] = True
+        return np.packbits(chosen, bitorder="little")
+
+    def compares(self, ids: Ids | None, everywhere: bool = False) -> bool:
+        """Whether every row in question is compared: the answer is exact then."""
+        count = self.size if ids is None else len(ids)
+        if self.index is None or (everywhere and count <= RANGE_COMPARED):
+            return True
+        return ids is not None and count <= max(COMPARED, COMPARED_SHARE * self.size)
+
+    def effort(self, wanted: int, among: int, everywhere: bool) -> int:
+        """Lists to look into, or vectors that a graph search keeps in view.
+
+        More where a condition leaves rows out, and as many as hold what is wanted.
+        """
+        lists, chosen = int(self.figures["lists"]), int(self.figures["probes"])
+        most = lists or self.size
+        if everywhere:
+            return most
+        needed = max(chosen * self.size / among, 2 * wanted * (lists or among) / among)
+        return min(most, math.ceil(needed))
+
+    def how(self, ids: Ids | None, everywhere: bool = False, k: int = LEAST) -> str:
         """How such a search goes about it, for people."""
-        lists, probes = int(self.figures["lists"]), self.probes(ids, everywhere)
-        looked = f"{probes} of {lists} lists" if lists else "every vector"
         among = f"{self.size} rows" if ids is None else f"{len(ids)} rows that meet the condition"
+        kind = self.figures["kind"]
+        if self.compares(ids, everywhere):
+            return f"{kind}, every vector compared, {among}; exact"
+        count = self.size if ids is None else len(ids)
+        wanted = min(max(k, LEAST) * int(self.figures["factor"]), count)
+        effort, lists = self.effort(wanted, count, everywhere), int(self.figures["lists"])
+        looked = f"{effort} of {lists} lists looked into" if lists else f"{effort} kept in view"
         measured = self.figures["recall@10"].items()
         recall = ", ".join(f"{name} {value:.3f}" for name, value in measured) or "not measured"
-        sure = "exact" if not lists or probes == lists else f"recall@10 {recall}"
-        return f"{self.figures['kind']}, {looked} looked into, {among}; {sure}"
+        return (
+            f"{kind}, {looked}, {wanted} candidates compared, {among}; "
+            f"approximate, recall@10 {recall}"
+        )

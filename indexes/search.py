@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from indexes.build import INDEX, PART
+from indexes.build import LATEST, figures_of
 from indexes.embeddings import Embedding, store_of, vectors_of
-from indexes.files import read_index
+from indexes.files import IDS, array_of, open_faiss
 from indexes.hits import Asked, Hits
 from indexes.lookup import Lookup
 from indexes.metadata import Metadata
@@ -41,6 +41,7 @@ from infra.artifacts import Artifact
 from infra.dataset import Dataset, open_dataset, shard_and_row
 from infra.digests import generator
 from infra.errors import SluiceError
+from infra.filesystem import join
 
 if TYPE_CHECKING:
     from indexes.encoder import ClipEncoder
@@ -69,19 +70,35 @@ def open_index(
     """See `indexes.open`."""
     store, _, name = dataset.rstrip("/").rpartition("/")
     opened = open_dataset(store or ".", name)
-    manifests = filesystem.list_files(opened.artifact.path("index", "*", artifacts.MANIFEST))
+    artifact = artifacts.load(opened.artifact.path("index", _digest(opened, index)))
+    if artifact is None:
+        raise SluiceError(f"{opened.url} has no index {index}", "run `prefect run index` first")
+    return Index(opened, artifact, model, pretrained)
+
+
+def _digest(dataset: Dataset, index: str | None) -> str:
+    """The digest of the index that was asked for, or of the one that was published last."""
+    folder = dataset.artifact.path("index")
+    pointer = join(folder, LATEST)
+    if index is None and filesystem.exists(pointer):
+        return str(filesystem.read_json(pointer)["digest"])
+    manifests = filesystem.list_files(join(folder, "*", artifacts.MANIFEST))
     found = [manifest.rsplit("/", 2)[1] for manifest in manifests]
     chosen = [digest for digest in found if digest.startswith(index or "")]
+    if index is None and found:
+        raise SluiceError(
+            f"no index of {dataset.url} was published: the recall of each is below its target",
+            f"give index= one of {', '.join(found)}, or see index.publish_below_target",
+        )
     if not chosen:
         named = f" whose digest starts with {index!r}" if index and found else ""
-        raise SluiceError(f"{opened.url} has no index{named}", "run `prefect run index` first")
+        raise SluiceError(f"{dataset.url} has no index{named}", "run `prefect run index` first")
     if len(chosen) > 1:
         raise SluiceError(
-            f"{opened.url} has {len(chosen)} indexes", f"give index= one of {', '.join(chosen)}"
+            f"{dataset.url} has {len(chosen)} such indexes",
+            f"give index= one of {', '.join(chosen)}",
         )
-    artifact = artifacts.load(opened.artifact.path("index", chosen[0]))
-    assert artifact is not None
-    return Index(opened, artifact, model, pretrained)
+    return chosen[0]
 
 
 @dataclass(frozen=True)
@@ -99,24 +116,23 @@ class Index:
     _lookup: Lookup = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        files = {file.path: file.sha256 for part in self.artifact.parts for file in part.files}
-        index = read_index(self.artifact.path(INDEX), files[INDEX])
-        object.__setattr__(self, "_lookup", Lookup(index, self.figures))
-        if (index.d, index.ntotal) != (self.dimension, len(self)):
+        ids = array_of(self.artifact.path(IDS), np.int64)
+        if len(ids) != len(self):
             raise SluiceError(
-                f"{self.artifact.url} holds {index.ntotal} vectors of {index.d} dimensions, its "
-                f"manifest says {len(self)} of {self.dimension}",
+                f"{self.artifact.url} holds {len(ids)} ids, its manifest says {len(self)}",
                 "remove that folder and run `prefect run index` again",
             )
+        index = open_faiss(self.artifact)
+        lookup = Lookup(index, ids, self._embedding, self.figures)
+        object.__setattr__(self, "_lookup", lookup)
 
     def __len__(self) -> int:
         return int(self.figures["vectors"])
 
-    @property
+    @cached_property
     def figures(self) -> dict[str, Any]:
-        """Kind, lists, probes, dimension, recall@10 against brute force, bytes a vector."""
-        (part,) = [part for part in self.artifact.parts if part.name == PART]
-        return dict(part.extra)
+        """Kind and why, lists, probes, dimension, recall against brute force, bytes a vector."""
+        return figures_of(self.artifact)
 
     @property
     def name(self) -> str:
@@ -135,7 +151,13 @@ class Index:
     @cached_property
     def facts(self) -> Metadata:
         """The facts about each row, mapped: rows by id or uid, counts of values, histograms."""
-        return Metadata.of(self.artifact)
+        codes = artifacts.load(self.dataset.artifact.path("codes", self.figures["codes"]))
+        if codes is None:
+            raise SluiceError(
+                f"the codes {self.figures['codes']} of {self.name} are gone, and its metadata too",
+                "run `prefect run index` again",
+            )
+        return Metadata.open(codes.url, [int(part.name) for part in codes.parts if part.kept])
 
     @property
     def metadata(self) -> pa.Table:

@@ -1,14 +1,16 @@
 """What an index is made of: light, so that a recipe loads without faiss."""
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from typing import Literal
 
-from indexes.kinds import FLAT_LIMIT, KINDS
+from pydantic import BaseModel, ByteSize, ConfigDict, Field
+
+KindName = Literal["auto", "flat", "ivf_flat", "ivf_sq8", "ivf_pq", "ivf_rabitq", "hnsw"]
 
 
 class IndexSettings(BaseModel):
     """Settings of an index over one embedding of a dataset version."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     embedding: str = Field(
         "clip/image",
@@ -16,20 +18,24 @@ class IndexSettings(BaseModel):
         description="scorer and vector, `clip/image`; or score folder and vector, "
         "`clip-0123456789abcdef/image`",
     )
-    kind: str = Field(
-        "auto",
-        description=f"{', '.join(KINDS)}; auto: flat up to {FLAT_LIMIT:,} vectors, then ivf_flat",
+    kind: KindName = Field(
+        "auto", description="auto: from the number of vectors, their dimension, memory and target"
+    )
+    dimensions: int = Field(
+        0,
+        ge=0,
+        description="candidates are found by so many first dimensions, of an embedding trained "
+        "for that (Matryoshka), and scored by all; 0: by all",
+    )
+    memory: ByteSize = Field(
+        ByteSize(4 * 2**30), description="bytes that the opened index may take: 4GiB, 512MB"
     )
     lists: int = Field(0, ge=0, description="inverted lists; 0: four times the root of n")
     recall_target: float = Field(
-        0.99, gt=0, le=1, description="recall@10 that the number of lists to probe is chosen for"
+        0.99, gt=0, le=1, description="recall@10 that probes and candidates are chosen for"
+    )
+    publish_below_target: bool = Field(
+        False, description="make the index the latest one even if its recall is below the target"
     )
     queries: int = Field(256, ge=2, description="held-out queries that recall is measured with")
     seed: int = Field(0, description="of the training sample and the queries")
-
-    @field_validator("kind")
-    @classmethod
-    def _known(cls, kind: str) -> str:
-        if kind != "auto" and kind not in KINDS:
-            raise ValueError(f"there is auto, {', '.join(KINDS)}")
-        return kind

@@ -1,26 +1,32 @@
 """Search a written index once, in a process that may crash.
 
-python -m indexes.smoke URL SHA256 DIMENSION COUNT
+python -m indexes.smoke FOLDER DIMENSION COUNT PATH:BYTES:SHA256 ...
 """
 
 import sys
 
 import numpy as np
 
-from indexes.files import read_index
-from indexes.kinds import lists_of, search
+from indexes.files import open_files
+from indexes.kinds import candidates, inverted_file
+from infra.filesystem import FilePart
 
 
-def main(url: str, sha256: str, dimension: int, count: int) -> str | None:
+def main(folder: str, dimension: int, count: int, known: list[str]) -> str | None:
     """None when the index answers; else what is wrong with it."""
-    index = read_index(url, sha256)
+    named = (text.rsplit(":", 2) for text in known)
+    files = {path: FilePart(path, int(size), sha256) for path, size, sha256 in named}
+    index = open_files(folder, files)
     if (index.d, index.ntotal) != (dimension, count):
         return f"it holds {index.ntotal} vectors of {index.d} dimensions"
     query = np.zeros((1, dimension), np.float32)
     query[0, 0] = 1
-    _, found = search(index, query, min(10, count), lists_of(index))
-    return None if (found >= 0).all() else "it finds fewer vectors than it holds"
+    lists = inverted_file(index)
+    found = candidates(index, query, min(10, count), lists.nlist if lists else count)
+    if (found < 0).any() or (found >= count).any():
+        return "it finds other vectors than it holds"
+    return None
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from indexes.build import IndexWork, index_draft, index_items
+from indexes.build import build_index
 from indexes.encoder import ClipEncoder, folder_files
 from indexes.settings import IndexSettings
 from infra import artifacts, dataset, filesystem
@@ -19,7 +19,6 @@ from infra.artifacts import Artifact, Part, Spec
 from infra.dataset import ROWS, make_uid, part_name, sample_key, write_shard, write_table
 from infra.progress import SilentDisplay
 from infra.runner import InlineRunner
-from infra.stage import run_stage
 
 TINY: dict[str, Any] = {
     "embed_dim": 16,
@@ -171,11 +170,8 @@ def make_store(root: Path, shards: int = 2, named: str | None = None) -> str:
 
 
 def make_index(store: str, name: str, settings: IndexSettings) -> Artifact:
-    version = dataset.open_dataset(store, name)
-    draft = index_draft(version.url, version.artifact.digest, settings)
-    work = IndexWork(draft.url, version.url, settings)
     with InlineRunner() as runner:
-        return run_stage("index", {"": draft}, index_items(), work, runner, SilentDisplay())[""]
+        return build_index(dataset.open_dataset(store, name), settings, runner, SilentDisplay())
 
 
 @pytest.fixture(scope="session")

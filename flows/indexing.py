@@ -1,0 +1,28 @@
+"""The steps that index a dataset version, of a recipe or any other."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from flows.step import Session, Step, sharded
+from indexes import build
+from indexes.settings import IndexSettings
+from infra.artifacts import Artifact
+
+
+def index_steps(
+    dataset_url: str, dataset_digest: str, settings: IndexSettings, needs: Sequence[str] = ()
+) -> list[Step]:
+    """A step for each stage; the last publishes the index if its recall reaches the target."""
+    steps: list[Step] = []
+    for stage in build.stages(dataset_url, dataset_digest, settings):
+        drafts = {"": stage.draft}
+        steps.append(sharded(stage.name, "index", drafts, stage.items, stage.work, needs))
+        needs = [stage.name]
+    last = steps[-1]
+
+    def run(session: Session) -> Mapping[str, Artifact]:
+        made = last.run(session)
+        build.publish(made[""], settings)
+        return made
+
+    return [*steps[:-1], replace(last, run=run)]

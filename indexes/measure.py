@@ -1,0 +1,187 @@
+"""How far an index must look, and what it finds then: recall against brute force, and time.
+
+The queries are held out, and of two kinds that are distributed differently: pictures and captions.
+One half chooses how many lists to probe and how many candidates to compare; the other half gives
+the figures. The truth comes from the shards, which compared every row.
+"""
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from indexes import exact
+from indexes.embeddings import Embedding
+from indexes.lookup import LEAST, Lookup
+from indexes.quantizer import NEIGHBOURS, Trained
+from infra.dataset import index_id
+
+RECALL_AT = (1, 10, NEIGHBOURS)
+FACTORS = (1, 2, 3, 5, 8, 12, 20, 32, 64, 128)  # candidates compared for each result
+MORE = (1, 1.3, 1.7, 2.2)  # lists than the fewest that do, if fewer candidates do then
+POINTS = (0.25, 0.5, 1, 2)  # times the lists chosen, whose recall is told, too
+CODE_SECONDS, PAIR_SECONDS = 4e-9, 3e-7  # to look at a code, and to compare a candidate
+LATENCIES = 200  # queries timed one by one
+
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Queries of one kind and, by brute force, how similar their true neighbours are.
+
+    vectors [n, d]; own [n], the row a query may not find, or -1; true [n, NEIGHBOURS], the
+    similarities of the neighbours, best first, -inf where there are fewer.
+    """
+
+    vectors: Floats
+    own: Ids
+    true: Floats
+
+    def half(self, start: int) -> "Queries":
+        return Queries(self.vectors[start::2], self.own[start::2], self.true[start::2])
+
+    def recall(self, similarity: Floats, found: Ids, k: int) -> float:
+        """Share of the true k neighbours found; one as similar as the last counts as true."""
+        own = (found < 0) | ((found == self.own[:, None]) & (self.own[:, None] >= 0))
+        best = -np.sort(-np.where(own, -np.inf, similarity), axis=1)[:, :k]
+        known = np.isfinite(self.true[:, :k]).sum(axis=1)
+        last = np.take_along_axis(self.true, np.maximum(known - 1, 0)[:, None], 1)
+        right = ((best >= last) & np.isfinite(best)).sum(axis=1)
+        return float(np.minimum(right, known).sum() / max(known.sum(), 1))
+
+
+def queries_of(
+    trained: Trained, truths: Iterable[tuple[int, npt.NDArray[Any]]], embedding: Embedding
+) -> dict[str, Queries]:
+    """The queries by kind, with the truth that shards found (shard, TRUTH)."""
+    count = len(trained.queries)
+    similarity = np.full((count, NEIGHBOURS + 1), -np.inf, np.float32)
+    ids = np.full((count, NEIGHBOURS + 1), -1, np.int64)
+    for shard, truth in truths:
+        similarity, ids = _merged(similarity, ids, truth, shard, trained.own)
+    true = exact.similarities(embedding, trained.queries, ids[:, :NEIGHBOURS])
+    true = -np.sort(-true, axis=1)
+    found: dict[str, Queries] = {}
+    start = 0
+    for kind, number in trained.figures["queries"].items():
+        part = slice(start, start + number)
+        known = np.isfinite(true[part, 0])
+        if known.any():
+            queries = trained.queries[part][known], trained.own[part][known], true[part][known]
+            found[kind] = Queries(*queries)
+        start += number
+    return found
+
+
+def _merged(
+    similarity: Floats, ids: Ids, truth: npt.NDArray[Any], shard: int, own: Ids
+) -> tuple[Floats, Ids]:
+    """The best so far, with those of a shard (sorted by query)."""
+    query = truth["query"]
+    found = index_id(shard, 0) + truth["row"].astype(np.int64)
+    kept = found != own[query]
+    query, found, values = query[kept], found[kept], truth["similarity"][kept]
+    counts = np.bincount(query, minlength=len(ids))
+    widest = int(counts.max(initial=0))
+    place = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
+    wide = np.full((len(ids), widest), -np.inf, np.float32)
+    wide_ids = np.full((len(ids), widest), -1, np.int64)
+    wide[query, place], wide_ids[query, place] = values, found
+    both = np.concatenate([similarity, wide], axis=1), np.concatenate([ids, wide_ids], axis=1)
+    return exact.top(*both, similarity.shape[1])
+
+
+def measure(lookup: Lookup, queries: dict[str, Queries], target: float) -> dict[str, Any]:
+    """The effort that reaches the target, and the recall it has: a function of the inputs alone."""
+    lists, lossy = int(lookup.figures["lists"]), bool(lookup.figures["lossy"])
+    halves = {kind: each.half(0) for kind, each in queries.items() if len(each.own) > 1}
+    others = {kind: each.half(1) for kind, each in queries.items() if len(each.own) > 1}
+    if lookup.index is None:
+        recall = _recalls(lookup, others, 0, 1)
+        return {"probes": 0, "factor": 1, **recall, "points": []}
+    factors = FACTORS if lossy else (1,)
+    aim = target + (1 - target) / 2  # so that the other half will hardly fall short by chance
+    most = lists or lookup.size
+
+    def reached(effort: int) -> dict[int, float]:
+        return _least(lookup, halves, effort, factors)
+
+    least = _fewest(most, lambda effort: max(reached(effort).values()) >= aim)
+    options: list[tuple[float, int, int]] = []
+    for effort in sorted({min(most, math.ceil(least * more)) for more in MORE}):
+        enough = [factor for factor, recall in reached(effort).items() if recall >= aim]
+        factor = min(enough, default=factors[-1])
+        cost = effort * lookup.size / max(lists, 1) * CODE_SECONDS + LEAST * factor * PAIR_SECONDS
+        options.append((cost, effort, factor))
+    _, probes, factor = min(options)
+    points = [
+        {"probes": effort, "factor": factor, **_recalls(lookup, others, effort, factor)}
+        for effort in sorted(
+            {math.ceil(probes / 4), math.ceil(probes / 2), probes, min(2 * probes, most)}
+        )
+    ]
+    (chosen,) = [point for point in points if point["probes"] == probes]
+    return {**chosen, "points": points}
+
+
+def _least(
+    lookup: Lookup, queries: dict[str, Queries], effort: int, factors: tuple[int, ...]
+) -> dict[int, float]:
+    """Recall@10 of the worst kind of queries, by factor, from one search with the largest."""
+    worst = dict.fromkeys(factors, 1.0)
+    for each in queries.values():
+        spare = int((each.own >= 0).any())
+        wanted = min(LEAST * factors[-1] + spare, lookup.size)
+        similarity, found = lookup.scored(each.vectors, wanted, effort)
+        for factor in factors:
+            among = slice(LEAST * factor + spare)
+            recall = each.recall(similarity[:, among], found[:, among], LEAST)
+            worst[factor] = min(worst[factor], recall)
+    return worst
+
+
+def _recalls(
+    lookup: Lookup, queries: dict[str, Queries], effort: int, factor: int
+) -> dict[str, dict[str, float]]:
+    """Recall at 1, 10 and 100 by kind of query."""
+    recalls: dict[str, dict[str, float]] = {f"recall@{k}": {} for k in RECALL_AT}
+    for kind, each in queries.items():
+        for k in RECALL_AT:
+            wanted = min(max(k, LEAST) * factor + int((each.own >= 0).any()), lookup.size)
+            if lookup.index is None:
+                found = exact.nearest(lookup.embedding, each.vectors, lookup.ids, wanted)
+            else:
+                found = lookup.scored(each.vectors, wanted, effort)
+            recalls[f"recall@{k}"][kind] = round(each.recall(*found, k), 6)
+    return recalls
+
+
+def _fewest(most: int, enough: Any) -> int:
+    """The least effort that is enough, by doubling and halving; `most` where none is."""
+    high = 1
+    while high < most and not enough(high):
+        high = min(2 * high, most)
+    low = high // 2
+    while high - low > max(1, high // 16):
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def latency(lookup: Lookup, queries: dict[str, Queries]) -> dict[str, float]:
+    """Milliseconds of queries asked one by one, for ten results, as this machine has it."""
+    taken: list[float] = []
+    for each in queries.values():
+        for vector in each.vectors[:LATENCIES]:
+            start = time.perf_counter()
+            lookup.nearest(vector[None], LEAST, None)
+            taken.append(1000 * (time.perf_counter() - start))
+    if not taken:
+        return {}
+    return {f"p{share}": round(float(np.percentile(taken, share)), 3) for share in (50, 95, 99)}
