@@ -24,7 +24,7 @@ def write_array(folder: str, path: str, array: Array) -> FilePart:
     with write_whole(folder, path) as file:
         file.write(header(array.dtype, array.shape))
         if array.size:
-            file.write(memoryview(np.ascontiguousarray(array)).cast("B"))
+            file.write(np.ascontiguousarray(array).data.cast("B"))
     return file.part(path)
 
 

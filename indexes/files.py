@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def write_index(index: Any, folder: str, path: str) -> FilePart:
 
 
 @contextlib.contextmanager
-def local_file(url: str) -> Iterator[Path]:
+def local_file(url: str) -> Generator[Path]:
     """A path of a file for the time of the block: its own, or that of a copy if it is remote."""
     if filesystem.is_local(url):
         path = Path(filesystem.resolve(url)[1])

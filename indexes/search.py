@@ -87,7 +87,7 @@ def _digest(dataset: Dataset, index: str | None) -> str:
     chosen = [digest for digest in found if digest.startswith(index or "")]
     if index is None and found:
         raise SluiceError(
-            f"no index of {dataset.url} was published: the recall of each is below its target",
+            f"{dataset.url} has indexes, but none was published: their recall is below the target",
             f"give index= one of {', '.join(found)}, or see index.publish_below_target",
         )
     if not chosen:

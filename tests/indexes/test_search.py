@@ -196,22 +196,31 @@ def test_open_says_what_is_missing(store: str, fresh_store: str) -> None:
         indexes.open(f"{store}/curated", index="zzzz")
 
 
-def test_two_indexes_of_one_version_must_be_told_apart(kinds: Kinds) -> None:
+def test_the_index_published_last_is_opened_and_another_by_its_digest(kinds: Kinds) -> None:
     version = kinds["flat"].dataset.url.rpartition("/")[0]
-    with pytest.raises(SluiceError, match="2 indexes") as error:
-        indexes.open(version)
-    digest = error.value.way_out.rpartition(" ")[2]
+    assert indexes.open(version).artifact.digest == kinds["ivf_flat"].artifact.digest
+    digest = kinds["flat"].artifact.digest
     assert indexes.open(version, digest[:8]).artifact.digest == digest
+    Path(kinds["flat"].artifact.url).parent.joinpath("latest.json").rename(f"{version}/aside")
+    try:
+        with pytest.raises(SluiceError, match="none") as error:
+            indexes.open(version)
+        assert digest in error.value.way_out
+    finally:
+        Path(f"{version}/aside").rename(Path(kinds["flat"].artifact.url).parent / "latest.json")
 
 
-def test_a_damaged_index_is_refused(fresh_store: str, build: Build) -> None:
-    artifact = build(fresh_store, "curated", IndexSettings())
-    path = Path(artifact.path("index.faiss"))
-    data = bytearray(path.read_bytes())
-    data[40] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(SluiceError, match="damaged"):
-        indexes.open(f"{fresh_store}/curated")
+@pytest.mark.parametrize("file", ["index.faiss", "lists.bin", "lists.npy", "ids.npy"])
+def test_a_damaged_index_is_refused(fresh_store: str, build: Build, file: str) -> None:
+    artifact = build(fresh_store, "curated", IndexSettings(kind="ivf_sq8"))
+    path = Path(artifact.path(file))
+    whole = path.read_bytes()
+    for damage in (whole[:-8], whole + bytes(8), b"", b"PK" + whole[2:]):
+        if file == "lists.bin" and len(damage) == len(whole):
+            continue  # its size is what is checked
+        path.write_bytes(damage)
+        with pytest.raises(SluiceError, match="damaged"):
+            indexes.open(f"{fresh_store}/curated")
     path.unlink()
     with pytest.raises(SluiceError, match="missing"):
         indexes.open(f"{fresh_store}/curated")
