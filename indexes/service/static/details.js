@@ -4,7 +4,8 @@ import { address, ask, Latest, showPicture } from "./api.js";
 import { breakable, byId, closable, copy, count, el, linked, number } from "./dom.js";
 
 const latest = new Latest();
-const ABOVE = ["id", "uid", "caption", "rank", "similarity"]; // shown over the table, or not of the row
+// Shown over the table, or not of the row itself.
+const ABOVE = ["id", "uid", "caption", "rank", "similarity"];
 
 /** Show the details of a row. `on` has: like(uid), open(uid), step(n) or null, closed(). */
 export async function openDetails(index, uid, on) {
@@ -52,7 +53,8 @@ function frame(index, uid, on) {
 
 function facts(index, uid, { columns, verdict, duplicates }, on) {
   const title = el("h2", { id: "details-title", dir: "auto" }, columns.caption || "No caption");
-  const link = el("button", { type: "button", onclick: () => copy(location.href, link) }, "Copy link");
+  const link = el("button", { type: "button" }, "Copy link");
+  link.onclick = () => copy(location.href, link);
   const line = el("p", { className: "row" }, el("span", { className: "quiet uid" }, uid), link);
   const parts = [title, line];
   if (verdict) parts.push(...decided(index, verdict, on));
@@ -68,7 +70,8 @@ function decided(index, verdict, on) {
   const reasons = (verdict.reasons ?? []).filter((reason) => reason !== verdict.reason);
   const chip = el("b", { className: kept ? "chip good" : "chip bad" }, kept ? "Kept" : "Dropped");
   const line = el("p", { className: "verdict" }, chip, " ", words(verdict.reason));
-  if (reasons.length) line.append(el("span", { className: "quiet" }, `, and ${reasons.map(words).join(", ")}`));
+  const more = `, and ${reasons.map(words).join(", ")}`;
+  if (reasons.length) line.append(el("span", { className: "quiet" }, more));
   const parts = [el("h3", {}, "Verdict"), line];
   if (isNumber(verdict.score) && isNumber(verdict.threshold)) {
     const told = `score ${number(verdict.score)}, threshold ${number(verdict.threshold)}`;
@@ -103,7 +106,8 @@ function table(columns) {
   const rows = known.map((name) => el("tr", {}, el("th", { scope: "row" }, ...breakable(name)),
     el("td", { dir: "auto" }, value(columns[name]))));
   const made = el("div", {}, el("table", {}, el("tbody", {}, ...rows)));
-  if (missing.length) made.append(el("p", { className: "quiet" }, `No value: ${missing.join(", ")}`));
+  const none = `No value: ${missing.join(", ")}`;
+  if (missing.length) made.append(el("p", { className: "quiet" }, none));
   return made;
 }
 

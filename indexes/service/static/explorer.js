@@ -1,28 +1,29 @@
 // The page: reads its address, asks, draws; every control changes `state` and calls `show`.
 
-import { ask } from "./api.js";
+import { address, ask, Latest, request } from "./api.js";
 import { openDetails } from "./details.js";
 import { byId, debounced, el, number } from "./dom.js";
 import { drawFilters } from "./filters.js";
 import { Pane } from "./pane.js";
+import { readPicture } from "./picture.js";
 import { drawQuery, wireQuery } from "./query.js";
 import { choose, selected } from "./selection.js";
-import { asMany, change, isQuestion, pictureAsked, question, read, state } from "./state.js";
+import { asMany, change, isQuestion, keepPicture, question, read, state } from "./state.js";
 import { openSubset, told } from "./subset.js";
 
 const MORE = [50, 100, 200, 500, 1000];
 
 let indexes = [];
 let shown = ""; // what the panes answer, so that a step in history does not ask it again
-const actions = { open: (hit, pane) => openRow(hit.uid, pane), like };
-const panes = [new Pane({ ...actions, choosable: true }), new Pane({ ...actions, choosable: false })];
+const actions = { open: (hit, pane) => openRow(hit.uid, pane), like, lost };
+const panes = [true, false].map((choosable) => new Pane({ ...actions, choosable }));
 
 async function start() {
   read();
   wire();
   byId("panes").replaceChildren(panes[0].element);
   try {
-    indexes = await ask(new URL("api/indexes", document.baseURI));
+    await list();
   } catch (error) {
     return say(`${error.message}. ${error.wayOut ?? ""}`, start);
   }
@@ -30,13 +31,32 @@ async function start() {
   show();
 }
 
+async function list() {
+  indexes = await ask(new URL("api/indexes", document.baseURI));
+}
+
+/** Whether an index is gone, as after a newer version went live; then the page shows that one. */
+async function lost(index) {
+  try {
+    await list();
+  } catch {
+    return false;
+  }
+  if (named(index) || !indexes.length) return false;
+  show();
+  return true;
+}
+
 // A followed dataset's newest version goes by the dataset's name, too.
 const named = (name) => indexes.find((index) => [index.name, index.follows].includes(name));
+
+const dataset = (name) => name.split("@")[0];
+const sibling = (name) => indexes.find((index) => dataset(index.name) === dataset(name));
 
 /** Make the page what `state` says. */
 function show() {
   const gone = state.index && !named(state.index) ? state.index : "";
-  change({ index: (named(state.index) ?? indexes[0]).name }, false);
+  change({ index: (named(state.index) ?? sibling(state.index) ?? indexes[0]).name }, false);
   const other = state.with && named(state.with)?.name;
   change({ with: other && other !== state.index ? other : "" }, false);
   say(gone ? `This server does not hold ${gone}; this is ${state.index}.` : "");
@@ -79,7 +99,8 @@ function say(words, again) {
   const note = byId("note");
   note.hidden = !words;
   note.replaceChildren(words);
-  if (again) note.append(" ", el("button", { type: "button", onclick: () => again() }, "Try again"));
+  const button = el("button", { type: "button", onclick: () => again() }, "Try again");
+  if (again) note.append(" ", button);
 }
 
 function drawHead() {
@@ -129,6 +150,23 @@ function set(changes, push = true) {
 
 function wire() {
   wireQuery(show, say);
+  wireControls();
+  wireSelection();
+  document.addEventListener("keydown", toSearch);
+  addEventListener("popstate", () => {
+    read();
+    show();
+  });
+  const bar = () => `${byId("ask").offsetHeight}px`;
+  const measure = () => document.documentElement.style.setProperty("--bar", bar());
+  new ResizeObserver(measure).observe(byId("ask"));
+  const wide = matchMedia("(min-width: 60rem)");
+  const fold = () => (byId("filters").open = wide.matches);
+  wide.addEventListener("change", fold);
+  fold();
+}
+
+function wireControls() {
   byId("index").onchange = (event) => set({ index: event.target.value, row: "", columns: "" });
   byId("compare").onchange = (event) => set({ with: event.target.value });
   byId("swap").onclick = () => set({ index: state.with, with: state.index });
@@ -145,23 +183,16 @@ function wire() {
     dedup: byId("dedup").checked ? byId("alike").value : "",
   }));
   for (const id of ["least", "dedup", "alike"]) byId(id).oninput = limit;
-  for (const pane of panes) {
-    pane.more.onclick = () => set({ k: String(MORE.find((k) => k > asMany()) ?? MORE.at(-1)) }, false);
-  }
+  const further = () => String(MORE.find((k) => k > asMany()) ?? MORE.at(-1));
+  for (const pane of panes) pane.more.onclick = () => set({ k: further() }, false);
+}
+
+function wireSelection() {
   byId("all").onclick = () => choose(state.index, panes[0].hits.map((hit) => hit.uid), true);
   byId("forget").onclick = () => choose(state.index, [...selected(state.index)], false);
   byId("keep").onclick = () => openSubset(state.index, "chosen");
   byId("save").onclick = () => openSubset(state.index, "all");
   document.addEventListener("selection", drawTray);
-  document.addEventListener("keydown", toSearch);
-  addEventListener("popstate", () => {
-    read();
-    show();
-  });
-  const wide = matchMedia("(min-width: 60rem)");
-  const fold = () => (byId("filters").open = wide.matches);
-  wide.addEventListener("change", fold);
-  fold();
 }
 
 function toSearch(event) {
@@ -172,10 +203,39 @@ function toSearch(event) {
   byId("text").select();
 }
 
-function like(uid) {
+const liking = new Latest();
+
+/** Ask for more like a row; by its picture where an index that is asked does not hold it. */
+async function like(uid, index) {
   byId("text").value = "";
-  set({ like: uid, q: "", picture: "", row: "", of: "" });
-  scrollTo({ top: 0 });
+  const plain = { q: "", row: "", of: "" };
+  try {
+    await liking.run(async (signal) => {
+      const held = await isHeld(uid, index, signal);
+      const picture = held ? "" : keepPicture(await thumbnail(uid, index, signal));
+      set({ ...plain, like: held ? uid : "", picture });
+      scrollTo({ top: 0 });
+    });
+  } catch (error) {
+    say(`${error.message}. ${error.wayOut ?? ""}`);
+  }
+}
+
+async function isHeld(uid, index, signal) {
+  const shows = index === state.index && panes[0].hits.some((hit) => hit.uid === uid);
+  if (shows && !state.with) return true;
+  const asked = [state.index, state.with].filter(Boolean);
+  const answers = await Promise.all(
+    asked.map((name) => ask(address(name, "contains"), { body: { uids: [uid] }, signal })),
+  );
+  return answers.every(({ contained }) => contained[0]);
+}
+
+async function thumbnail(uid, index, signal) {
+  const url = address(index, `thumbnails/${encodeURIComponent(uid)}`, { size: 1024 });
+  const blob = await (await request(url, { signal })).blob();
+  signal.throwIfAborted();
+  return readPicture(blob, "like this");
 }
 
 // Details are a step in history, so that Back closes them on a phone.
@@ -194,12 +254,13 @@ function drawDetails() {
   drawn = key;
   if (!key) return byId("details").close();
   const pane = state.of && state.of === state.with ? panes[1] : panes[0];
-  openDetails(state.of || state.index, state.row, {
+  const index = state.of || state.index;
+  openDetails(index, state.row, {
     like: (uid) => {
       drawn = "";
       change({ row: "", of: "" }, false);
       byId("details").close();
-      like(uid);
+      like(uid, index);
     },
     open: (uid) => openRow(uid, pane),
     step: (by) => {

@@ -19,7 +19,8 @@ function shown(columns) {
   const names = columns.map((column) => column.name).filter((name) => !HIDDEN.has(name));
   const wanted = state.columns === "none" ? [] : state.columns.split(",").filter(Boolean);
   const usual = USUAL.flatMap((like) => names.filter((name) => like.test(name)).slice(0, 1));
-  const chosen = state.columns ? wanted.filter((name) => names.includes(name)) : usual.slice(0, AT_FIRST);
+  const own = wanted.filter((name) => names.includes(name));
+  const chosen = state.columns ? own : usual.slice(0, AT_FIRST);
   return [...new Set([...chosen, ...columnsOf(state.where, names)])];
 }
 
@@ -82,11 +83,20 @@ class Filter {
     try {
       await this.#latest.run(async (signal) => {
         const all = await this.#count("", signal);
-        const now = where ? await this.#count(where, signal) : all;
-        this.#draw(all, now);
+        this.#draw(all, where ? await this.#countOr(none(all), where, signal) : all);
       });
     } catch (error) {
       this.body.replaceChildren(el("p", { className: "quiet" }, error.message));
+    }
+  }
+
+  // A condition that cannot be asked is told over the pictures, once.
+  async #countOr(instead, where, signal) {
+    try {
+      return await this.#count(where, signal);
+    } catch (error) {
+      if (error.status === 400) return instead;
+      throw error;
     }
   }
 
@@ -127,13 +137,13 @@ class Filter {
     const live = new Map(now.values);
     const most = Math.max(all.nulls, ...all.values.map(([, many]) => many), 1);
     const listed = all.values.map(([value]) => value);
-    const rows = [...listed, ...values.filter((value) => !listed.includes(value))].map((value) =>
-      this.#value(String(value), live.get(value) ?? 0, most, values.includes(value), (on) => {
+    const rows = [...values.filter((value) => !listed.includes(value)), ...listed].map((value) =>
+      this.#value(String(value), now.uncounted ? null : (live.get(value) ?? 0), most, values.includes(value), (on) => {
         const rest = values.filter((other) => other !== value);
         this.commit(withValues(state.where, this.column, on ? [...rest, value] : rest, nulls));
       }));
     if (all.nulls) {
-      rows.push(this.#value("no value", now.nulls, most, nulls, (on) => {
+      rows.push(this.#value("no value", now.uncounted ? null : now.nulls, most, nulls, (on) => {
         this.commit(withValues(state.where, this.column, values, on));
       }));
     }
@@ -148,9 +158,15 @@ class Filter {
     const box = el("input", { type: "checkbox", checked, onchange: () => choose(box.checked) });
     const meter = el("span", { className: "share" });
     meter.style.setProperty("--share", many / most);
-    const told = el("span", { className: "quiet" }, number(many));
+    const told = el("span", { className: "quiet" }, many === null ? "–" : number(many));
     return el("li", {}, el("label", {}, box, el("bdi", {}, words), told), meter);
   }
+}
+
+/** Nothing counted, over the edges of a histogram. */
+function none({ edges, counts }) {
+  const empty = counts ? { edges, counts: counts.map(() => 0) } : { values: [] };
+  return { ...empty, nulls: 0, uncounted: true };
 }
 
 function only({ edges, counts, nulls }) {
@@ -213,12 +229,14 @@ class Range {
 
   #slide(moved, moving) {
     this.moving = moving;
-    const bins = this.all.counts.length;
-    const other = moved === this.low ? this.high : this.low;
-    const [low, high] = [Number(this.low.value), Number(this.high.value)];
-    if (low >= high) moved.value = moved === this.low ? Number(other.value) - 1 : Number(other.value) + 1;
-    const from = Number(this.low.value) > 0 ? Number(tidy(this.#edge(this.low), this.all.edges)) : undefined;
-    const to = Number(this.high.value) < bins ? Number(tidy(this.#edge(this.high), this.all.edges)) : undefined;
+    if (this.low.valueAsNumber >= this.high.valueAsNumber) {
+      if (moved === this.low) this.low.value = this.high.valueAsNumber - 1;
+      else this.high.value = this.low.valueAsNumber + 1;
+    }
+    const bound = (slider, end) =>
+      slider.valueAsNumber === end ? undefined : Number(tidy(this.#edge(slider), this.all.edges));
+    const from = bound(this.low, 0);
+    const to = bound(this.high, this.all.counts.length);
     this.from.value = from ?? "";
     this.to.value = to ?? "";
     moved.setAttribute("aria-valuetext", tidy(this.#edge(moved), this.all.edges));
@@ -227,7 +245,7 @@ class Range {
   }
 
   #edge(slider) {
-    return this.all.edges[Number(slider.value)];
+    return this.all.edges[slider.valueAsNumber];
   }
 
   #type() {
@@ -260,7 +278,8 @@ class Range {
       add(now.edges[at], now.edges[at + 1], many / highest, within ? "in" : "out");
     });
     this.drawing.replaceChildren(...bars);
-    this.told.textContent = `${low > -Infinity || high < Infinity ? "about " : ""}${number(met)}`;
+    const about = low > -Infinity || high < Infinity ? "about " : "";
+    this.told.textContent = now.uncounted ? "–" : `${about}${number(met)}`;
   }
 }
 

@@ -14,10 +14,14 @@ export class Pane {
   #anchor = 0; // where a range of selected pictures starts
   #clock = 0;
 
-  /** `open(hit, pane)` and `like(uid)` are called for details and for more like one. */
-  constructor({ open, like, choosable }) {
+  /**
+   * `open(hit, pane)` and `like(uid, index)` are called for details and for more like one.
+   * `lost(index)` is asked whether the index is gone and the page shows another.
+   */
+  constructor({ open, like, lost, choosable }) {
     this.open = open;
     this.like = like;
+    this.lost = lost;
     this.choosable = choosable;
     this.index = "";
     this.hits = [];
@@ -46,6 +50,7 @@ export class Pane {
     try {
       await this.#latest.run(async (signal) => this.#show(await this.#find(signal)));
     } catch (error) {
+      if (error.status === 404 && (await this.lost(index))) return;
       this.#fail(error);
     }
   }
@@ -127,7 +132,8 @@ export class Pane {
     this.message.className = "message";
     this.message.removeAttribute("role");
     const what = isQuestion() ? "picture" : "random picture";
-    this.#settle(hits.length ? `${count(hits.length, what)}, ${number(Math.ceil(took))} ms` : "Nothing found");
+    const told = `${count(hits.length, what)}, ${number(Math.ceil(took))} ms`;
+    this.#settle(hits.length ? told : "Nothing found");
     this.how.textContent = how ?? "";
     this.list.replaceChildren(...hits.map((hit, place) => this.#card(hit, place)));
     this.more.hidden = hits.length < asMany() || asMany() >= 1000;
@@ -161,7 +167,7 @@ export class Pane {
       tabIndex: place ? -1 : 0,
       title: "More like this",
       "aria-label": `More like picture ${place + 1}`,
-      onclick: () => this.like(hit.uid, this),
+      onclick: () => this.like(hit.uid, this.index),
     }, "≈ more");
     const line = el("p", { className: "line" }, el("b", {}, near), like);
     const words = el("p", { className: "caption", dir: "auto" }, caption);
@@ -266,7 +272,7 @@ export class Pane {
       End: last,
     }[event.key];
     if (goal !== undefined) pictures[goal]?.focus();
-    else if (event.key === "m") this.like(hit.uid, this);
+    else if (event.key === "m") this.like(hit.uid, this.index);
     else if (event.key === " " && this.choosable) {
       this.select(place, event.shiftKey || !selected(this.index).has(hit.uid), event.shiftKey);
     } else return;

@@ -12,9 +12,12 @@ export function openSubset(index, first) {
   const dialog = byId("subset");
   const uids = [...selected(index)];
   const all = everything();
-  const radio = (value, words, off) => el("label", { className: "row choice" },
-    el("span", {}, el("input", { type: "radio", name: "what", value, disabled: off,
-      checked: !off && (value === first || (value === "chosen") === Boolean(all.refused)) }), " ", words));
+  const preferred = first === "all" && all.refused ? "chosen" : first;
+  const radio = (value, words, disabled) => {
+    const checked = !disabled && value === preferred;
+    const input = el("input", { type: "radio", name: "what", value, disabled, checked });
+    return el("label", { className: "row choice" }, el("span", {}, input, " ", words));
+  };
   const name = el("input", { name: "name", required: true, pattern: NAME, maxLength: 100,
     autocomplete: "off", autocapitalize: "off", spellcheck: false,
     title: "letters, digits and any of _ . -, a letter or digit first" });
@@ -61,7 +64,8 @@ function everything() {
 
 async function saved(index, name, what) {
   try {
-    const { dataset, version, rows } = await ask(address(index, "subsets"), { body: { name, ...what } });
+    const body = { name, ...what };
+    const { dataset, version, rows } = await ask(address(index, "subsets"), { body });
     const full = `${dataset}@${version}`;
     const press = el("button", { type: "button", onclick: () => copy(full, press) }, "Copy name");
     return [el("p", { className: "message good" }, el("b", {}, "Saved. "),

@@ -1,7 +1,9 @@
 // SQL conditions: taken apart into what is joined by `and`, so that a column's handles and ticks
 // can be read from a condition that was typed, and be written into it.
 
-const TOKEN = /'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|\/\*[^]*?\*\/|[A-Za-z_][\w.]*|\d[\w.]*|\s+|[^\s]/g;
+// Texts, quoted names, comments, words and numbers, spaces, and any other character.
+const QUOTED = /'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|\/\*[^]*?\*\//.source;
+const TOKEN = new RegExp(`${QUOTED}|\\w[\\w.]*|\\s+|[^\\s]`, "g");
 const COMMENT = /^(--|\/\*)/;
 const WORD = /^[a-z_][a-z0-9_]*$/;
 
@@ -79,7 +81,8 @@ function said(clause, column) {
   if (new RegExp(`^${of}\\s+is\\s+null$`, "i").test(clause)) return { values: [], nulls: true };
   const list = String.raw`${of}\s+in\s*\(\s*(${VALUE}(?:\s*,\s*${VALUE})*)\s*\)`;
   const many = clause.match(new RegExp(`^${list}$`, "i"));
-  const orNull = clause.match(new RegExp(`^\\(\\s*${list}\\s+or\\s+${of}\\s+is\\s+null\\s*\\)$`, "i"));
+  const missing = String.raw`\s+or\s+${of}\s+is\s+null`;
+  const orNull = clause.match(new RegExp(String.raw`^\(\s*${list}${missing}\s*\)$`, "i"));
   const found = many ?? orNull;
   if (!found) return null;
   const values = found[1].match(new RegExp(VALUE, "gi")).map(unquoted);

@@ -8,21 +8,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
 import indexes
 from indexes.settings import IndexSettings
 from tests.indexes.conftest import make_index
 from tests.indexes.service.conftest import make_judged
+from tests.indexes.service.explorer.page import answered
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="the explorer's tests drive Chromium by playwright"
-)
 WAIT = 30_000  # ms; the machine may be busy
-playwright.expect.set_options(timeout=WAIT)
+expect.set_options(timeout=WAIT)
 PLAIN = {"width": 1280, "height": 900}
 PHONE: dict[str, Any] = {
     "viewport": {"width": 390, "height": 844},
@@ -35,7 +33,7 @@ Serve = Callable[..., str]
 Visit = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def explored(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store with `curated` and `wide`, a part of it, both indexed."""
     store = make_judged(tmp_path_factory.mktemp("explored"))
@@ -49,9 +47,11 @@ def serve() -> Iterator[Serve]:
     """Starts services over a store and returns their addresses; ends them at the end."""
     running: list[subprocess.Popen[str]] = []
 
-    def start(store: str, *names: str, key: str | None = None, save: bool = True) -> str:
+    def start(
+        store: str, *names: str, key: str | None = None, save: bool = True, follow: float = 0
+    ) -> str:
         command = [sys.executable, "-m", "indexes", "serve", *names, "--store", store]
-        command += ["--port", "0", "--follow", "0", *(["--allow-save"] if save else [])]
+        command += ["--port", "0", "--follow", str(follow), *(["--allow-save"] if save else [])]
         environment = {k: v for k, v in os.environ.items() if k != "SLUICE_API_KEY"}
         if key is not None:
             environment["SLUICE_API_KEY"] = key
@@ -79,7 +79,7 @@ def chromium() -> Iterator[Any]:
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
     if path is None:
         pytest.skip("no Chromium on this system: apt install chromium")
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         # Chromium's sandbox refuses root, as which containers run.
         flags = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = driver.chromium.launch(executable_path=path, args=flags)
@@ -121,29 +121,3 @@ def _elsewhere(url: str, base: str) -> list[str]:
 
 def _refused(message: str) -> list[str]:
     return [message] if "Content Security Policy" in message else []
-
-
-def answered(page: Any) -> Any:
-    """Wait until the answer is drawn; returns the cards."""
-    playwright.expect(page.locator(".pane").first).not_to_have_attribute(
-        "aria-busy", "true", timeout=WAIT
-    )
-    cards = page.locator(".pane").first.locator(".card:not(.empty)")
-    cards.first.wait_for()
-    return cards
-
-
-def uids(page: Any, pane: int = 0) -> list[str]:
-    """The uids that are shown, in order."""
-    cards = page.locator(".pane").nth(pane).locator(".card")
-    return cards.evaluate_all("cards => cards.map((card) => card.dataset.uid)")
-
-
-def picture_file(folder: Path, uid: str, store: str) -> Path:
-    """The picture of a row of `curated` as a file."""
-    idx = indexes.open(f"{store}/curated")
-    path = folder / "query.png"
-    hits = idx.search(vector := idx.vector(uid), k=1)
-    assert hits[0]["uid"] == uid, vector
-    hits.image(0).save(path)
-    return path
