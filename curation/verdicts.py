@@ -26,10 +26,13 @@ from curation.dedup import (
     NEAR_RUNG,
     PIXELS_RUNG,
     Duplicates,
+    Graph,
     Ids,
+    choose,
     edge_nodes,
-    find_duplicates,
+    graph_of,
     preference,
+    ranks,
     read_edges,
     tie_words,
 )
@@ -102,22 +105,23 @@ class VerdictsWork:
     def __call__(self, value: object, todo: Sequence[str]) -> dict[str, Part]:
         dataset = columns.dataset_at(self.dataset_url)
         shards = sorted(dataset.shards)
-        edges = self._edges()
-        nodes = edge_nodes(edges)
+        settings = self.dedup or DedupSettings.none()
+        nodes, graph = self._graph(settings)
         names = self._check(shards[0]) if shards else []
         thresholds = top_thresholds(self.rules, self.dataset_url, self.score_folders, shards)
         rules = with_thresholds(self.rules, thresholds)
         outcomes: dict[int, pa.Buffer] = {}
-        passing, order = np.zeros(len(nodes), bool), KeepOrder()
+        passing, order = np.zeros(len(nodes), bool), KeepOrder(len(nodes))
         for shard in shards:
             outcome, values = self._judge(dataset, shard, names, rules)
             outcomes[shard] = packed(outcome)
             place, rows = _of_shard(nodes, shard)
             passing[place] = outcome["reason"].is_null().to_numpy()[rows]
             order.add(values[rows], dataset.rows(shard, ["uid", "sha256"]).take(rows))
-        settings, priority = self.dedup or DedupSettings.none(), order.preference()
-        duplicates = find_duplicates(edges, nodes, passing, priority, settings)
-        del edges, nodes, passing, order, priority
+        rank = ranks(passing, order.preference())
+        del order
+        duplicates = choose(nodes, graph, rank, settings)
+        del nodes, graph, passing, rank
         twins = twin_uids(dataset, duplicates)
         files: list[FilePart] = []
         tally = Tally()
@@ -131,11 +135,14 @@ class VerdictsWork:
             tally.add(table)
         return {"": tally.part(files, thresholds)}
 
-    def _edges(self) -> pa.Table:
-        if self.edges_url is None or self.dedup is None:
-            return EDGES.empty_table()
-        columns.artifact_at(self.edges_url)
-        return read_edges(self.edges_url)
+    def _graph(self, settings: DedupSettings) -> tuple[Ids, Graph]:
+        """The rows that are in pairs, and who is close to whom among them."""
+        edges = EDGES.empty_table()
+        if self.edges_url is not None and self.dedup is not None:
+            columns.artifact_at(self.edges_url)
+            edges = read_edges(self.edges_url)
+        nodes = edge_nodes(edges)
+        return nodes, graph_of(edges, nodes, settings)
 
     def _check(self, shard: int) -> list[str]:
         """The columns to read; a rule that cannot run is refused before anything is read."""
@@ -172,22 +179,27 @@ def unpacked(buffer: pa.Buffer) -> pa.Table:
 
 
 class KeepOrder:
-    """The keep order of rows that come shard by shard."""
+    """The keep order of so many rows, which come shard by shard."""
 
-    def __init__(self) -> None:
-        self._values: list[npt.NDArray[np.float64]] = []
-        self._ties: list[npt.NDArray[np.uint64]] = []
+    def __init__(self, count: int) -> None:
+        self._values: list[npt.NDArray[np.float64]] = []  # a column each
+        self._ties = np.empty((3, count), np.uint64)
+        self._filled = 0
 
     def add(self, values: npt.NDArray[np.float64], rows: pa.Table) -> None:
         """values: [n, k], the same k each time; rows: their uid and sha256."""
-        self._values.append(values)
-        self._ties.append(tie_words(rows["uid"].to_pylist(), rows["sha256"].to_pylist()))
+        count = self._ties.shape[1]
+        self._values = self._values or [np.empty(count) for _ in values.T]
+        place = slice(self._filled, self._filled + len(values))
+        for column, part in zip(self._values, values.T, strict=True):
+            column[place] = part
+        words = tie_words(rows["uid"].to_pylist(), rows["sha256"].to_pylist())
+        self._ties[:, place] = words.T
+        self._filled = place.stop
 
     def preference(self) -> npt.NDArray[np.float64]:
         """Of all rows, [n]: see `curation.dedup.preference`."""
-        if not self._values:
-            return np.empty(0)
-        return preference(list(np.concatenate(self._values).T), np.concatenate(self._ties))
+        return preference(self._values, self._ties.T)
 
 
 def keep_rejected(outcome: pa.Table, status: pa.Table) -> pa.Table:

@@ -21,7 +21,7 @@ BITS = 256
 VECTOR_STEPS, PLANE_STEPS = 4096.0, 32.0  # products of whole numbers, sums below 2^24
 BLOCK = 8192
 SAMPLE = 2048
-PART = 1 << 28  # keys sorted at once: bounds the memory besides the codes
+PART = 1 << 28  # keys sorted at once, or half of them: bounds the memory besides the codes
 ROOM = 1 << 18  # pairs handed over at once
 FAR = 0.2  # of the pairs that may be lost, the share lost for codes too far apart
 ROW_COST, PAIR_COST = 25.0, 3.0  # nanoseconds: a row in a table, a pair in a group
@@ -102,10 +102,11 @@ def candidates(every: Words, chosen: Plan, known: int = 0) -> Iterator[tuple[Ids
     key_bits = max(4, len(every).bit_length() - 1)
     keys, shift = 1 << key_bits, np.uint64(64 - key_bits)
     index = np.int32 if len(every) < 2**31 else np.int64
-    starts = np.empty(min(PART, keys) + 1, index)
+    part = min(PART, keys // 2)
+    starts = np.empty(part + 1, index)
     masks = chosen.masks
     for table in range(len(masks)):
-        for first in range(0, keys, PART):
+        for first in range(0, keys, part):
             place = (every, masks[table], shift, first, starts)
             rows = np.empty(kernels.count_keys(*place), index)
             kernels.sort_by_key(*place, rows)

@@ -17,7 +17,8 @@ from infra.errors import SluiceError
 
 BITS = 64
 MAX_PAIRS = 50_000_000  # or one a row, where there are more rows; 1.3 GB while they are sorted
-WIDEST = 24  # bits of a band: a table of 2**24 buckets takes 128 MB
+WIDEST = 24  # bits of a band: a table of 2**24 buckets takes 64 MB, of 2**31 rows or more 128
+FLIPS = 1 << 16  # numbers looked through at once
 LOOKUP = 4  # what finding a bucket costs, in comparisons of two hashes
 
 Hashes = npt.NDArray[np.uint64]
@@ -48,6 +49,7 @@ def hamming_pairs(
     a, b, distance = (np.concatenate(parts) for parts in zip(*found, strict=True))
     if len(a) > max_pairs:
         raise _too_many(table, radius, max_pairs)
+    del found
     order = np.lexsort((b, a))
     return a[order], b[order], distance[order]
 
@@ -108,16 +110,13 @@ def _band_pairs(
 ) -> tuple[Ids, Ids, Distances]:
     """The pairs that are close in this band and in none before it."""
     first, width, near = bands[band].tolist()
-    # Bucket and row in one number: eight bytes a row, sorted where they are.
-    order = _kernels().bucket_keys(table, first, width)
-    order.sort()
-    starts = np.empty((1 << width) + 1, np.int64)
-    _kernels().split_keys(order, starts)
-    hashed = table[order, 0]
-    every = np.arange(1 << width, dtype=np.uint32)
-    flips = every[np.bitwise_count(every) <= near].astype(np.int64)
-    del every
-    search = (table, hashed, order, starts, flips, bands, band, radius, known)
+    # Bucket and row in one number: eight bytes a row, sorted where they are, and then the hashes.
+    hashed = _kernels().bucket_keys(table, first, width)
+    hashed.sort()
+    index = np.int32 if len(table) < 2**31 else np.int64
+    order, starts = np.empty(len(table), index), np.empty((1 << width) + 1, index)
+    _kernels().split_keys(hashed, table, order, starts)
+    search = (table, hashed, order, starts, _flips(width, near), bands, band, radius, known)
     room = min(len(table) + 1024, max_pairs + 1)
     while True:
         a, b = np.empty((2, room), np.int64)
@@ -128,6 +127,15 @@ def _band_pairs(
         if count <= room:
             return a[:count], b[:count], distance[:count]
         room = count
+
+
+def _flips(width: int, near: int) -> Ids:
+    """All numbers of `width` bits of which `near` or fewer are set, ascending."""
+    found: list[Ids] = []
+    for start in range(0, 1 << width, FLIPS):
+        numbers = np.arange(start, min(start + FLIPS, 1 << width))
+        found.append(numbers[np.bitwise_count(numbers) <= near])
+    return np.concatenate(found)
 
 
 def _too_many(table: Hashes, radius: int, max_pairs: int) -> SluiceError:

@@ -1,5 +1,7 @@
 """The compiled loops of `indexes.hamming` (numba): arrays in, arrays out."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +13,8 @@ ODD, PAIRS, NIBBLES, BYTES = (
 )
 S1, S2, S4, S56 = (np.uint64(bits) for bits in (1, 2, 4, 56))
 ONE = np.uint64(1)
-ROW_BITS = 38  # of a key, below the bits of a band
+ROW_BITS = np.uint64(38)  # of a key, below the bits of a band
+ROW_MASK = (ONE << ROW_BITS) - ONE
 
 
 @compiled
@@ -44,23 +47,29 @@ def met_before(difference: np.uint64, bands: NDArray[np.int64], band: int) -> bo
 
 
 @compiled
-def bucket_keys(table: NDArray[np.uint64], first: int, width: int) -> NDArray[np.int64]:
+def bucket_keys(table: NDArray[np.uint64], first: int, width: int) -> NDArray[np.uint64]:
     """The bucket of each row's first hash, `width` bits from `first` on, and the row below it."""
-    keys = np.empty(len(table), np.int64)
+    keys = np.empty(len(table), np.uint64)
     mask = (ONE << np.uint64(width)) - ONE
     for row in range(len(table)):
-        bucket = np.int64((table[row, 0] >> np.uint64(first)) & mask)
-        keys[row] = (bucket << ROW_BITS) | row
+        bucket = (table[row, 0] >> np.uint64(first)) & mask
+        keys[row] = (bucket << ROW_BITS) | np.uint64(row)
     return keys
 
 
 @compiled
-def split_keys(keys: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
-    """Where each bucket starts among sorted keys, and the rows in place of the keys."""
+def split_keys(
+    keys: NDArray[np.uint64], table: NDArray[np.uint64], order: Any, starts: Any
+) -> None:
+    """From sorted keys where each bucket starts, and their rows; in their place the first hashes.
+
+    order [n], starts [buckets + 1]: filled.
+    """
     starts[:] = 0
     for place in range(len(keys)):
-        starts[(keys[place] >> ROW_BITS) + 1] += 1
-        keys[place] &= (1 << ROW_BITS) - 1
+        starts[np.int64(keys[place] >> ROW_BITS) + 1] += 1
+        order[place] = np.int64(keys[place] & ROW_MASK)
+        keys[place] = table[order[place], 0]
     for bucket in range(len(starts) - 1):
         starts[bucket + 1] += starts[bucket]
 
@@ -69,8 +78,8 @@ def split_keys(keys: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
 def band_pairs(
     table: NDArray[np.uint64],
     hashes: NDArray[np.uint64],
-    order: NDArray[np.int64],
-    starts: NDArray[np.int64],
+    order: Any,
+    starts: Any,
     flips: NDArray[np.int64],
     bands: NDArray[np.int64],
     band: int,

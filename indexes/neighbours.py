@@ -59,13 +59,14 @@ def range_pairs(
     else:
         batches = _band_candidates(vectors, lengths, threshold, known, misses, device)
     del lengths
-    kept_a, kept_b = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    index = np.int32 if len(vectors) < 2**31 else np.int64
+    kept_a, kept_b = [np.empty(0, index)], [np.empty(0, index)]
     certain = 0
     for low, high in batches:
         products = _products_of(vectors, low, high)
         likely = products >= threshold - SLACK
-        kept_a.append(low[likely])
-        kept_b.append(high[likely])
+        kept_a.append(low[likely].astype(index))
+        kept_b.append(high[likely].astype(index))
         certain += int((products >= threshold + SLACK).sum())
         if certain > max_pairs:
             raise SluiceError(
@@ -74,16 +75,20 @@ def range_pairs(
                 "raise the threshold, or drop blank images and exact duplicates first",
             )
     a, b = np.concatenate(kept_a), np.concatenate(kept_b)
-    similarity = pair_similarity(vectors, a, b)
+    del kept_a, kept_b
+    similarity = _similarity(vectors, vectors, a, b)
     near = similarity >= np.float32(threshold)
     a, b, similarity = a[near], b[near], similarity[near]
     order = np.lexsort((b, a))
-    return a[order], b[order], similarity[order]
+    return a[order].astype(np.int64), b[order].astype(np.int64), similarity[order]
 
 
 def pair_similarity(vectors: Floats, a: Ids, b: Ids, other: Floats | None = None) -> Similarities:
     """Inner product of row a[i] of `vectors` with row b[i] of `other` (or of `vectors`)."""
-    base = vectors if other is None else other
+    return _similarity(vectors, vectors if other is None else other, a, b)
+
+
+def _similarity(vectors: Floats, base: Floats, a: Any, b: Any) -> Similarities:
     similarity = np.empty(len(a), np.float32)
     for rows in _ranges(len(a), RESCORED):
         left = vectors[a[rows]].astype(np.float64)

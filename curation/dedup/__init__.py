@@ -11,23 +11,27 @@ from curation.dedup.choice import (
     PIXELS_RUNG,
     Bools,
     Duplicates,
+    Graph,
     Pairs,
+    choose,
     edge_nodes,
     find_duplicates,
+    graph_of,
     greedy,
     preference,
+    ranks,
     tie_words,
 )
 from curation.dedup.edges import (
     ALL,
-    EDGES,
     EXACT_KIND,
     PIXELS_KIND,
     EdgesWork,
     edges_draft,
 )
 from curation.dedup.images import Ids
-from curation.dedup.older import EDGES_FILE, PERCEPTUAL_KIND, older_url, read_edges
+from curation.dedup.older import PERCEPTUAL_KIND, older_url
+from curation.dedup.stored import EDGES, EDGES_FILE, read_edges
 
 __all__ = [
     "ALL",
@@ -42,14 +46,18 @@ __all__ = [
     "Bools",
     "Duplicates",
     "EdgesWork",
+    "Graph",
     "Ids",
     "Pairs",
+    "choose",
     "edge_nodes",
     "edges_draft",
     "find_duplicates",
+    "graph_of",
     "greedy",
     "older_url",
     "preference",
+    "ranks",
     "read_edges",
     "tie_words",
 ]

@@ -12,6 +12,7 @@ al. 2023, arXiv:2303.09540).
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,8 @@ EXACT_RUNG, PIXELS_RUNG, PERCEPTUAL_RUNG, NEAR_RUNG = range(4)  # then one for e
 STARS = ("exact", "pixels", "perceptual")
 
 Ids = npt.NDArray[np.int64]
+Nodes = npt.NDArray[np.signedinteger[Any]]  # places among nodes, int32 where these are few enough
+Rungs = npt.NDArray[np.signedinteger[Any]]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
@@ -36,7 +39,7 @@ class Duplicates:
     ids: Ids
     twins: Ids  # the row that stands for the group; kept, where the duplicate passed the rules
     similarity: Floats  # to the twin
-    rung: Ids  # what joins it to its twin: 0 bytes, 1 pixels, 2 hashes, 3 ... the searches `near`
+    rung: Rungs  # what joins it to its twin: 0 bytes, 1 pixels, 2 hashes, 3 ... the searches `near`
     exact: Bools  # its bytes equal those of a row before it
     pixels: Bools  # its pixels equal those of a row before it that has other bytes
 
@@ -48,15 +51,28 @@ class Duplicates:
 class Pairs:
     """Pairs of nodes 0..n-1 at or above their threshold; all arrays [m]."""
 
-    a: Ids
-    b: Ids
+    a: Nodes
+    b: Nodes
     similarity: Floats
-    rung: Ids
+    rung: Rungs
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Who stands for whom among nodes 0..n-1, and their pairs; all arrays [n]."""
+
+    bytes_of: Nodes  # the node that stands for those of equal bytes
+    pixels_of: Nodes  # of equal pixels
+    group: Nodes  # of those that act as one
+    hashes_of: Nodes  # of equal perceptual hashes
+    pairs: Pairs
 
 
 def edge_nodes(edges: pa.Table) -> Ids:
     """The ids that take part in any pair, sorted."""
-    return np.unique(np.concatenate([edges["a"].to_numpy(), edges["b"].to_numpy()]))
+    # One end after the other, so that what is sorted at once is less.
+    ends = [np.unique(edges[name].to_numpy()) for name in ("a", "b")]
+    return np.union1d(*ends)
 
 
 def tie_words(uids: Sequence[str], sha256: Sequence[str | None]) -> npt.NDArray[np.uint64]:
@@ -104,36 +120,45 @@ def find_duplicates(
     nodes: the ids in `edges`, sorted; passing, priority: of those rows (NaN comes last).
     The order of `edges` does not matter. Edges of a rung that is switched off count for nothing.
     """
-    count = len(nodes)
-    preferred = np.where(np.isnan(priority), -np.inf, priority)
-    rank = np.empty(count, np.int64)
-    rank[np.lexsort((nodes, -preferred, ~passing))] = np.arange(count)
+    return choose(nodes, graph_of(edges, nodes, settings), ranks(passing, priority), settings)
 
-    bytes_of, pixels_of, group, hashes_of, pairs = _graph(edges, nodes, settings)
+
+def ranks(passing: Bools, priority: npt.NDArray[np.float64]) -> Nodes:
+    """The place of each node among all, in the order they are visited: [n]."""
+    order = np.lexsort((np.where(np.isnan(priority), np.inf, -priority), ~passing))
+    return _inverse(order.astype(_index(len(order))))
+
+
+def choose(nodes: Ids, graph: Graph, rank: Nodes, settings: DedupSettings) -> Duplicates:
+    """`find_duplicates` of a graph that is made, by the ranks of its nodes."""
     # Copies act as one, in the place of the best of them.
-    best = _best(group, rank)
-    standing = _best(bytes_of, rank), _best(pixels_of, rank)
-    chosen, similarity, rung = greedy(pairs, rank[best], hashes_of)
-
-    copy = best != np.arange(count)
-    dropped = chosen[group] >= 0
-    found = np.flatnonzero(copy | dropped)
-    theirs = group[found]
-    twins = np.where(dropped[found], best[chosen[theirs]], best[found])
+    best = _best(graph.group, rank)
+    chosen, similarity, rung = greedy(graph.pairs, rank[best], graph.hashes_of)
+    found = np.flatnonzero((best != np.arange(len(nodes))) | (chosen[graph.group] >= 0))
+    theirs = graph.group[found]
+    dropped = chosen[theirs] >= 0
+    twins = np.where(dropped, best[chosen[theirs]], best[found])
+    similarity = np.where(dropped, similarity[theirs], np.float32(1))
+    rung = rung[theirs]
+    del best, chosen, theirs
+    bytes_of, pixels_of = graph.bytes_of, graph.pixels_of
     own = _copy_rung(bytes_of[found] == bytes_of[twins], settings)
-    is_exact = (standing[0] != np.arange(count))[found] & settings.exact
-    is_pixels = (bytes_of != bytes_of[standing[1]])[found] & settings.pixels
+    is_exact = (_best(bytes_of, rank)[found] != found) & settings.exact
+    standing = _best(pixels_of, rank)[found]
+    is_pixels = (bytes_of[found] != bytes_of[standing]) & settings.pixels
     return Duplicates(
         ids=nodes[found],
         twins=nodes[twins],
-        similarity=np.where(dropped[found], similarity[theirs], np.float32(1)),
-        rung=np.where(dropped[found], rung[theirs], own),
+        similarity=similarity,
+        rung=np.where(dropped, rung, own),
         exact=is_exact,
         pixels=is_pixels,
     )
 
 
-def greedy(pairs: Pairs, rank: Ids, hashes_of: Ids | None = None) -> tuple[Ids, Floats, Ids]:
+def greedy(
+    pairs: Pairs, rank: Nodes, hashes_of: Nodes | None = None
+) -> tuple[Nodes, Floats, Rungs]:
     """Visit nodes by ascending rank; drop one iff a pair joins it to a node already kept.
 
     rank: [n]. hashes_of: the node that stands for those of equal perceptual hashes, [n]; pairs
@@ -142,32 +167,27 @@ def greedy(pairs: Pairs, rank: Ids, hashes_of: Ids | None = None) -> tuple[Ids, 
     rung: the first rung that has one, then the most similar, then the lowest rank.
     """
     count = len(rank)
-    hashes_of = np.arange(count) if hashes_of is None else hashes_of
+    hashes_of = np.arange(count, dtype=rank.dtype) if hashes_of is None else hashes_of
     hashed = pairs.rung == PERCEPTUAL_RUNG
     touched = np.bincount(hashes_of, minlength=count)[hashes_of] > 1
     touched[pairs.a] = touched[pairs.b] = True
-    visited = np.flatnonzero(touched)
+    visited = np.flatnonzero(touched).astype(rank.dtype)
     order = visited[np.argsort(rank[visited])]
+    del touched, visited
     earlier = _earlier(pairs, ~hashed, rank)
     return walk(len(order))(
         order, rank, hashes_of, *earlier, *_both_ways(pairs, hashed, count), PERCEPTUAL_RUNG
     )
 
 
-def _graph(
-    edges: pa.Table, nodes: Ids, settings: DedupSettings
-) -> tuple[Ids, Ids, Ids, Ids, Pairs]:
-    """The stars and pairs of stored edges, as places among `nodes`.
-
-    Returns for each node who stands for its equals: by bytes, by pixels, in the group that acts
-    as one, by perceptual hashes; and the pairs at or above their thresholds.
-    """
-    a = np.searchsorted(nodes, edges["a"].to_numpy())
-    b = np.searchsorted(nodes, edges["b"].to_numpy())
+def graph_of(edges: pa.Table, nodes: Ids, settings: DedupSettings) -> Graph:
+    """Stored edges as stars and pairs at or above their thresholds, by places among `nodes`."""
+    index = _index(len(nodes))
+    a, b = (np.searchsorted(nodes, edges[end].to_numpy()).astype(index) for end in ("a", "b"))
     similarity = edges["similarity"].to_numpy()
-    alone = np.arange(len(nodes))
+    alone = np.arange(len(nodes), dtype=index)
 
-    def star(taken: Bools) -> Ids:
+    def star(taken: Bools) -> Nodes:
         centre = alone.copy()
         centre[b[taken]] = a[taken]
         return centre
@@ -185,26 +205,33 @@ def _graph(
     hits = similarity >= least[rung]
     equal = hits & (rung == PERCEPTUAL_RUNG) & (similarity == 1)
     hits &= ~equal
-    pairs = Pairs(a[hits], b[hits], similarity[hits], rung[hits].astype(np.int64))
-    return by_bytes, by_pixels, group, star(equal), pairs
+    pairs = Pairs(a[hits], b[hits], similarity[hits], rung[hits])
+    return Graph(by_bytes, by_pixels, group, star(equal), pairs)
 
 
-def _rungs(kinds: pa.ChunkedArray, names: Sequence[str]) -> npt.NDArray[np.int32]:
+def _rungs(kinds: pa.ChunkedArray, names: Sequence[str]) -> Rungs:
     """The rung of each pair, the place of its kind among `names`; -1 where it is not there."""
-    rungs = pc.index_in(kinds.cast(pa.string()), pa.array(names, pa.string()))
-    return rungs.fill_null(-1).to_numpy()
+    width = np.min_scalar_type(-len(names) - 1)
+    found = [np.empty(0, width)]
+    for chunk in kinds.chunks:
+        coded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+        rungs = pc.index_in(coded.dictionary, pa.array(names, pa.string())).fill_null(-1)
+        found.append(rungs.to_numpy().astype(width)[coded.indices.to_numpy()])
+    return np.concatenate(found)
 
 
-def _both_ways(pairs: Pairs, chosen: Bools, count: int) -> tuple[Ids, Ids, Floats]:
+def _both_ways(pairs: Pairs, chosen: Bools, count: int) -> tuple[Nodes, Nodes, Floats]:
     """Where the neighbours of each node start, the neighbours, and their similarities."""
     a, b, similarity = pairs.a[chosen], pairs.b[chosen], pairs.similarity[chosen]
     node = np.concatenate([a, b])
     order = np.argsort(node, kind="stable")
+    starts = _starts(node, count)
+    del node
     other, value = np.concatenate([b, a]), np.concatenate([similarity, similarity])
-    return _starts(node, count), other[order], value[order]
+    return starts, other[order], value[order]
 
 
-def _earlier(pairs: Pairs, chosen: Bools, rank: Ids) -> tuple[Ids, Ids, Floats, Ids]:
+def _earlier(pairs: Pairs, chosen: Bools, rank: Nodes) -> tuple[Nodes, Nodes, Floats, Rungs]:
     """Where the earlier neighbours of each node start; they, by rung, similarity and rank.
 
     And their similarities and rungs.
@@ -213,23 +240,38 @@ def _earlier(pairs: Pairs, chosen: Bools, rank: Ids) -> tuple[Ids, Ids, Floats, 
     similarity, rung = pairs.similarity[chosen], pairs.rung[chosen]
     swap = rank[a] > rank[b]
     early, late = np.where(swap, b, a), np.where(swap, a, b)
+    del a, b, swap
     order = np.lexsort((rank[early], -similarity, rung, late))
     return _starts(late, len(rank)), early[order], similarity[order], rung[order]
 
 
-def _starts(nodes: Ids, count: int) -> Ids:
-    """Where each of 0..count-1 starts among `nodes` when they are sorted: int64 [count + 1]."""
-    return np.concatenate([[0], np.cumsum(np.bincount(nodes, minlength=count))])
+def _starts(nodes: Nodes, count: int) -> Nodes:
+    """Where each of 0..count-1 starts among `nodes` when they are sorted: [count + 1]."""
+    starts = np.zeros(count + 1, _index(len(nodes)))
+    np.cumsum(np.bincount(nodes, minlength=count), out=starts[1:])
+    return starts
 
 
-def _best(group: Ids, rank: Ids) -> Ids:
-    """For each node the node of the lowest rank in its group: int64 [n]."""
-    lowest = np.full(len(rank), len(rank))
+def _best(group: Nodes, rank: Nodes) -> Nodes:
+    """For each node the node of the lowest rank in its group: [n]."""
+    lowest = np.full(len(rank), len(rank), rank.dtype)
     np.minimum.at(lowest, group, rank)
-    return np.argsort(rank)[lowest[group]] if len(rank) else group
+    return _inverse(rank)[lowest[group]]
 
 
-def _copy_rung(same_bytes: Bools, settings: DedupSettings) -> Ids:
+def _inverse(order: Nodes) -> Nodes:
+    """The place of each of 0..n-1 in an order of them all: [n]."""
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order), dtype=order.dtype)
+    return places
+
+
+def _index(count: int) -> type[np.signedinteger[Any]]:
+    """The type of places among so many."""
+    return np.int32 if count < 2**31 else np.int64
+
+
+def _copy_rung(same_bytes: Bools, settings: DedupSettings) -> Rungs:
     """What to call copies of a row that stays: the first rung that is on and joins them."""
     active = settings.active
     later = next((rung for rung in range(PERCEPTUAL_RUNG, len(active)) if active[rung]), 0)

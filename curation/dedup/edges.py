@@ -14,31 +14,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from curation.columns import dataset_at, folder_digest, score_folder
-from curation.dedup.images import HASH_SCORER, Ids, Images, reordered
-from curation.dedup.older import EDGES_FILE, PERCEPTUAL_KIND, Found, Older
+from curation.dedup.images import HASH_SCORER, Ids, Images, reordered, stored_words
+from curation.dedup.older import PERCEPTUAL_KIND, Found, Older
 from curation.dedup.stars import Star, by_bytes, by_hashes, by_pixels
+from curation.dedup.stored import Edges, write_edges
 from curation.rules_settings import HASH_BITS, DedupSettings, NearSettings
 from indexes.hamming import hamming_pairs
 from indexes.neighbours import EXACT_LIMIT, pair_recall, range_pairs
 from infra.artifacts import Part, Spec
-from infra.dataset import Dataset, write_table
+from infra.dataset import Dataset
 from infra.errors import SluiceError
 from infra.filesystem import join
 from infra.stage import Draft, Item
 
 CODE = 3
 EXACT_KIND, PIXELS_KIND = "exact", "pixels"
-EDGES = pa.schema(
-    [
-        ("a", pa.int64()),  # index ids, shard << 20 | row; a < b
-        ("b", pa.int64()),
-        ("kind", pa.string()),  # exact, pixels, perceptual, or the vectors compared: SCORER/VECTOR
-        ("similarity", pa.float32()),  # 1; 1 - bits / 64 of the hashes; cosine
-    ]
-)
 ALL = Item("all", None)  # the one unit of work of a stage that must see everything
 
 
@@ -92,10 +84,9 @@ class EdgesWork:
                 climb.near(images, search)
         except SluiceError as error:
             raise SluiceError(f"{dataset.url}: {error.what}", error.way_out) from error
-        edges = climb.edges()
-        file = write_table(self.url, EDGES_FILE, edges)
-        part = Part(ALL.name, (file,), edges.num_rows, edges.num_rows, extra=climb.figures)
-        return {"": part}
+        count = climb.count()
+        file = write_edges(self.url, climb.pairs)
+        return {"": Part(ALL.name, (file,), count, count, extra=climb.figures)}
 
 
 @dataclass
@@ -106,7 +97,7 @@ class Climb:
     folders: Mapping[str, str]
     older: Older | None = None
     figures: dict[str, Any] = field(default_factory=dict)
-    pairs: list[tuple[str, Ids, Ids, npt.NDArray[np.float32]]] = field(default_factory=list)
+    pairs: list[Edges] = field(default_factory=list)
 
     def equal(self, dataset: Dataset, pixels: bool) -> Images:
         """Stars of equal bytes and of equal pixels; returns the rows that go on."""
@@ -119,15 +110,20 @@ class Climb:
 
     def perceptual(self, images: Images, radius: int) -> None:
         """Pairs whose pHashes and dHashes both differ in `radius` bits or fewer."""
+        compared = self.older.hashes(radius, self.url) if self.older else None
         distinct, hashes, star, silent = by_hashes(images, self.folders)
         self._add_star(PERCEPTUAL_KIND, star)
-        found = self.older.hashes(hashes, radius) if self.older else Found.nothing()
-        if found.order is not None:
-            hashes = hashes[found.order]
+        found = Found.nothing()
+        if compared:
+            hashes = stored_words(hashes, self.url)
+            found = compared.found(hashes)
+        if found.met is not None:
+            hashes = reordered(hashes, found.met, self.url)
         try:
             a, b, distance = hamming_pairs(hashes, radius, known=found.known)
         except SluiceError as error:
             raise SluiceError(error.what, "lower dedup.radius_floor") from error
+        del hashes
         similarity = (1 - distance / HASH_BITS).astype(np.float32)
         self._add_found(PERCEPTUAL_KIND, distinct, found, (a, b, similarity))
         self.figures["without_perceptual_hash"] = silent
@@ -137,12 +133,14 @@ class Climb:
         """Pairs of similar vectors, and the share of all such pairs they are."""
         scorer, _, vector = search.vectors.partition("/")
         folder = score_folder(self.folders, scorer, "dedup.near")
-        found = Found.nothing()
+        compared, found = None, Found.nothing()
         if self.older:
-            found = self.older.vectors(search.vectors, search.floor, images, folder, self.url)
+            compared = self.older.vectors(search.vectors, search.floor, self.url)
         vectors = images.vectors(folder, vector, self.url)
-        if found.order is not None:
-            vectors = reordered(vectors, found.order, self.url)
+        if compared:
+            found = compared.found(images.vector_words(folder, vector, self.url))
+        if found.met is not None:
+            vectors = reordered(vectors, found.met, self.url)
         try:
             new = range_pairs(vectors, search.floor, known=found.known)
         except SluiceError as error:
@@ -158,14 +156,8 @@ class Climb:
         self._add_found(search.vectors, images, found, (new[0], new[1], similarity))
         self.figures.setdefault("recall", {})[search.vectors] = recall
 
-    def edges(self) -> pa.Table:
-        """All pairs, sorted."""
-        order = [(name, "ascending") for name in ("a", "b", "kind")]
-        tables = [
-            pa.table([a, b, pa.repeat(kind, len(a)), similarity], schema=EDGES)
-            for kind, a, b, similarity in self.pairs
-        ]
-        return pa.concat_tables([EDGES.empty_table(), *tables]).sort_by(order)
+    def count(self) -> int:
+        return sum(len(pairs.a) for pairs in self.pairs)
 
     def _add_star(self, kind: str, star: Star) -> None:
         self._add(kind, *star, np.ones(len(star[0]), np.float32))
@@ -179,8 +171,8 @@ class Climb:
     ) -> None:
         """The pairs that are known, and the new ones, by places in the order of `found`."""
         ids = images.ids()
-        if found.order is not None:
-            ids = ids[found.order]
+        if found.met is not None:
+            ids = np.concatenate([ids[found.met], ids[~found.met]])
         a = ids[np.concatenate([found.a, new[0]])]
         b = ids[np.concatenate([found.b, new[1]])]
         similarity = np.concatenate([found.similarity, new[2]])
@@ -189,5 +181,5 @@ class Climb:
             self.figures.setdefault("known", {})[kind] = found.known
 
     def _add(self, kind: str, a: Ids, b: Ids, similarity: npt.NDArray[np.float32]) -> None:
-        self.pairs.append((kind, a, b, similarity))
+        self.pairs.append(Edges(kind, a, b, similarity))
         self.figures[kind] = len(a)

@@ -1,4 +1,6 @@
-"""The compiled loops that find rows with equal words: see `curation.dedup.stars`."""
+"""The compiled loops that find rows with equal words: see `curation.dedup.stars` and `older`."""
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,3 +65,35 @@ def copies(keys: Words, bits: np.uint64, words: Words, first: Ids, copy: Ids) ->
             keys[front], keys[place] = keys[place], keys[front]
             differing += 1
     return count
+
+
+@compiled
+def matches(
+    keys: Words, older_keys: Words, bits: np.uint64, words: Words, older: Words, found: Any
+) -> None:
+    """Fill found [n]: of each of `words` the row of `older` that it gets, -1 where there is none.
+
+    keys, older_keys: sorted, of both; the older ones lose their order. What an older key's row was
+    given to is moved in front of its run, so that no row is looked at again.
+    """
+    mask = (np.uint64(1) << bits) - np.uint64(1)
+    free = stop = 0  # of older keys: the run of the hash at hand that is not given away
+    for place in range(len(keys)):
+        hashed = keys[place] >> bits
+        while free < len(older_keys) and older_keys[free] >> bits < hashed:
+            free += 1
+        stop = max(stop, free)
+        while stop < len(older_keys) and older_keys[stop] >> bits == hashed:
+            stop += 1
+        row = np.int64(keys[place] & mask)
+        found[row] = -1
+        for at in range(free, stop):
+            taken = older_keys[at]
+            other = np.int64(taken & mask)
+            if older[other, 0] == words[row, 0] and older[other, 1] == words[row, 1]:
+                for back in range(at, free, -1):
+                    older_keys[back] = older_keys[back - 1]
+                older_keys[free] = taken
+                found[row] = other
+                free += 1
+                break

@@ -25,7 +25,7 @@ from infra.dataset import ROW_BITS, Dataset
 from infra.filesystem import TEMPORARY, is_local, resolve
 
 HASH_SCORER = "hash"
-STEP = 1 << 14  # vectors moved at once
+STEP = 1 << 14  # rows moved at once
 
 Ids = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -75,6 +75,13 @@ class Images:
             ids[places] = rows | shard << ROW_BITS
         return ids
 
+    def positions(self, ids: Ids) -> Ids:
+        """Where the rows of these ids stand among all rows of the version."""
+        parts = sorted(self.dataset.artifact.parts, key=lambda part: int(part.name))
+        shards = np.array([int(part.name) for part in parts])
+        starts = np.cumsum([0, *(part.rows for part in parts)])
+        return starts[np.searchsorted(shards, ids >> ROW_BITS)] + (ids & (1 << ROW_BITS) - 1)
+
     def words(self, read: Callable[[int, Ids], Words]) -> Words:
         """What `read` gives for a shard and rows of it, for all: uint64 [len(self), 2]."""
         words = np.empty((len(self), 2), np.uint64)
@@ -118,7 +125,7 @@ def mapped(file: Any, kind: type[np.generic], width: int) -> Any:
     file.flush()
     if not size:
         return np.empty((0, width), kind)
-    return np.memmap(file, kind, "r").reshape(-1, width)
+    return np.asarray(np.memmap(file, kind, "r")).reshape(-1, width)
 
 
 def vector_words(vectors: Vectors) -> Words:
@@ -128,12 +135,21 @@ def vector_words(vectors: Vectors) -> Words:
     return np.frombuffer(hashed, np.uint64).reshape(-1, 2)
 
 
-def reordered(vectors: Vectors, order: Ids, scratch: str) -> Vectors:
-    """vectors[order], in a file of their own."""
+def stored_words(words: Words, scratch: str) -> Words:
+    """The same words, mapped."""
     staged = scratch_file(scratch)
-    for start in range(0, len(order), STEP):
-        staged.write(np.ascontiguousarray(vectors[order[start : start + STEP]]).data)
-    return mapped(staged, np.float16, vectors.shape[1])
+    staged.write(np.ascontiguousarray(words).data)
+    return mapped(staged, np.uint64, words.shape[1])
+
+
+def reordered(rows: Any, chosen: Bools, scratch: str) -> Any:
+    """Those that are chosen, then the others, in a file of their own: [n, width], mapped."""
+    staged = scratch_file(scratch)
+    for wanted in (True, False):
+        for start in range(0, len(rows), STEP):
+            place = slice(start, start + STEP)
+            staged.write(np.ascontiguousarray(rows[place][chosen[place] == wanted]).data)
+    return mapped(staged, rows.dtype, rows.shape[1])
 
 
 def byte_words(images: Images) -> Words:

@@ -8,6 +8,7 @@ hash or vector changed is a new one, and pairs of rows that are gone are left ou
 # pyarrow.compute makes its functions when it is imported; pyright cannot see them.
 # pyright: reportAttributeAccessIssue=false
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,25 +19,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.columns import artifact_at, dataset_at, older_at
-from curation.dedup.images import Ids, Images, Words
+from curation.dedup.images import Bools, Images, Words, stored_words
 from curation.dedup.stars import by_hashes, leaders
+from curation.dedup.stored import EDGES_FILE, Similarities
 from curation.rules_settings import HASH_BITS, DedupSettings
 from infra import filesystem
 from infra.artifacts import Artifact
 from infra.errors import SluiceError
 from infra.filesystem import join
 
-EDGES_FILE = "edges.parquet"
 PERCEPTUAL_KIND = "perceptual"
-AT_ONCE = 1 << 21  # words sorted at once
+AT_ONCE = 1 << 18  # pairs read at once
 
-Similarities = npt.NDArray[np.float32]
-
-
-def read_edges(url: str) -> pa.Table:
-    """The pairs of a search; `kind` is a dictionary, as there are few kinds and many pairs."""
-    with filesystem.open_read(join(url, EDGES_FILE)) as file:
-        return pq.ParquetFile(file, read_dictionary=["kind"]).read(use_threads=False)
+Places = npt.NDArray[np.signedinteger[Any]]  # int32 where there are few enough
 
 
 def older_url(store: str, settings: DedupSettings) -> str | None:
@@ -46,12 +41,12 @@ def older_url(store: str, settings: DedupSettings) -> str | None:
 
 @dataclass(frozen=True)
 class Found:
-    """The pairs that are known of rows in an order of their own: places in it, a < b."""
+    """The pairs that are known of rows in an order of their own: the known rows, then the new."""
 
-    order: Ids | None  # the known rows, then the new ones; None: as they came, all new
+    met: Bools | None  # whether a row is known; None: as they came, all new
     known: int  # how many are known
-    a: Ids
-    b: Ids
+    a: Places  # in that order, a < b
+    b: Places
     similarity: Similarities
 
     @staticmethod
@@ -77,81 +72,83 @@ class Older:
             dataset_at(url.rpartition("/edges/")[0]), self.folders, self.settings["pixels"]
         )
 
-    def hashes(self, hashes: Words, radius: int) -> Found:
-        """What is known of `hashes` [n, 2], all different; nothing where it looked less far."""
+    def hashes(self, radius: int, scratch: str) -> "Compared | None":
+        """The hashes that it compared; None where it looked less far."""
         looked = self.settings["radius_floor"]
         if looked is None or looked < radius:
-            return Found.nothing()
+            return None
         images, words, _, _ = by_hashes(self.images, self.folders)
         least = np.float32(1 - radius / HASH_BITS)
-        return self._found(PERCEPTUAL_KIND, images, words, hashes, least)
+        return Compared(
+            self.artifact.url, PERCEPTUAL_KIND, least, images, stored_words(words, scratch)
+        )
 
-    def vectors(self, name: str, floor: float, images: Images, folder: str, scratch: str) -> Found:
-        """What is known of the vectors of `images`; nothing where it looked less far."""
+    def vectors(self, name: str, floor: float, scratch: str) -> "Compared | None":
+        """The vectors that it compared; None where it looked less far."""
         looked = self.settings["near"].get(name)
         if looked is None or looked > floor:
-            return Found.nothing()
+            return None
         scorer, _, vector = name.partition("/")
-        now = images.vector_words(folder, vector, scratch)
         words = self.images.vector_words(self.folders[scorer], vector, scratch)
-        return self._found(name, self.images, words, now, np.float32(floor))
-
-    def _found(
-        self, kind: str, images: Images, words: Words, now: Words, least: np.float32
-    ) -> Found:
-        ids, pairs = images.ids(), self._pairs(kind, least)
-        a, b = (np.searchsorted(ids, pairs[name].to_numpy()) for name in ("a", "b"))
-        then = matching(now, words)
-        order = np.argsort(then < 0, kind="stable")
-        known = int(np.count_nonzero(then >= 0))
-        place = np.full(len(words), -1)
-        place[then[order[:known]]] = np.arange(known)
-        a, b = place[a], place[b]
-        both = (a >= 0) & (b >= 0)
-        a, b = np.minimum(a, b)[both], np.maximum(a, b)[both]
-        return Found(order, known, a, b, pairs["similarity"].to_numpy()[both])
-
-    def _pairs(self, kind: str, least: np.float32) -> pa.Table:
-        """The pairs of different hashes, or of vectors, from a similarity on."""
-        edges = read_edges(self.artifact.url)
-        wanted = pc.and_(
-            pc.equal(edges["kind"], kind), pc.greater_equal(edges["similarity"], pa.scalar(least))
-        )
-        if kind == PERCEPTUAL_KIND:
-            wanted = pc.and_(wanted, pc.less(edges["similarity"], 1))  # else it is of a star
-        return edges.filter(wanted)
+        return Compared(self.artifact.url, name, np.float32(floor), self.images, words)
 
 
-def matching(words: Words, older: Words) -> Ids:
-    """For each row of `words` [n, 2] one of `older` [m, 2] that is equal, -1 without: int64 [n].
+@dataclass(frozen=True)
+class Compared:
+    """What the older search compared on a rung, and its pairs from a similarity on."""
 
-    No two rows get the same one: of equal rows the first gets the first.
+    url: str
+    kind: str
+    least: np.float32
+    images: Images
+    words: Words  # of these, mapped
+
+    def found(self, words: Words) -> Found:
+        """What is known of rows that have these words [n, 2]."""
+        then = matching(words, self.words)
+        met = then >= 0
+        known = int(np.count_nonzero(met))
+        place = np.full(len(self.words), -1, then.dtype)
+        place[then[met]] = np.arange(known, dtype=then.dtype)
+        del then
+        of_row = np.full(len(self.images.present), -1, place.dtype)
+        of_row[self.images.present] = place
+        del place
+        pairs = [(np.empty(0, of_row.dtype), np.empty(0, of_row.dtype), np.empty(0, np.float32))]
+        for batch in self._pairs():
+            a, b = (of_row[self.images.positions(batch[name].to_numpy())] for name in ("a", "b"))
+            both = (a >= 0) & (b >= 0)
+            a, b = np.minimum(a, b)[both], np.maximum(a, b)[both]
+            pairs.append((a, b, batch["similarity"].to_numpy()[both]))
+        a, b, similarity = (np.concatenate(each) for each in zip(*pairs, strict=True))
+        return Found(met, known, a, b, similarity)
+
+    def _pairs(self) -> Iterator[pa.RecordBatch]:
+        """The pairs of different hashes, or of vectors, part by part."""
+        with filesystem.open_read(join(self.url, EDGES_FILE)) as file:
+            edges = pq.ParquetFile(file, read_dictionary=["kind"])
+            for batch in edges.iter_batches(AT_ONCE, use_threads=False):
+                wanted = pc.and_(
+                    pc.equal(batch["kind"], self.kind),
+                    pc.greater_equal(batch["similarity"], pa.scalar(self.least)),
+                )
+                if self.kind == PERCEPTUAL_KIND:
+                    wanted = pc.and_(wanted, pc.less(batch["similarity"], 1))  # else of a star
+                yield batch.filter(wanted)
+
+
+def matching(words: Words, older: Words) -> Places:
+    """For each row of `words` [n, 2] one of `older` [m, 2] that is equal, -1 without: [n].
+
+    No two rows get the same one: of equal rows the first gets the first. One sort of 8 bytes a row.
     """
-    found = np.full(len(words), -1)
-    # Part by part, by a few bits of the words, so that what is sorted at once is small.
-    bits = ((len(words) + len(older)) // AT_ONCE).bit_length()
-    mask = np.uint64((1 << bits) - 1)
-    parts = [(each[:, 0] & mask).astype(np.uint16) for each in (words, older)]
-    for part in range(1 << bits):
-        ours, theirs = (np.flatnonzero(each == part) for each in parts)
-        found[ours] = _matching(words[ours], older[theirs], theirs)
-    return found
+    from curation.dedup import equal  # what it imports costs a third of a second
 
-
-def _matching(words: Words, older: Words, theirs: Ids) -> Ids:
-    count = len(older)
-    every = np.concatenate([older, words])
-    order = np.lexsort((every[:, 1], every[:, 0]))  # stable: older ones first
-    every = every[order]
-    places = np.arange(len(order))
-    first = np.ones(len(order), bool)
-    first[1:] = (every[1:] != every[:-1]).any(axis=1)
-    start = np.maximum.accumulate(np.where(first, places, 0))
-    new = order >= count
-    before = np.concatenate([[0], np.cumsum(~new)])
-    held = before[places] - before[start]  # older ones of the group, of those before here
-    partner = start + (places - start - held)  # the n-th new one gets the n-th older one
-    found = np.full(len(words), -1)
-    has = new & (places - start - held < held)
-    found[order[has] - count] = theirs[order[partner[has]]]
+    most = max(len(words), len(older))
+    bits = np.uint64(max(1, most.bit_length()))
+    keys, older_keys = equal.row_keys(words, bits), equal.row_keys(older, bits)
+    keys.sort()
+    older_keys.sort()
+    found = np.empty(len(words), np.int32 if most < 2**31 else np.int64)
+    equal.matches(keys, older_keys, bits, words, older, found)
     return found

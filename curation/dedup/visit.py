@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Chosen = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
+Places = NDArray[np.signedinteger[Any]]
+Chosen = tuple[Places, NDArray[np.float32], Places]
 
 FEW = 5_000  # rows: 20 ms in Python, for which importing numba does not pay
 
@@ -24,15 +26,15 @@ def _compiled() -> Callable[..., Chosen]:
 
 
 def visit(
-    order: NDArray[np.int64],
-    rank: NDArray[np.int64],
-    hashes_of: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    early: NDArray[np.int64],
+    order: Places,
+    rank: Places,
+    hashes_of: Places,
+    starts: Places,
+    early: Places,
     values: NDArray[np.float32],
-    kinds: NDArray[np.int64],
-    close_starts: NDArray[np.int64],
-    close: NDArray[np.int64],
+    kinds: Places,
+    close_starts: Places,
+    close: Places,
     close_values: NDArray[np.float32],
     hashed: int,
 ) -> Chosen:
@@ -43,11 +45,11 @@ def visit(
     close[close_starts[i]:close_starts[i + 1]], of rung `hashed`.
     """
     count = len(rank)
-    twin, rung = np.full(count, -1, np.int64), np.zeros(count, np.int64)
+    twin, rung = np.full(count, -1, rank.dtype), np.zeros(count, kinds.dtype)
     similarity = np.zeros(count, np.float32)
     kept = np.ones(count, np.bool_)
-    holder = np.full(count, -1, np.int64)  # of equal hashes: the one that is kept
-    target = np.full(count, -1, np.int64)  # of equal hashes: the kept row they go for, and
+    holder = np.full(count, -1, rank.dtype)  # of equal hashes: the one that is kept
+    target = np.full(count, -1, rank.dtype)  # of equal hashes: the kept row they go for, and
     target_value = np.ones(count, np.float32)  # how close it is
     for node in order:
         same = hashes_of[node]

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.dedup import ALL, EDGES_FILE, EdgesWork, edges_draft, older_url
+from curation.dedup import ALL, EDGES, EDGES_FILE, EdgesWork, edges_draft, older_url, stored
 from curation.dedup.older import matching
 from curation.rules_settings import DedupSettings, NearSettings
 from infra.artifacts import Artifact
@@ -192,11 +193,43 @@ def test_equal_words_are_matched_in_their_order(
     assert matching(left, right).tolist() == expected
 
 
-def test_words_are_matched_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_words_each_is_given_once() -> None:
     left, right = np.random.default_rng(0).integers(0, 40, (2, 900, 2), np.uint64)
-    whole = matching(left, right)
-    monkeypatch.setattr("curation.dedup.older.AT_ONCE", 100)
-    assert (matching(left, right) == whole).all()
-    taken = whole[whole >= 0]
-    assert (left[whole >= 0] == right[taken]).all()
+    found = matching(left, right)
+    taken = found[found >= 0]
+    assert (left[found >= 0] == right[taken]).all()
     assert len(set(taken.tolist())) == len(taken) > 300
+
+
+def test_words_of_one_hash_are_told_apart() -> None:
+    """Few bits are left of a hash where there are many rows: words that differ share it."""
+    from curation.dedup import equal
+
+    left, right = np.random.default_rng(1).integers(0, 4, (2, 300, 2), np.uint64)
+    places = np.arange(300, dtype=np.uint64)
+    found = np.empty(300, np.int32)
+    equal.matches(places, places.copy(), np.uint64(20), left, right, found)  # all of hash 0
+    assert found.tolist() == matching(left, right).tolist()
+
+
+def test_pairs_are_written_sorted_in_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "GROUP", 7)
+    rng = np.random.default_rng(0)
+    found, rows = [], []
+    for kind in ("pixels", "exact", "near/v"):
+        a, b = rng.integers(0, 9, 20), rng.integers(9, 18, 20)
+        similarity = rng.random(20, np.float32)
+        found.append(stored.Edges(kind, a, b, similarity))
+        rows += list(zip(a.tolist(), b.tolist(), [kind] * 20, similarity.tolist(), strict=True))
+    part = stored.write_edges(str(tmp_path), found)
+    assert part.bytes == (tmp_path / EDGES_FILE).stat().st_size
+    written = read_table(str(tmp_path / EDGES_FILE))
+    assert written.schema.equals(EDGES)
+    assert list(zip(*written.to_pydict().values(), strict=True)) == sorted(
+        rows, key=lambda row: row[:3]
+    )
+    assert not found
+    stored.write_edges(str(tmp_path), [])
+    assert read_table(str(tmp_path / EDGES_FILE)).equals(EDGES.empty_table())
