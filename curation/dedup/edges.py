@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curation.columns import dataset_at, folder_digest, score_folder
-from curation.dedup.images import HASH_SCORER, Ids, Images, reordered, stored_words
+from curation.dedup.images import HASH_SCORER, Ids, Images, reordered, stored
 from curation.dedup.older import PERCEPTUAL_KIND, Found, Older
 from curation.dedup.stars import Star, by_bytes, by_hashes, by_pixels
 from curation.dedup.stored import Edges, write_edges
@@ -113,10 +113,12 @@ class Climb:
         compared = self.older.hashes(radius, self.url) if self.older else None
         distinct, hashes, star, silent = by_hashes(images, self.folders)
         self._add_star(PERCEPTUAL_KIND, star)
+        alike = len(star[0])
+        del star
         found = Found.nothing()
         if compared:
-            hashes = stored_words(hashes, self.url)
-            found = compared.found(hashes)
+            hashes = stored(hashes, self.url)
+            found = compared.found(hashes, self.url)
         if found.met is not None:
             hashes = reordered(hashes, found.met, self.url)
         try:
@@ -127,7 +129,7 @@ class Climb:
         similarity = (1 - distance / HASH_BITS).astype(np.float32)
         self._add_found(PERCEPTUAL_KIND, distinct, found, (a, b, similarity))
         self.figures["without_perceptual_hash"] = silent
-        self.figures[PERCEPTUAL_KIND] += len(star[0])
+        self.figures[PERCEPTUAL_KIND] += alike
 
     def near(self, images: Images, search: NearSettings) -> None:
         """Pairs of similar vectors, and the share of all such pairs they are."""
@@ -138,7 +140,8 @@ class Climb:
             compared = self.older.vectors(search.vectors, search.floor, self.url)
         vectors = images.vectors(folder, vector, self.url)
         if compared:
-            found = compared.found(images.vector_words(folder, vector, self.url))
+            words = images.vector_words(folder, vector, self.url)
+            found = compared.found(words, self.url)
         if found.met is not None:
             vectors = reordered(vectors, found.met, self.url)
         try:
@@ -152,6 +155,7 @@ class Climb:
         if len(vectors) > EXACT_LIMIT:
             a, b = np.concatenate([found.a, new[0]]), np.concatenate([found.b, new[1]])
             recall = round(pair_recall(vectors, a, b, search.floor), 4)
+            del a, b
         similarity = np.minimum(new[2], 1)
         self._add_found(search.vectors, images, found, (new[0], new[1], similarity))
         self.figures.setdefault("recall", {})[search.vectors] = recall
@@ -181,5 +185,6 @@ class Climb:
             self.figures.setdefault("known", {})[kind] = found.known
 
     def _add(self, kind: str, a: Ids, b: Ids, similarity: npt.NDArray[np.float32]) -> None:
-        self.pairs.append(Edges(kind, a, b, similarity))
+        # On disk till all are sorted: the next rung needs the memory.
+        self.pairs.append(Edges(kind, *(stored(each, self.url) for each in (a, b, similarity))))
         self.figures[kind] = len(a)

@@ -135,11 +135,12 @@ def vector_words(vectors: Vectors) -> Words:
     return np.frombuffer(hashed, np.uint64).reshape(-1, 2)
 
 
-def stored_words(words: Words, scratch: str) -> Words:
-    """The same words, mapped."""
+def stored(rows: npt.NDArray[Any], scratch: str) -> npt.NDArray[Any]:
+    """The same rows, mapped."""
     staged = scratch_file(scratch)
-    staged.write(np.ascontiguousarray(words).data)
-    return mapped(staged, np.uint64, words.shape[1])
+    staged.write(np.ascontiguousarray(rows).data)
+    width = rows.shape[1] if rows.ndim > 1 else 1
+    return mapped(staged, rows.dtype.type, width).reshape(rows.shape)
 
 
 def reordered(rows: Any, chosen: Bools, scratch: str) -> Any:
@@ -149,7 +150,7 @@ def reordered(rows: Any, chosen: Bools, scratch: str) -> Any:
         for start in range(0, len(rows), STEP):
             place = slice(start, start + STEP)
             staged.write(np.ascontiguousarray(rows[place][chosen[place] == wanted]).data)
-    return mapped(staged, rows.dtype, rows.shape[1])
+    return mapped(staged, rows.dtype.type, rows.shape[1])
 
 
 def byte_words(images: Images) -> Words:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.columns import artifact_at, dataset_at, older_at
-from curation.dedup.images import Bools, Images, Words, stored_words
+from curation.dedup.images import Bools, Images, Words, stored
 from curation.dedup.stars import by_hashes, leaders
 from curation.dedup.stored import EDGES_FILE, Similarities
 from curation.rules_settings import HASH_BITS, DedupSettings
@@ -79,9 +79,7 @@ class Older:
             return None
         images, words, _, _ = by_hashes(self.images, self.folders)
         least = np.float32(1 - radius / HASH_BITS)
-        return Compared(
-            self.artifact.url, PERCEPTUAL_KIND, least, images, stored_words(words, scratch)
-        )
+        return Compared(self.artifact.url, PERCEPTUAL_KIND, least, images, stored(words, scratch))
 
     def vectors(self, name: str, floor: float, scratch: str) -> "Compared | None":
         """The vectors that it compared; None where it looked less far."""
@@ -103,8 +101,8 @@ class Compared:
     images: Images
     words: Words  # of these, mapped
 
-    def found(self, words: Words) -> Found:
-        """What is known of rows that have these words [n, 2]."""
+    def found(self, words: Words, scratch: str) -> Found:
+        """What is known of rows that have these words [n, 2]; its pairs are mapped."""
         then = matching(words, self.words)
         met = then >= 0
         known = int(np.count_nonzero(met))
@@ -120,8 +118,8 @@ class Compared:
             both = (a >= 0) & (b >= 0)
             a, b = np.minimum(a, b)[both], np.maximum(a, b)[both]
             pairs.append((a, b, batch["similarity"].to_numpy()[both]))
-        a, b, similarity = (np.concatenate(each) for each in zip(*pairs, strict=True))
-        return Found(met, known, a, b, similarity)
+        joined = (np.concatenate(each) for each in zip(*pairs, strict=True))
+        return Found(met, known, *(stored(each, scratch) for each in joined))
 
     def _pairs(self) -> Iterator[pa.RecordBatch]:
         """The pairs of different hashes, or of vectors, part by part."""

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-SHARD, DIMENSION, FLOOR, RADIUS = 100_000, 64, 0.97, 6
+SHARD, DIMENSION, FLOOR, RADIUS = 100_000, 64, 0.99, 6
 STAGES = ("bytes and pixels", "hashes", "vectors", "all pairs", "after", "verdicts")
 
 
