@@ -15,7 +15,7 @@ from typing import Any
 
 from indexes import codes, quantizer
 from indexes.embeddings import Embedding, open_version, vectors_of
-from indexes.files import IDS, array_of, open_files, smoke_search
+from indexes.files import IDS, LATEST, array_of, open_files, smoke_search
 from indexes.kinds import KINDS
 from indexes.lookup import Lookup
 from indexes.measure import latency, measure, queries_of
@@ -28,6 +28,7 @@ from indexes.merge import (
     write_ids,
     write_lists,
 )
+from indexes.origin import origin_of, place_in_store
 from indexes.quantizer import open_quantizer
 from indexes.settings import IndexSettings
 from infra import artifacts, filesystem
@@ -43,7 +44,7 @@ from infra.stage import Draft, Item, Work, run_stage
 STAGE = "indexes.build"
 CODE = 2  # raised when the same vectors give other files
 PART = "index"
-LATEST, LATENCY = "latest.json", "latency.json"
+LATENCY = "latency.json"
 TARGET = "recall@10"
 
 
@@ -58,28 +59,35 @@ class Stage:
 
 
 def stages(dataset_url: str, dataset_digest: str, settings: IndexSettings) -> list[Stage]:
-    """The stages of an index of a dataset version, each after what it needs; nothing is read."""
-    trained = quantizer.quantizer_draft(dataset_url, dataset_digest, settings)
-    coded = codes.codes_draft(dataset_url, dataset_digest, trained.spec.digest, settings)
+    """The stages of an index of a dataset version, each after what it needs; no data is read."""
+    origin = origin_of(dataset_url, dataset_digest, settings)
+    removed = origin.removed
+    coded = codes.codes_draft(
+        dataset_url, dataset_digest, origin.quantizer_digest, settings, removed
+    )
     named = settings.model_dump(mode="json", exclude={"publish_below_target"})
     spec = Spec("index", STAGE, named, (dataset_digest, coded.spec.digest), CODE)
     index = Draft(join(dataset_url, "index", spec.digest), spec)
-    urls = (dataset_url, trained.url, coded.url)
-    return [
-        Stage(
-            "index quantizer",
-            trained,
-            quantizer.quantizer_items,
-            quantizer.QuantizerWork(trained.url, dataset_url, settings),
-        ),
-        Stage(
-            "index codes",
-            coded,
-            codes.codes_items(dataset_url),
-            codes.CodesWork(coded.url, dataset_url, trained.url),
-        ),
-        Stage("index", index, index_items, IndexWork(index.url, *urls, settings)),
+    encoding = codes.CodesWork(
+        coded.url,
+        dataset_url,
+        origin.quantizer_url,
+        settings.embedding,
+        tuple(url for url in origin.codes_urls if url != coded.url),
+        removed,
+    )
+    merging = IndexWork(index.url, dataset_url, origin.quantizer_url, coded.url, settings)
+    found = [
+        Stage("index codes", coded, codes.codes_items(dataset_url), encoding),
+        Stage("index", index, index_items, merging),
     ]
+    if origin.trained is not None:
+        training = quantizer.QuantizerWork(origin.trained.url, dataset_url, settings)
+        found.insert(
+            0,
+            Stage("index quantizer", origin.trained, quantizer.quantizer_items, training),
+        )
+    return found
 
 
 def index_draft(dataset_url: str, dataset_digest: str, settings: IndexSettings) -> Draft:
@@ -118,7 +126,7 @@ class IndexWork:
         coded = artifacts.load(self.codes_url)
         if coded is None:
             raise SluiceError(f"there are no codes at {self.codes_url}", "run `prefect run index`")
-        parts, embedding = Codes(coded), vectors_of(dataset, trained.figures["embedding"])
+        parts, embedding = Codes(coded), vectors_of(dataset, self.settings.embedding)
         files = {file.path: file for file in self._merged(parts, embedding)}
         lookup = self._opened(files, parts, embedding)
         truths = ((int(name), parts.array("truth", name)) for name in parts.names)
@@ -160,10 +168,12 @@ class IndexWork:
             smoke_search(self.url, int(facts["indexed_dimensions"]), parts.count, files)
             index = open_files(self.url, files)
         figures = {
-            **{name: facts[name] for name in ("embedding", "kind", "why", "lists", "dimension")},
+            "embedding": embedding.name,
+            **{name: facts[name] for name in ("kind", "why", "lists", "dimension")},
             "indexed_dimensions": facts["indexed_dimensions"],
             "lossy": kind.lossy or facts["indexed_dimensions"] < facts["dimension"],
             "vectors": parts.count,
+            "quantizer": place_in_store(self.quantizer_url),
             "codes": parts.artifact.digest,
         }
         return Lookup(index, array_of(join(self.url, IDS), "<i8"), embedding, figures)

@@ -6,8 +6,10 @@
 <version>/codes/<digest>/metadata/00000.arrow  what is known of each row: indexes.metadata
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,16 +17,20 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from indexes.arrays import write_array
-from indexes.embeddings import open_version, vectors_of
+from indexes.embeddings import Embedding, open_version, vectors_of
 from indexes.metadata import shard_metadata, write_metadata
 from indexes.quantizer import Trained, kept_rows, open_quantizer
+from indexes.removed import removed_ids
 from indexes.settings import IndexSettings
+from infra import artifacts
 from infra.artifacts import Part, Spec
-from infra.dataset import part_name
-from infra.filesystem import join
+from infra.dataset import index_id, part_name
+from infra.errors import SluiceError
+from infra.filesystem import FilePart, join, read_bytes, write_bytes
 from infra.stage import Draft, Item
 
 STAGE = "indexes.codes"
+TAKEN = ("truth/", "codes/")  # files that depend on vectors alone, and not on scores
 CODE = 1  # raised when the same vectors give other files
 BLOCK = 2**13  # rows compared with the queries at a time
 TRUTH = np.dtype([("query", "<i4"), ("row", "<i4"), ("similarity", "<f4")])
@@ -39,10 +45,16 @@ def code_type(size: int) -> np.dtype[Any]:
 
 
 def codes_draft(
-    dataset_url: str, dataset_digest: str, quantizer_digest: str, settings: IndexSettings
+    dataset_url: str,
+    dataset_digest: str,
+    quantizer_digest: str,
+    settings: IndexSettings,
+    removed: Sequence[str] = (),
 ) -> Draft:
-    """The codes of a dataset version's shards by a quantizer."""
-    named = {"embedding": settings.embedding}
+    """The codes of a dataset version's shards by a quantizer, without rows that were removed."""
+    named: dict[str, Any] = {"embedding": settings.embedding}
+    if removed:
+        named["removed"] = [file.rpartition("/")[2] for file in removed]
     spec = Spec("codes", STAGE, named, (dataset_digest, quantizer_digest), CODE)
     return Draft(join(dataset_url, "codes", spec.digest), spec)
 
@@ -54,27 +66,81 @@ def codes_items(dataset_url: str) -> Callable[[], Sequence[Item]]:
 
 @dataclass(frozen=True)
 class CodesWork:
-    """Encodes a shard of `dataset_url` by the quantizer at `quantizer_url`."""
+    """Encodes a shard of `dataset_url` by the quantizer at `quantizer_url`.
+
+    older_urls: codes by the same quantizer; what they hold of a shard that has not changed since
+    is taken from the first that holds it. removed: files that name the rows to leave out.
+    """
 
     url: str
     dataset_url: str
     quantizer_url: str
+    embedding: str
+    older_urls: Sequence[str] = ()
+    removed: Sequence[str] = ()
 
     def __call__(self, shard: int, todo: Sequence[str]) -> Mapping[str, Part]:
         dataset, trained = open_version(self.dataset_url), open_quantizer(self.quantizer_url)
-        embedding = vectors_of(dataset, trained.figures["embedding"])
+        embedding = vectors_of(dataset, self.embedding)
+        check_scores(embedding, trained)
         vectors, rows, dropped = kept_rows(dataset, embedding, shard)
-        name = part_name(shard)
-        files = [
+        rows, gone = self._left(shard, rows)
+        if gone:
+            dropped["removed"] = gone
+        name, seen = part_name(shard), len(rows) + sum(dropped.values())
+        content = content_of(vectors, rows)
+        files = self._taken(name, content)
+        if files is None:
+            files = [write_array(self.url, f"truth/{name}.npy", near(vectors, rows, trained))]
+            if trained.cells is not None:
+                entries = encoded(vectors[rows], trained)
+                files.append(write_array(self.url, f"codes/{name}.npy", entries))
+        files += [
             write_array(self.url, f"rows/{name}.npy", rows.astype("<i4")),
-            write_array(self.url, f"truth/{name}.npy", near(vectors, rows, trained)),
             write_metadata(self.url, shard, shard_metadata(dataset, embedding, shard, rows)),
         ]
-        if trained.cells is not None:
-            entries = encoded(vectors[rows], trained)
-            files.append(write_array(self.url, f"codes/{name}.npy", entries))
-        seen = len(rows) + sum(dropped.values())
-        return {"": Part(name, tuple(files), seen, len(rows), dropped)}
+        return {"": Part(name, tuple(files), seen, len(rows), dropped, {"content": content})}
+
+    def _left(self, shard: int, rows: Rows) -> tuple[Rows, int]:
+        """The rows that were not removed, and how many were."""
+        if not self.removed:
+            return rows, 0
+        gone = removed_ids(self.removed)
+        left = rows[~np.isin(index_id(shard, 0) + rows, gone)]
+        return left, len(rows) - len(left)
+
+    def _taken(self, name: str, content: str) -> list[FilePart] | None:
+        """Truth and codes of the shard from older codes; None where there are none of its kind."""
+        for older_url in self.older_urls:
+            part = _parts_of(older_url).get(name)
+            if part is not None and part.extra["content"] == content:
+                taken = [each.path for each in part.files if each.path.startswith(TAKEN)]
+                return [write_bytes(self.url, p, read_bytes(join(older_url, p))) for p in taken]
+        return None
+
+
+@lru_cache(maxsize=4)
+def _parts_of(url: str) -> Mapping[str, Part]:
+    """The parts of codes by name; none where there are no codes."""
+    artifact = artifacts.load(url)
+    return {} if artifact is None else {part.name: part for part in artifact.parts}
+
+
+def content_of(vectors: Halves, rows: Rows) -> str:
+    """What the codes of a shard depend on besides the quantizer: which rows, and their vectors."""
+    hashed = hashlib.sha256(rows.astype("<i8").tobytes())
+    for start in range(0, len(rows), BLOCK):
+        hashed.update(np.ascontiguousarray(vectors[rows[start : start + BLOCK]]).data)
+    return hashed.hexdigest()
+
+
+def check_scores(embedding: Embedding, trained: Trained) -> None:
+    """SluiceError where a quantizer was trained on vectors of another model."""
+    if dict(embedding.scores.settings) != trained.figures["scores"]:
+        raise SluiceError(
+            f"{embedding.name} was made by another model than what the quantizer was trained on",
+            "leave out index.after, so that one is trained for these vectors",
+        )
 
 
 def encoded(vectors: Halves, trained: Trained) -> npt.NDArray[Any]:

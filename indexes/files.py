@@ -32,6 +32,7 @@ from infra.errors import SluiceError
 from infra.filesystem import FilePart, join, write_whole
 
 INDEX, SIZES, LISTS, IDS = "index.faiss", "lists.npy", "lists.bin", "ids.npy"
+LATEST = "latest.json"  # beside the indexes of a version: which of them is opened
 AGAIN = "remove that index's folder and run `prefect run index` again"
 TIMEOUT = 600.0  # seconds a smoke search may take
 HASHED = 2**30  # bytes of a graph whose hash is checked at opening; above, its size alone

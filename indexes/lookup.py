@@ -6,7 +6,8 @@ only says which vectors are worth comparing, and few are compared all.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,16 +35,37 @@ class Lookup:
     """index: of faiss, shared by all threads; None where all vectors are compared.
 
     ids: by position, ascending. figures: what was measured of it, and the effort it takes.
+    removed: those of ids that are never found, ascending.
     """
 
     index: Any
     ids: Ids
     embedding: Embedding
     figures: Mapping[str, Any]
+    removed: Ids = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def size(self) -> int:
+        """Vectors in the index, removed ones included."""
         return len(self.ids)
+
+    @property
+    def count(self) -> int:
+        """Vectors that can be found."""
+        return len(self.ids) - len(self.removed)
+
+    def without(self, removed: Ids) -> "Lookup":
+        """As this one, and without these ids, as far as it has them."""
+        return replace(self, removed=np.intersect1d(removed, self.ids))
+
+    @cached_property
+    def _live(self) -> Ids:
+        """The ids that can be found: those of the index where none was removed."""
+        return self.ids[~np.isin(self.ids, self.removed)] if len(self.removed) else self.ids
+
+    @cached_property
+    def _live_members(self) -> npt.NDArray[np.uint8] | None:
+        return self._members(self._live) if len(self.removed) else None
 
     def nearest(
         self, vectors: Vectors, k: int, ids: Ids | None, everywhere: bool = False
@@ -52,14 +74,14 @@ class Lookup:
 
         ids: look at these alone; they ascend. everywhere: into every list.
         """
-        count = min(k, self.size if ids is None else len(ids))
+        count = min(k, self.count if ids is None else len(ids))
         if not count:
             return [(np.empty(0, np.float32), np.empty(0, np.int64))] * len(vectors)
         found: list[tuple[Vectors, Ids]] = []
         for start in range(0, len(vectors), QUERIES):
             block = np.ascontiguousarray(vectors[start : start + QUERIES], np.float32)
             if self.compares(ids, everywhere):
-                among = self.ids if ids is None else ids
+                among = self._live if ids is None else ids
                 found += zip(*exact.nearest(self.embedding, block, among, count), strict=True)
             else:
                 found += self._searched(block, count, ids, everywhere)
@@ -68,15 +90,15 @@ class Lookup:
     def _searched(
         self, vectors: Vectors, k: int, ids: Ids | None, everywhere: bool
     ) -> list[tuple[Vectors, Ids]]:
-        members = None if ids is None else self._members(ids)
-        among = self.size if ids is None else len(ids)
+        members = self._live_members if ids is None else self._members(ids)
+        among = self.count if ids is None else len(ids)
         wanted = min(max(k, LEAST) * int(self.figures["factor"]), among)
         effort = self.effort(wanted, among, everywhere)
         similarity, found = self.scored(vectors, wanted, effort, members)
         results: list[tuple[Vectors, Ids]] = []
         for query, values, rows in zip(vectors, *exact.top(similarity, found, k), strict=True):
             if rows[-1] < 0:  # the lists looked into held fewer: all are compared
-                among_ids = self.ids if ids is None else ids
+                among_ids = self._live if ids is None else ids
                 ((values, rows),) = zip(
                     *exact.nearest(self.embedding, query[None], among_ids, k), strict=True
                 )
@@ -103,7 +125,7 @@ class Lookup:
 
     def compares(self, ids: Ids | None, everywhere: bool = False) -> bool:
         """Whether every row in question is compared: the answer is exact then."""
-        count = self.size if ids is None else len(ids)
+        count = self.count if ids is None else len(ids)
         if self.index is None or (everywhere and count <= RANGE_COMPARED):
             return True
         return ids is not None and count <= max(COMPARED, COMPARED_SHARE * self.size)
@@ -122,11 +144,11 @@ class Lookup:
 
     def how(self, ids: Ids | None, everywhere: bool = False, k: int = LEAST) -> str:
         """How such a search goes about it, for people."""
-        among = f"{self.size} rows" if ids is None else f"{len(ids)} rows that meet the condition"
+        among = f"{self.count} rows" if ids is None else f"{len(ids)} rows that meet the condition"
         kind = self.figures["kind"]
         if self.compares(ids, everywhere):
             return f"{kind}, every vector compared, {among}; exact"
-        count = self.size if ids is None else len(ids)
+        count = self.count if ids is None else len(ids)
         wanted = min(max(k, LEAST) * int(self.figures["factor"]), count)
         effort, lists = self.effort(wanted, count, everywhere), int(self.figures["lists"])
         looked = f"{effort} of {lists} lists looked into" if lists else f"{effort} kept in view"

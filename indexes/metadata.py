@@ -12,11 +12,13 @@ Files are mapped: what is not looked at is not read, and opening many rows takes
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from indexes import conditions
 from indexes.conditions import Facets, Histogram, Source
@@ -105,33 +107,38 @@ class Metadata:
     >>> facts.take(facts.matching("width >= 256 and clip.similarity > 0.2"))
     """
 
-    def __init__(self, files: Mapping[int, str]) -> None:
-        """files: the URL of each shard's file; they need not lie in one folder."""
+    def __init__(self, files: Mapping[int, str], removed: Ids | None = None) -> None:
+        """files: the URL of each shard's file; they need not lie in one folder.
+
+        removed: ids that are left out, ascending.
+        """
         files = dict(sorted(files.items()))
+        self._removed = np.empty(0, np.int64) if removed is None else removed
         mapped = lru_cache(SHARDS_OPEN)(lambda shard: map_batches(files[shard]))
         self._files = files
         self._mapped = mapped
         self._checked = lru_cache(SHARDS_OPEN)(lambda shard: check_batches(mapped(shard)))
 
     @staticmethod
-    def open(folder: str, shards: Iterable[int]) -> "Metadata":
+    def open(folder: str, shards: Iterable[int], removed: Ids | None = None) -> "Metadata":
         """The metadata in `<folder>/metadata/`; nothing is read yet."""
-        return Metadata({shard: join(folder, metadata_path(shard)) for shard in shards})
+        return Metadata({shard: join(folder, metadata_path(shard)) for shard in shards}, removed)
 
     @staticmethod
-    def of(artifact: Artifact) -> "Metadata":
-        """The metadata among the files of an artifact."""
+    def of(artifact: Artifact, removed: Ids | None = None) -> "Metadata":
+        """The metadata among the files of an artifact, without those of removed ids."""
         paths = [file.path for part in artifact.parts for file in part.files]
         return Metadata(
             {
                 int(path.rpartition("/")[2].removesuffix(".arrow")): artifact.path(path)
                 for path in paths
                 if path.startswith(f"{FOLDER}/")
-            }
+            },
+            removed,
         )
 
     def __len__(self) -> int:
-        return int(self._counts.sum())
+        return len(self.ids) if len(self._removed) else int(self._counts.sum())
 
     @property
     def columns(self) -> list[str]:
@@ -152,10 +159,14 @@ class Metadata:
     @property
     def ids(self) -> Ids:
         """Every id, ascending; 8 bytes a row, made at each call."""
-        return np.concatenate([np.empty(0, np.int64), *(batch.ids for batch in self._batches())])
+        every = [np.empty(0, np.int64), *(batch.ids for batch in self._batches())]
+        ids = np.concatenate(every)
+        return ids[~np.isin(ids, self._removed)] if len(self._removed) else ids
 
     def at(self, places: npt.NDArray[np.integer]) -> Ids:
         """The ids at places among all ids, of which 0 is the first."""
+        if len(self._removed):
+            return self.ids[places]
         ends = np.cumsum(self._counts)
         which = np.searchsorted(ends, places, side="right")
         found = np.empty(len(places), np.int64)
@@ -210,7 +221,15 @@ class Metadata:
             for asked, identifier in batch.find(uids, keys):
                 if found[asked] < 0:
                     found[asked] = identifier
+        found[np.isin(found, self._removed)] = -1
         return found
+
+    def every(self, uids: Sequence[str]) -> pa.Table:
+        """Id and uid of every row that has one of these uids."""
+        wanted = pa.array(uids, pa.string())
+        rows = (batch.select(["id", "uid"]) for batch in self._kept_rows())
+        found = [each.filter(pc.field("uid").isin(wanted)) for each in rows]
+        return pa.Table.from_batches(found, EMPTY)
 
     def table(self) -> pa.Table:
         """All rows by ascending id, as a table over the mapped files; every map stays open."""
@@ -227,4 +246,12 @@ class Metadata:
 
     def _source(self) -> Source:
         schema = self.schema
-        return Source(schema, lambda: (conformed(b.rows, schema) for b in self._batches()))
+        return Source(schema, lambda: (conformed(rows, schema) for rows in self._kept_rows()))
+
+    def _kept_rows(self) -> Iterator[pa.RecordBatch]:
+        """All rows but removed ones; nothing is copied."""
+        for batch in self._batches():
+            gone = np.flatnonzero(np.isin(batch.ids, self._removed))
+            for start, stop in pairwise([-1, *gone.tolist(), len(batch.ids)]):
+                if stop - start > 1:
+                    yield batch.rows.slice(start + 1, stop - start - 1)

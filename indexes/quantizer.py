@@ -50,7 +50,7 @@ Ids = npt.NDArray[np.int64]
 
 def quantizer_draft(dataset_url: str, dataset_digest: str, settings: IndexSettings) -> Draft:
     """What is trained for an index of a dataset version; its embedding is named by `settings`."""
-    named = settings.model_dump(mode="json", exclude={"publish_below_target"})
+    named = settings.model_dump(mode="json", exclude={"publish_below_target", "after"})
     spec = Spec("quantizer", STAGE, named, (dataset_digest,), CODE)
     return Draft(join(dataset_url, "quantizer", spec.digest), spec)
 
@@ -92,7 +92,7 @@ class QuantizerWork:
             files.append(write_index(index, self.url, QUANTIZER))
         files += [write_array(self.url, f"{name}.npy", array) for name, array in arrays.items()]
         extra = {
-            "embedding": embedding.name,
+            "scores": dict(embedding.scores.settings),
             "kind": choice.kind,
             "why": choice.why,
             "lists": choice.lists,

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from indexes.build import LATEST, figures_of
+from indexes.build import figures_of
 from indexes.embeddings import Embedding, store_of, vectors_of
-from indexes.files import IDS, array_of, open_faiss
+from indexes.files import IDS, LATEST, array_of, open_faiss
 from indexes.hits import Asked, Hits
 from indexes.lookup import Lookup
 from indexes.metadata import Metadata
@@ -36,6 +36,7 @@ from indexes.questions import (
     text_vector,
     user_vector,
 )
+from indexes.removed import removals, remove, removed_ids
 from infra import artifacts, filesystem
 from infra.artifacts import Artifact
 from infra.dataset import Dataset, open_dataset, shard_and_row
@@ -113,21 +114,45 @@ class Index:
     artifact: Artifact
     model: str | None = None
     pretrained: str | None = None
+    removed: Ids = field(init=False, repr=False, compare=False)  # from the version, ascending
     _lookup: Lookup = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         ids = array_of(self.artifact.path(IDS), np.int64)
-        if len(ids) != len(self):
+        count = int(self.figures["vectors"])
+        if len(ids) != count:
             raise SluiceError(
-                f"{self.artifact.url} holds {len(ids)} ids, its manifest says {len(self)}",
+                f"{self.artifact.url} holds {len(ids)} ids, its manifest says {count}",
                 "remove that folder and run `prefect run index` again",
             )
         index = open_faiss(self.artifact)
         lookup = Lookup(index, ids, self._embedding, self.figures)
         object.__setattr__(self, "_lookup", lookup)
+        self._leave_out()
+
+    def _leave_out(self) -> None:
+        """Take out what has been removed from the version."""
+        removed = removed_ids(removals(self.dataset.url))
+        object.__setattr__(self, "removed", removed)
+        object.__setattr__(self, "_lookup", self._lookup.without(removed))
+        self.__dict__.pop("facts", None)
 
     def __len__(self) -> int:
-        return int(self.figures["vectors"])
+        return self._lookup.count
+
+    def remove(self, uids: Sequence[str], reason: str = "") -> int:
+        """Take rows out of the version for good: no index of it shows them from now on.
+
+        Other processes see it when they open an index; the service, within its `--follow`. An index
+        built later does not hold the rows at all. Returns how many rows there were.
+        """
+        rows = self.facts.every(uids)
+        missing = sorted({*uids} - {*rows.column("uid").to_pylist()})
+        if missing:
+            raise SluiceError(f"there is no uid {missing[0]!r} in {self.name}", "leave it out")
+        remove(self.dataset.url, rows.append_column("reason", pa.repeat(reason, len(rows))))
+        self._leave_out()
+        return len(rows)
 
     @cached_property
     def figures(self) -> dict[str, Any]:
@@ -157,7 +182,8 @@ class Index:
                 f"the codes {self.figures['codes']} of {self.name} are gone, and its metadata too",
                 "run `prefect run index` again",
             )
-        return Metadata.open(codes.url, [int(part.name) for part in codes.parts if part.kept])
+        shards = [int(part.name) for part in codes.parts if part.kept]
+        return Metadata.open(codes.url, shards, self._lookup.removed)
 
     @property
     def metadata(self) -> pa.Table:

@@ -37,5 +37,11 @@ class IndexSettings(BaseModel):
     publish_below_target: bool = Field(
         False, description="make the index the latest one even if its recall is below the target"
     )
+    after: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_.-]+@[0-9a-f]+$",
+        description="NAME@VERSION of an indexed version that this one grew from: its quantizer is "
+        "used again, and the codes of shards that did not change",
+    )
     queries: int = Field(256, ge=2, description="held-out queries that recall is measured with")
     seed: int = Field(0, description="of the training sample and the queries")

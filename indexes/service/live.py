@@ -6,7 +6,7 @@ A request holds the index it began with; one that was replaced goes when its las
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from indexes.embeddings import store_of, vectors_of
+from indexes.files import LATEST as LATEST_INDEX
 from indexes.models import model_of
+from indexes.removed import removals
 from indexes.search import Index, open_index
 from indexes.service.batching import Batcher
 from indexes.service.columns import Columns
@@ -27,6 +29,8 @@ from infra import artifacts, filesystem
 from infra.dataset import LATEST
 from infra.errors import SluiceError
 from infra.filesystem import join
+
+Mark = tuple[str, tuple[str, ...], bytes, tuple[str, ...]]  # version, indexes, latest, removals
 
 LONGEST_PAUSE = 600.0  # seconds before a version that does not open is tried again
 
@@ -56,7 +60,7 @@ class _Followed:
 
     asked: str
     live: Live
-    mark: Hashable
+    mark: Mark
     waiting: str = ""
     failed: str = ""
     failures: int = 0
@@ -99,14 +103,15 @@ class Registry:
         mark = self._mark(asked)
         return _Followed(asked, self._open(asked, None), mark)
 
-    def _mark(self, asked: str) -> tuple[str, tuple[str, ...], bytes]:
+    def _mark(self, asked: str) -> Mark:
         """What changes in the store when there is something newer to serve."""
         dataset, _, version = asked.partition("@")
         version = version or _read(join(self._settings.store, dataset, LATEST)).decode().strip()
         folder = join(self._settings.store, dataset, version, "index")
         manifests = filesystem.list_files(join(folder, "*", artifacts.MANIFEST))
         names = tuple(url.rsplit("/", 2)[1] for url in manifests)
-        return version, names, _read(join(folder, "latest.json"))
+        gone = tuple(removals(join(self._settings.store, dataset, version)))
+        return version, names, _read(join(folder, LATEST_INDEX)), gone
 
     def _open(self, asked: str, old: Live | None) -> Live:
         """Open an index and let it answer once; its model is made ready if the old one's was."""
@@ -159,8 +164,9 @@ class Registry:
         if time.monotonic() < followed.retry_at:
             return None
         live = self._open(followed.asked, followed.live)
+        removed = mark[3] != followed.mark[3]
         followed.mark, followed.retry_at = mark, 0.0
-        same = live.index.artifact.digest == followed.live.index.artifact.digest
+        same = not removed and live.index.artifact.digest == followed.live.index.artifact.digest
         return None if same and live.name == followed.live.name else live
 
     def _failed(self, followed: _Followed, error: Exception) -> None:

@@ -108,7 +108,7 @@ class Rows:
         if self._decided is not None:
             place = self._places.get(uid)
             place = self._search(self._decided.pool, uid) if place is None else place
-            if place is not None:
+            if place is not None and place not in self._index.removed:
                 return place, False
         raise RefusalError(
             404, f"there is no uid {uid!r} in {self._index.name}", "take one from a search"
@@ -181,7 +181,8 @@ class Rows:
             other = centre if other == identifier else other
             best = found.get(other, (-1.0, ""))
             found[other] = max(best, (pair["similarity"], pair["kind"]))
-        found.pop(identifier, None)
+        for out in (identifier, *self._index.removed.tolist()):
+            found.pop(out, None)
         closest = sorted(found.items(), key=lambda each: (-each[1][0], each[0]))[:SHOWN]
         for other, (similarity, kind) in closest:
             shard, row = shard_and_row(other)

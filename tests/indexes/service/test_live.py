@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import indexes
 from indexes.service.settings import ServiceSettings
 from infra.errors import SluiceError
 from tests.indexes.service.conftest import publish_version
@@ -34,6 +35,17 @@ def test_an_old_index_goes_with_its_last_request(own: str, opened: Opened) -> No
     del held
     gc.collect()
     assert gone() is None
+
+
+def test_what_is_removed_is_served_no_more(own: str, opened: Opened, asked: Any) -> None:
+    service = opened(own)
+    client, question = asked(service), {"vector": [1.0] * 16, "k": 3}
+    best = client.post(SEARCH, json=question).json()["hits"][0]["uid"]
+    indexes.open(f"{own}/curated").remove([best])
+    renewed(service)
+    assert best not in {hit["uid"] for hit in client.post(SEARCH, json=question).json()["hits"]}
+    assert client.get(f"/api/indexes/curated/rows/{best}").status_code == 404
+    assert client.get(f"/api/indexes/curated/thumbnails/{best}").status_code == 404
 
 
 def test_a_version_that_is_named_stays(own: str, opened: Opened) -> None:
