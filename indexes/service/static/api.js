@@ -36,7 +36,7 @@ export async function ask(url, { body, signal, say } = {}) {
 // Whole numbers beyond 2^53, such as hashes, stay what they are: as texts.
 function exact(_, value, context) {
   const large = Number.isInteger(value) && !Number.isSafeInteger(value);
-  return large && context ? context.source : value;
+  return large && /^-?\d+$/.test(context?.source) ? context.source : value;
 }
 
 /** The answer itself; asks for a key at 401 and again after a while at 429 and 503. */

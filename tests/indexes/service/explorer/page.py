@@ -28,11 +28,8 @@ def uids(page: Any, pane: int = 0) -> list[str]:
 
 def picture_file(folder: Path, uid: str, store: str) -> Path:
     """The picture of a row of `curated` as a file."""
-    idx = indexes.open(f"{store}/curated")
     path = folder / "query.png"
-    hits = idx.search(idx.vector(uid), k=1)
-    assert hits[0]["uid"] == uid
-    hits.image(0).save(path)
+    indexes.open(f"{store}/curated").sample(1, where=f"uid = '{uid}'").image(0).save(path)
     return path
 
 
