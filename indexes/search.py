@@ -415,22 +415,30 @@ class Index:
         spare = any(question.own is not None for question in questions)
         found = self._lookup.nearest(stack(questions), k + spare, ids)
         how = self._lookup.how(ids)
-        hits: list[Hits] = []
+        kept: list[tuple[Vector, Ids]] = []
         for question, (similarity, rows) in zip(questions, found, strict=True):
             keep = rows != (-1 if question.own is None else question.own)
             if min_similarity is not None:
                 keep &= similarity >= np.float32(min_similarity)
+            kept.append((similarity[keep][:k], rows[keep][:k]))
+        facts = self.facts.take(np.concatenate([rows for _, rows in kept]))  # of all at once
+        hits: list[Hits] = []
+        start = 0
+        for question, (similarity, rows) in zip(questions, kept, strict=True):
             asked = Asked(question.words, where, how)
-            hits.append(self._hits(asked, similarity[keep][:k], rows[keep][:k]))
+            hits.append(self._told(asked, similarity, facts.slice(start, len(rows))))
+            start += len(rows)
         return hits
 
     def _matching(self, where: str | None) -> Ids | None:
         return None if where is None else self.facts.matching(where)
 
     def _hits(self, asked: Asked, similarity: Vector | None, found: Ids) -> Hits:
-        rows = self.facts.take(found)
-        ranks = pa.array(np.arange(1, len(found) + 1), pa.int32())
-        values = pa.nulls(len(found), pa.float32()) if similarity is None else pa.array(similarity)
+        return self._told(asked, similarity, self.facts.take(found))
+
+    def _told(self, asked: Asked, similarity: Vector | None, rows: pa.Table) -> Hits:
+        ranks = pa.array(np.arange(1, len(rows) + 1), pa.int32())
+        values = pa.nulls(len(rows), pa.float32()) if similarity is None else pa.array(similarity)
         columns = {"rank": ranks, "similarity": values.cast(pa.float32())}
         columns.update(zip(rows.column_names, rows.columns, strict=True))
         return Hits(self, asked, pa.table(columns))

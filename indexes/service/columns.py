@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from indexes.conditions import numeric
 from indexes.search import Index
@@ -19,20 +18,24 @@ from infra.errors import SluiceError
 
 FREQUENT = 20  # values of a column that is none of numbers
 EXACT = 2**53  # beyond it a number of JavaScript is another one
+WIDE = (pa.int64(), pa.uint64())
 
 Ids = npt.NDArray[np.int64]
 
 
 def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Rows as JSON can hold them: whole numbers that JavaScript would change become texts."""
-    for place, column in enumerate(table.columns):
-        kind = column.type
-        if table.column_names[place] != "id" and pa.types.is_integer(kind) and kind.bit_width == 64:
-            ends = pc.min_max(column).as_py()
-            if max(abs(ends["min"] or 0), abs(ends["max"] or 0)) > EXACT:
-                name = table.column_names[place]
-                table = table.set_column(place, name, column.cast(pa.string()))
-    return table.to_pylist()
+    """Rows as JSON can hold them: whole numbers that JavaScript would change become texts.
+
+    They become so in all of these rows or in none.
+    """
+    rows = table.to_pylist()
+    for field in table.schema:
+        if field.type in WIDE and field.name != "id":
+            values = [row[field.name] for row in rows]
+            if any(abs(value) > EXACT for value in values if value is not None):
+                for row, value in zip(rows, values, strict=True):
+                    row[field.name] = None if value is None else str(value)
+    return rows
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,15 @@ api = APIRouter(
 watch = APIRouter(default_response_class=Json)
 
 
-def service_of(request: Request) -> Service:
+async def service_of(request: Request) -> Service:
     """The service that an app belongs to."""
     return request.app.state.service
 
 
-def live_of(name: str, request: Request) -> Live:
+async def live_of(name: str, request: Request) -> Live:
     """The index that a path names."""
-    return service_of(request).registry.get(name)
+    service: Service = request.app.state.service
+    return service.registry.get(name)
 
 
 Serving = Annotated[Service, Depends(service_of)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import resource
 import signal
 import socket
@@ -23,6 +24,8 @@ SHUTDOWN = 30  # seconds for requests under way when the process is told to end
 
 def serve(settings: ServiceSettings, fetch: Fetch | None = None) -> None:
     """Serve until SIGTERM or SIGINT; raises SluiceError for what cannot be opened or bound."""
+    # Threads of faiss that wait for work must leave the cores to requests; read when it loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("sluice").setLevel(logging.INFO)
     service = open_service(settings, fetch)
@@ -61,6 +64,8 @@ def _listening(settings: ServiceSettings) -> socket.socket:
             f"cannot listen at {settings.host}:{settings.port}: {error.strerror or error}",
             "choose another --port or --host",
         ) from error
+    # Head and body of an answer are two packets: together they must not wait for each other.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setblocking(False)
     return listener
 
