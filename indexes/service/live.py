@@ -25,12 +25,12 @@ from indexes.service.metrics import Metrics
 from indexes.service.rows import Rows
 from indexes.service.settings import ServiceSettings
 from indexes.service.workers import Workers
-from infra import artifacts, filesystem
+from infra import filesystem
 from infra.dataset import LATEST
 from infra.errors import SluiceError
 from infra.filesystem import join
 
-Mark = tuple[str, tuple[str, ...], bytes, tuple[str, ...]]  # version, indexes, latest, removals
+Mark = tuple[str, bytes, tuple[str, ...]]  # version, its published index, its removals
 
 LONGEST_PAUSE = 600.0  # seconds before a version that does not open is tried again
 
@@ -107,11 +107,8 @@ class Registry:
         """What changes in the store when there is something newer to serve."""
         dataset, _, version = asked.partition("@")
         version = version or _read(join(self._settings.store, dataset, LATEST)).decode().strip()
-        folder = join(self._settings.store, dataset, version, "index")
-        manifests = filesystem.list_files(join(folder, "*", artifacts.MANIFEST))
-        names = tuple(url.rsplit("/", 2)[1] for url in manifests)
-        gone = tuple(removals(join(self._settings.store, dataset, version)))
-        return version, names, _read(join(folder, LATEST_INDEX)), gone
+        url = join(self._settings.store, dataset, version)
+        return version, _read(join(url, "index", LATEST_INDEX)), tuple(removals(url))
 
     def _open(self, asked: str, old: Live | None) -> Live:
         """Open an index and let it answer once; its model is made ready if the old one's was."""
@@ -159,12 +156,12 @@ class Registry:
             return None
         if not mark[1]:
             name = f"{followed.asked.partition('@')[0]}@{mark[0]}"
-            followed.waiting = f"{name} has no index yet"
+            followed.waiting = f"no index of {name} is published yet"
             return None
         if time.monotonic() < followed.retry_at:
             return None
         live = self._open(followed.asked, followed.live)
-        removed = mark[3] != followed.mark[3]
+        removed = mark[2] != followed.mark[2]
         followed.mark, followed.retry_at = mark, 0.0
         same = not removed and live.index.artifact.digest == followed.live.index.artifact.digest
         return None if same and live.name == followed.live.name else live

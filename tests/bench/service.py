@@ -22,14 +22,13 @@ import numpy as np
 import pyarrow as pa
 from record import keep
 
-from indexes.build import IndexWork, index_draft, index_items
+from indexes.build import build_index, figures_of
 from indexes.settings import IndexSettings
 from infra import artifacts, dataset, filesystem
 from infra.artifacts import Part, Spec
 from infra.dataset import REPEATING, ROWS, open_dataset, part_name, write_table
 from infra.progress import SilentDisplay
 from infra.runner import InlineRunner
-from infra.stage import run_stage
 
 SHARD, DIMENSION, LATENT, CENTRES = 100_000, 512, 32, 2000
 ROWS_KEPT = 1_000_000  # another number is printed and not kept
@@ -102,11 +101,8 @@ def build(store: str) -> dict[str, Any]:
     version = open_dataset(store, "bench")
     (scores,) = Path(version.url, "scores").iterdir()
     settings = IndexSettings.model_validate({"embedding": f"{scores.name}/image"})
-    draft = index_draft(version.url, version.artifact.digest, settings)
-    work = IndexWork(draft.url, version.url, settings)
     with InlineRunner() as runner:
-        made = run_stage("index", {"": draft}, index_items(), work, runner, SilentDisplay())[""]
-    return dict(made.parts[0].extra)
+        return dict(figures_of(build_index(version, settings, runner, SilentDisplay())))
 
 
 @contextmanager

@@ -202,8 +202,23 @@ def test_a_version_without_an_index_is_waited_for(own: str) -> None:
         deadline = time.monotonic() + 30
         while not (waiting := server.ask("/healthz")[1]["waiting"]):
             assert time.monotonic() < deadline
-        assert waiting == {"curated": f"curated@{pool} has no index yet"}
+        assert waiting == {"curated": f"no index of curated@{pool} is published yet"}
         assert server.ask(SEARCH, {"vector": VECTOR})[0] == 200
+
+
+def metrics(server: Server) -> str:
+    asked = connection(server)
+    asked.request("GET", "/metrics")
+    return asked.getresponse().read().decode()
+
+
+def reachable(server: Server) -> bool:
+    address = urlsplit(server.url)
+    try:
+        socket.create_connection((address.hostname, address.port), timeout=30).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
@@ -214,9 +229,12 @@ def test_what_is_under_way_is_finished_at_the_end(judged: str, number: int) -> N
         with socket.create_connection((address.hostname, address.port), timeout=30) as begun:
             head = f"POST {SEARCH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
             begun.sendall(f"{head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body[:10])
-            time.sleep(0.3)
+            deadline = time.monotonic() + 30
+            while "sluice_requests_in_flight 2.0" not in metrics(server):  # and this question
+                assert time.monotonic() < deadline
             server.process.send_signal(number)
-            time.sleep(0.3)
+            while reachable(server):
+                assert time.monotonic() < deadline
             begun.sendall(body[10:])
             told = begun.recv(65536)
         assert told.startswith(b"HTTP/1.1 200"), told[:200]
