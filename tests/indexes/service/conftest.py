@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 
-from curation.dedup.edges import EDGES
+from curation.dedup.stored import EDGES
 from curation.verdicts import VERDICTS
 from indexes.service.app import create_app
 from indexes.service.service import Service, open_service
