@@ -9,7 +9,9 @@ written as rules write it: clip.similarity for clip_similarity.
 # pyright: reportUnknownParameterType=false
 
 import contextlib
+import threading
 from collections.abc import Callable, Generator, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +25,9 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     "python_enable_replacements": "false",
 }
+
+# Seconds a condition may take: a subquery can go on for years. A service gives its threads less.
+patience = ContextVar("patience", default=3600.0)
 
 Ids = npt.NDArray[np.int64]
 
@@ -100,6 +105,9 @@ def _rows(source: Source, where: str | None) -> Generator[Any]:
 
     with duckdb.connect(":memory:", config=CONFIG) as connection:
         connection.execute("SET lock_configuration = true")
+        limit = threading.Timer(patience.get(), connection.interrupt)
+        limit.daemon = True
+        limit.start()
         try:
             rows = connection.from_arrow(_reader(source))
             yield rows if where is None else rows.filter(duckdb.SQLExpression(where))
@@ -113,6 +121,8 @@ def _rows(source: Source, where: str | None) -> Generator[Any]:
                 f"an index's metadata are damaged: they have text that is no UTF-8: {error}",
                 "remove that index's folder and run `prefect run index` again",
             ) from error
+        finally:
+            limit.cancel()
 
 
 def _quoted(source: Source, column: str) -> str:

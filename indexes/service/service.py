@@ -26,6 +26,6 @@ def open_service(settings: ServiceSettings, fetch: Fetch | None = None) -> Servi
     fetch: gives the bytes at the URL of a picture that is asked with.
     """
     settings.check()
-    workers, metrics = Workers(), Metrics()
+    workers, metrics = Workers(settings.deadline), Metrics()
     registry = Registry(settings, workers, metrics)
     return Service(settings, registry, Asking(settings, workers, fetch), workers, metrics)

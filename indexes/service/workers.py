@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from indexes.conditions import patience
+
 Answer = TypeVar("Answer")
 
 
@@ -14,9 +16,10 @@ class Workers:
     general: conditions, histograms, pictures. fetch: what waits for the web. open: newer versions.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, deadline: float) -> None:
+        """deadline: seconds after which a condition is given up, as its request is."""
         self.search = ThreadPoolExecutor(1, "sluice-search")
-        self.general = ThreadPoolExecutor(4, "sluice-general")
+        self.general = ThreadPoolExecutor(4, "sluice-general", patience.set, (deadline,))
         self.fetch = ThreadPoolExecutor(4, "sluice-fetch")
         self.model = ThreadPoolExecutor(1, "sluice-model")
         self.save = ThreadPoolExecutor(1, "sluice-save")

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -69,6 +70,18 @@ def test_a_loaded_model_is_ready_before_a_newer_version_is_served(
     publish_version(own, 1, "second")
     renewed(service)
     assert "encoder" in vars(service.registry.get("curated").index)
+
+
+def test_a_condition_without_end_is_given_up(judged: str, opened: Opened, asked: Any) -> None:
+    """Its thread is free again: as many as there are threads do not stop the service."""
+    client = asked(opened(judged, deadline=1.5))
+    endless = "(SELECT sum(a.range * b.range) FROM range(1000000) a, range(1000000) b) > 0"
+    for _ in range(6):
+        answer = client.get("/api/indexes/curated/sample", params={"where": endless})
+        assert answer.status_code in (400, 503)
+    deadline = time.monotonic() + 30
+    while client.get("/api/indexes/curated/sample?where=width=48").status_code != 200:
+        assert time.monotonic() < deadline
 
 
 def test_two_indexes_at_once(judged: str, opened: Opened, asked: Any) -> None:
