@@ -177,14 +177,39 @@ def curate(choices: RunChoices | None = None) -> None:
 
 
 @app.command(group=RUN, sort_key=3)
-def index(choices: RunChoices | None = None) -> None:
-    """Make the curated version searchable.
+def index(
+    *,
+    dataset: Annotated[str | None, Parameter(name="--dataset")] = None,
+    choices: RunChoices | None = None,
+) -> None:
+    """Make the curated version searchable, or any version that has vectors.
 
-    Example, after `curate`:
+    Examples, after `curate`; and of a version by name, in a gigabyte of memory:
 
         prefect run index --recipe your-shards
+        prefect run index --dataset pool@0123456789abcdef --set index.memory=1GiB
+
+    Parameters
+    ----------
+    dataset
+        A version to index, NAME or NAME@VERSION, and nothing else is run.
     """
-    _run("index", choices)
+    if dataset is None:
+        _run("index", choices)
+        return
+    chosen = choices or RunChoices()
+
+    def action() -> None:
+        if chosen.plan:
+            raise SluiceError("--plan and --dataset do not go together", "leave one of them out")
+        from flows.main import run_index
+
+        try:
+            run_index(chosen.options(), dataset)
+        finally:
+            environment.quiet_exit()
+
+    guarded(action)
 
 
 @app.command(group=RUN, sort_key=4)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from flows.step import Session, Step, sharded
-from indexes import build
+from indexes import building
 from indexes.settings import IndexSettings
 from infra.artifacts import Artifact
 
@@ -14,7 +14,7 @@ def index_steps(
 ) -> list[Step]:
     """A step for each stage; the last publishes the index if its recall reaches the target."""
     steps: list[Step] = []
-    for stage in build.stages(dataset_url, dataset_digest, settings):
+    for stage in building.stages(dataset_url, dataset_digest, settings):
         drafts = {"": stage.draft}
         steps.append(sharded(stage.name, "index", drafts, stage.items, stage.work, needs))
         needs = [stage.name]
@@ -22,7 +22,7 @@ def index_steps(
 
     def run(session: Session) -> Mapping[str, Artifact]:
         made = last.run(session)
-        build.publish(made[""], settings)
+        building.publish(made[""], settings)
         return made
 
     return [*steps[:-1], replace(last, run=run)]

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from curation.fetch.observed import STATISTICS
 from curation.sources.detect import detect
+from flows.indexing import index_steps
 from flows.pipeline import Pipeline
 from flows.recipe import ExecutionSettings, Recipe, load_recipe
 from flows.step import LAUNCHERS, Session, Step, closure
+from indexes.building import pinned
 from infra import artifacts, dataset, filesystem
 from infra.artifacts import Artifact
 from infra.errors import SluiceError
@@ -146,6 +148,21 @@ def execute(
     return replace(result, report=write_report(prepared, result.timings))
 
 
+def index_dataset(
+    options: Options,
+    name: str,
+    display: Display,
+    run_step: Callable[[Step, Session], Mapping[str, Artifact]],
+) -> Result:
+    """Index any version, NAME or NAME@VERSION, as the recipe's `index` says, and nothing else."""
+    recipe, store = load_recipe(options.recipe, options.overrides), store_url(options.store)
+    opened = dataset.open_dataset(store, name)
+    own = recipe.index.model_copy(update={"seed": recipe.seed + recipe.index.seed})
+    settings = pinned(opened, own)
+    steps = index_steps(opened.url, opened.artifact.digest, settings)
+    return run_steps(store, recipe.run, "index", steps, display, run_step)
+
+
 def run_steps(
     store: str,
     where: ExecutionSettings,
@@ -222,6 +239,15 @@ def stored_artifacts(step: Step) -> dict[str, Artifact]:
     """The artifacts of a step that are in the store."""
     loaded = {name: artifacts.load(draft.url) for name, draft in step.drafts.items()}
     return {name: artifact for name, artifact in loaded.items() if artifact is not None}
+
+
+def run_index(options: Options, name: str) -> None:
+    """Index a dataset version as a Prefect flow; one that is not there fails before."""
+    dataset.open_dataset(store_url(options.store), name)
+    load_recipe(options.recipe, options.overrides)
+    from flows.prefect_flows import index
+
+    index(options.recipe, list(options.overrides), options.store, name)
 
 
 def run(options: Options, target: str) -> None:

@@ -11,7 +11,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import deployment
 
-from flows.main import Options, Result, execute, prepare
+from flows.main import Options, Result, execute, index_dataset, prepare
 from flows.race import main as races
 from flows.step import Session, Step
 from infra.artifacts import Artifact
@@ -82,10 +82,17 @@ def curate(
 
 @flow(name="index")
 def index(
-    recipe: str | None = None, overrides: list[str] | None = None, store: str | None = None
+    recipe: str | None = None,
+    overrides: list[str] | None = None,
+    store: str | None = None,
+    dataset: str | None = None,
 ) -> None:
-    """Make the curated version searchable."""
-    run_target("index", recipe, overrides, store)
+    """Make the curated version searchable, or the one that is named."""
+    if dataset is None:
+        run_target("index", recipe, overrides, store)
+        return
+    shown, options = _display(), Options(recipe, tuple(overrides or ()), store)
+    tell(index_dataset(options, dataset, shown, run_step), shown)
 
 
 @flow(name="synthesize")

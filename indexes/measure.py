@@ -1,8 +1,9 @@
 """How far an index must look, and what it finds then: recall against brute force, and time.
 
 The queries are held out, and of two kinds that are distributed differently: pictures and captions.
-One half chooses how many lists to probe and how many candidates to compare; the other half gives
-the figures. The truth comes from the shards, which compared every row.
+One half chooses how many lists to probe and how many candidates to compare; the other half asks
+for more where that was chance, and gives the figures. The truth comes from the shards, which
+compared every row.
 """
 
 import math
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from indexes import exact
 from indexes.embeddings import Embedding
+from indexes.kinds import KINDS
 from indexes.lookup import LEAST, Lookup
 from indexes.quantizer import NEIGHBOURS, Trained
 from infra.dataset import index_id
@@ -25,6 +27,8 @@ FACTORS = (1, 2, 3, 5, 8, 12, 20, 32, 64, 128)  # candidates compared for each r
 MORE = (1, 1.3, 1.7, 2.2)  # lists than the fewest that do, if fewer candidates do then
 POINTS = (0.25, 0.5, 1, 2)  # times the lists chosen, whose recall is told, too
 CODE_SECONDS, PAIR_SECONDS = 4e-9, 3e-7  # to look at a code, and to compare a candidate
+STEP = 1.25  # as much effort again, while the other half finds it too little
+SURE = 1.96  # standard errors below a mean: true in 39 of 40 cases
 LATENCIES = 200  # queries timed one by one
 
 Floats = npt.NDArray[np.float32]
@@ -46,14 +50,14 @@ class Queries:
     def half(self, start: int) -> "Queries":
         return Queries(self.vectors[start::2], self.own[start::2], self.true[start::2])
 
-    def recall(self, similarity: Floats, found: Ids, k: int) -> float:
-        """Share of the true k neighbours found; one as similar as the last counts as true."""
+    def recalls(self, similarity: Floats, found: Ids, k: int) -> Floats:
+        """Share of each query's true k neighbours found; one as similar as the last counts, too."""
         own = (found < 0) | ((found == self.own[:, None]) & (self.own[:, None] >= 0))
         best = -np.sort(-np.where(own, -np.inf, similarity), axis=1)[:, :k]
         known = np.isfinite(self.true[:, :k]).sum(axis=1)
         last = np.take_along_axis(self.true, np.maximum(known - 1, 0)[:, None], 1)
         right = ((best >= last) & np.isfinite(best)).sum(axis=1)
-        return float(np.minimum(right, known).sum() / max(known.sum(), 1))
+        return (np.minimum(right, known) / np.maximum(known, 1)).astype(np.float32)
 
 
 def queries_of(
@@ -99,27 +103,28 @@ def _merged(
 
 def measure(lookup: Lookup, queries: dict[str, Queries], target: float) -> dict[str, Any]:
     """The effort that reaches the target, and the recall it has: a function of the inputs alone."""
-    lists, lossy = int(lookup.figures["lists"]), bool(lookup.figures["lossy"])
+    lists = int(lookup.figures["lists"])
     halves = {kind: each.half(0) for kind, each in queries.items() if len(each.own) > 1}
     others = {kind: each.half(1) for kind, each in queries.items() if len(each.own) > 1}
     if lookup.index is None:
         recall = _recalls(lookup, others, 0, 1)
         return {"probes": 0, "factor": 1, **recall, "points": []}
-    factors = FACTORS if lossy else (1,)
-    aim = target + (1 - target) / 2  # so that the other half will hardly fall short by chance
+    factors = _factors(lookup)
     most = lists or lookup.size
 
     def reached(effort: int) -> dict[int, float]:
         return _least(lookup, halves, effort, factors)
 
-    least = _fewest(most, lambda effort: max(reached(effort).values()) >= aim)
+    least = _fewest(most, lambda effort: max(reached(effort).values()) >= target)
     options: list[tuple[float, int, int]] = []
     for effort in sorted({min(most, math.ceil(least * more)) for more in MORE}):
-        enough = [factor for factor, recall in reached(effort).items() if recall >= aim]
+        enough = [factor for factor, recall in reached(effort).items() if recall >= target]
         factor = min(enough, default=factors[-1])
         cost = effort * lookup.size / max(lists, 1) * CODE_SECONDS + LEAST * factor * PAIR_SECONDS
         options.append((cost, effort, factor))
     _, probes, factor = min(options)
+    while probes < most and _worst(lookup, others, probes, factor) < target:
+        probes, factor = min(most, math.ceil(probes * STEP)), math.ceil(factor * STEP)
     points = [
         {"probes": effort, "factor": factor, **_recalls(lookup, others, effort, factor)}
         for effort in sorted(
@@ -130,10 +135,27 @@ def measure(lookup: Lookup, queries: dict[str, Queries], target: float) -> dict[
     return {**chosen, "points": points}
 
 
+def _factors(lookup: Lookup) -> tuple[int, ...]:
+    """How many candidates for each result may be worth comparing."""
+    if not lookup.figures["lossy"]:
+        return (1,)
+    dimension = int(lookup.figures["indexed_dimensions"])
+    fine = KINDS[lookup.figures["kind"]].code(dimension) >= lookup.figures["dimension"]
+    return FACTORS[:5] if fine else FACTORS
+
+
+def _worst(lookup: Lookup, queries: dict[str, Queries], effort: int, factor: int) -> float:
+    recall = _recalls(lookup, queries, effort, factor)["recall@10"]
+    return min(recall.values(), default=1.0)
+
+
 def _least(
     lookup: Lookup, queries: dict[str, Queries], effort: int, factors: tuple[int, ...]
 ) -> dict[int, float]:
-    """Recall@10 of the worst kind of queries, by factor, from one search with the largest."""
+    """Recall@10 of the worst kind of queries, by factor, from one search with the largest.
+
+    It is the lower end of an interval, so that other queries will hardly fall short by chance.
+    """
     worst = dict.fromkeys(factors, 1.0)
     for each in queries.values():
         spare = int((each.own >= 0).any())
@@ -141,8 +163,9 @@ def _least(
         similarity, found = lookup.scored(each.vectors, wanted, effort)
         for factor in factors:
             among = slice(LEAST * factor + spare)
-            recall = each.recall(similarity[:, among], found[:, among], LEAST)
-            worst[factor] = min(worst[factor], recall)
+            recalls = each.recalls(similarity[:, among], found[:, among], LEAST)
+            doubt = SURE * float(recalls.std()) / len(recalls) ** 0.5
+            worst[factor] = min(worst[factor], float(recalls.mean()) - doubt)
     return worst
 
 
@@ -158,7 +181,7 @@ def _recalls(
                 found = exact.nearest(lookup.embedding, each.vectors, lookup.ids, wanted)
             else:
                 found = lookup.scored(each.vectors, wanted, effort)
-            recalls[f"recall@{k}"][kind] = round(each.recall(*found, k), 6)
+            recalls[f"recall@{k}"][kind] = round(float(each.recalls(*found, k).mean()), 6)
     return recalls
 
 

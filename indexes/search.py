@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from indexes.build import figures_of
+from indexes.building import figures_of
 from indexes.embeddings import Embedding, store_of, vectors_of
 from indexes.files import IDS, LATEST, array_of, open_faiss
 from indexes.hits import Asked, Hits
@@ -69,12 +69,17 @@ def open_index(
     pretrained: str | None = None,
 ) -> "Index":
     """See `indexes.open`."""
-    store, _, name = dataset.rstrip("/").rpartition("/")
-    opened = open_dataset(store or ".", name)
+    opened = open_named(dataset)
     artifact = artifacts.load(opened.artifact.path("index", _digest(opened, index)))
     if artifact is None:
         raise SluiceError(f"{opened.url} has no index {index}", "run `prefect run index` first")
     return Index(opened, artifact, model, pretrained)
+
+
+def open_named(dataset: str) -> Dataset:
+    """The dataset version `<store>/<name>`, its latest, or `<store>/<name>@<version>`."""
+    store, _, name = dataset.rstrip("/").rpartition("/")
+    return open_dataset(store or ".", name)
 
 
 def _digest(dataset: Dataset, index: str | None) -> str:
@@ -449,4 +454,5 @@ class Index:
         return (
             f"Index of {self.name}: {len(self)} vectors of {self.dimension} dimensions "
             f"({figures['embedding']}), {figures['kind']}, recall@10 {recall or 'not measured'}"
+            f"; {figures['why']}"
         )

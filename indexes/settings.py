@@ -43,5 +43,5 @@ class IndexSettings(BaseModel):
         description="NAME@VERSION of an indexed version that this one grew from: its quantizer is "
         "used again, and the codes of shards that did not change",
     )
-    queries: int = Field(256, ge=2, description="held-out queries that recall is measured with")
+    queries: int = Field(512, ge=2, description="held-out queries that recall is measured with")
     seed: int = Field(0, description="of the training sample and the queries")

@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 from record import keep
 
-from indexes.build import measure
+from indexes.building import measure
 from indexes.kinds import KINDS, search
 from indexes.neighbours import pair_recall, range_pairs
 from indexes.settings import IndexSettings

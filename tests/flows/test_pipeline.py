@@ -19,8 +19,9 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
+import indexes
 from curation.rules_settings import DUPLICATES
-from flows.main import Options, execute, explain, prepare, report, stored_artifacts
+from flows.main import Options, execute, explain, index_dataset, prepare, report, stored_artifacts
 from flows.pipeline import CHOSEN
 from flows.plan import RATES, lines, plan
 from infra import artifacts
@@ -260,6 +261,25 @@ def test_a_rule_may_ask_how_often_a_caption_comes(tmp_path: Path, curated_store:
         if row["status"] == "ok":
             assert often[row["caption"].casefold()] == 1
     assert curated.totals["kept"] > 0 and curated.totals["dropped"]["common"] > 0
+
+
+def test_any_version_is_indexed_by_name(tmp_path: Path, curated_store: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(curated_store, store)
+    options = Options(None, (*SMALL, "run.executor=inline"), str(store))
+    for name in ("curated", "pool"):
+        result = index_dataset(
+            options, name, SilentDisplay(), lambda step, session: step.run(session)
+        )
+        assert [timing.name for timing in result.timings] == [
+            "index quantizer", "index codes", "index",
+        ]  # fmt: skip
+        idx = indexes.open(f"{store}/{name}")
+        assert len(idx) == result.made["index"][""].totals["kept"] > 0
+    digest = indexes.open(f"{store}/curated").artifact.digest
+    assert run_small(store, "index").made["index"][""].digest == digest  # the recipe's own
+    with pytest.raises(SluiceError, match="nothing"):
+        index_dataset(options, "nothing", SilentDisplay(), lambda step, session: step.run(session))
 
 
 def test_explain_names_the_reason(curated_store: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from indexes.build import build_index
+from indexes.building import build_index
 from indexes.encoder import ClipEncoder, folder_files
 from indexes.settings import IndexSettings
 from infra import artifacts, dataset, filesystem

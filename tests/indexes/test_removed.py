@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import indexes
-from indexes.build import figures_of, stages
+from indexes.building import figures_of, stages
 from indexes.kinds import KINDS
 from indexes.settings import IndexSettings
 from infra import artifacts, dataset

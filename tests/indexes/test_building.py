@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 import indexes
-from indexes.build import LATEST, IndexWork, figures_of, index_draft, stages
+from indexes.building import LATEST, IndexWork, figures_of, index_draft, stages
 from indexes.files import read_faiss, write_index
 from indexes.kinds import KINDS
 from indexes.metadata import Metadata
@@ -184,7 +184,7 @@ def test_an_index_below_its_target_is_not_opened(
     build(fresh_store, "curated", IndexSettings())
     pointer = Path(open_dataset(fresh_store, "curated").artifact.path("index", LATEST))
     before = json.loads(pointer.read_text())
-    monkeypatch.setattr("indexes.build.measure", lambda *_: {
+    monkeypatch.setattr("indexes.building.measure", lambda *_: {
         "probes": 1, "factor": 1, "recall@1": {}, "recall@10": {"image": 0.5}, "points": [],
     })  # fmt: skip
     settings = IndexSettings(kind="ivf_flat")
@@ -195,6 +195,16 @@ def test_an_index_below_its_target_is_not_opened(
     wanted = settings.model_copy(update={"publish_below_target": True})
     artifact = build(fresh_store, "curated", wanted)  # of the same digest: nothing is built again
     assert json.loads(pointer.read_text()) == {"digest": artifact.digest} != before
+
+
+def test_a_notebook_builds_what_the_flow_builds(fresh_store: str, build: Build) -> None:
+    idx = indexes.build(f"{fresh_store}/curated", kind="ivf_sq8", memory="1GiB")
+    assert "ivf_sq8" in repr(idx) and len(idx) == 56
+    settings = IndexSettings.model_validate({"kind": "ivf_sq8", "memory": "1GiB"})
+    assert build(fresh_store, "curated", settings).digest == idx.artifact.digest
+    pool = indexes.build(f"{fresh_store}/pool")
+    assert len(pool) == 59
+    assert pool.figures["embedding"] == idx.figures["embedding"]
 
 
 def test_a_prefix_finds_candidates_that_whole_vectors_score(fresh_store: str, build: Build) -> None:

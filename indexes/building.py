@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from indexes import codes, quantizer
-from indexes.embeddings import Embedding, open_version, vectors_of
+from indexes.embeddings import (
+    Embedding,
+    all_scores_of,
+    open_version,
+    scores_of,
+    vectors_of,
+)
 from indexes.files import IDS, LATEST, array_of, open_files, smoke_search
 from indexes.kinds import KINDS
 from indexes.lookup import Lookup
@@ -109,6 +115,19 @@ def build_index(
         made = run_stage(stage.name, {"": stage.draft}, stage.items(), stage.work, runner, display)
     publish(made[""], settings)
     return made[""]
+
+
+def pinned(dataset: Dataset, settings: IndexSettings) -> IndexSettings:
+    """The settings with the one score folder that the embedding's scorer has, by name.
+
+    A version that was scored itself may be scored again, after which the scorer's name alone
+    would mean two; a curated one says whose scores are its own.
+    """
+    scorer, _, vector = settings.embedding.partition("/")
+    folders = [] if scores_of(dataset)[1] else all_scores_of(dataset)[1].get(scorer, [])
+    if len(folders) != 1:
+        return settings
+    return settings.model_copy(update={"embedding": f"{folders[0]}/{vector}"})
 
 
 @dataclass(frozen=True)
