@@ -186,6 +186,7 @@ class Pipeline:
                 self._shards(pool.url),
                 score.ScoreWork(pool.url, {each.name: each for each in chosen}, folders=before),
                 ["score pool", "embed pool"] + ["embed trusted"] * compares,
+                gpu=any(each.runs_network for each in wanted.values()),
             )
         )
 

@@ -1,6 +1,9 @@
 """All scorers by name, and by kind those that a recipe asks for."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
 
 from curation.score import Scorer
 from curation.scores.clip import ClipScorer
@@ -31,6 +34,7 @@ from curation.scores.settings import (
 )
 from curation.scores.text import TextScorer
 from curation.scores.words import WordsScorer
+from curation.units import UNITS
 from infra.errors import SluiceError
 
 REGISTRY: Mapping[str, Callable[..., Scorer]] = {
@@ -48,6 +52,19 @@ def pixel_scorers(only_matching: bool = False) -> list[Scorer]:
     every = ["image", "text", "language", "hash", "descriptor"]
     names = ["hash", "descriptor"] if only_matching else every
     return [REGISTRY[name]() for name in names]
+
+
+def with_meanings(schemas: Mapping[str, pa.Schema]) -> dict[str, pa.Schema]:
+    """Schemas of stored columns; those written before units were told say what they would now."""
+    return {name: _with_meanings(schema, REGISTRY.get(name)) for name, schema in schemas.items()}
+
+
+def _with_meanings(schema: pa.Schema, scorer: Any) -> pa.Schema:
+    declared = {(each.name, each.type): each for each in scorer.columns} if scorer else {}
+    return pa.schema(
+        field if UNITS in (field.metadata or {}) else declared.get((field.name, field.type), field)
+        for field in schema
+    )
 
 
 def chosen_scorer(name: str, settings: ScoreSettings, given: Given) -> Scorer:

@@ -34,6 +34,11 @@ class _Settings(BaseModel):
         """Whether this score compares with the embeddings of the trusted split."""
         return False
 
+    @property
+    def runs_network(self) -> bool:
+        """Whether this score runs the model of `filter`, on a GPU where there is one."""
+        return False
+
 
 class HeadSettings(_Settings):
     """A number from an embedding: a linear head or an MLP, from a safetensors file."""
@@ -59,6 +64,10 @@ class ConceptsSettings(_Settings):
     templates: Annotated[tuple[Prompt, ...], Field(min_length=1)] = Field(
         TEMPLATES, description="sentences with {} where a prompt goes; their vectors are averaged"
     )
+
+    @property
+    def runs_network(self) -> bool:
+        return True
 
     @model_validator(mode="after")
     def _columns_differ(self) -> "ConceptsSettings":
@@ -100,6 +109,10 @@ class FoolingSettings(_Settings):
     def reads_trusted(self) -> bool:
         return True
 
+    @property
+    def runs_network(self) -> bool:
+        return True
+
 
 class LabelsSettings(_Settings):
     """A name for each sample, from the captions nearest to its image; no list of classes."""
@@ -111,6 +124,10 @@ class LabelsSettings(_Settings):
     @property
     def reads_trusted(self) -> bool:
         return self.captions == "trusted"
+
+    @property
+    def runs_network(self) -> bool:
+        return True
 
 
 class WordsSettings(_Settings):
@@ -139,6 +156,10 @@ class PatchesSettings(_Settings):
     """Which patches of an image make it what its caption says; reads the images anew."""
 
     kind: Literal["patches"]
+
+    @property
+    def runs_network(self) -> bool:
+        return True
 
 
 ScoreSettings = Annotated[

@@ -13,6 +13,7 @@ from curation.columns import column_schemas, read_columns
 from curation.dedup import preference, tie_words
 from curation.rules import column_names, evaluate, needed_columns, rule_scores
 from curation.rules_settings import RuleSettings
+from curation.scores.registry import with_meanings
 from flows.report.samples import Samples, Tile, clean
 from flows.report.thumbnails import Place
 from infra import artifacts, filesystem
@@ -37,7 +38,8 @@ class Scores:
 
     @cached_property
     def schemas(self) -> dict[str, pa.Schema]:
-        return column_schemas(self.samples.dataset.url, self.folders, self.samples.shards[0])
+        url, shard = self.samples.dataset.url, self.samples.shards[0]
+        return with_meanings(column_schemas(url, self.folders, shard))
 
     @cached_property
     def columns(self) -> Mapping[str, list[str]]:

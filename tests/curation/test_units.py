@@ -7,7 +7,8 @@ import pytest
 from curation import contamination, frequency
 from curation.rules import against_polarity, meaning
 from curation.rules_settings import RuleSettings
-from curation.scores.registry import REGISTRY
+from curation.scores.image import ImageScorer
+from curation.scores.registry import REGISTRY, with_meanings
 from curation.units import BETTER, WORSE, Meaning, column, meanings
 from flows.rules_plan import meaning_of_scores
 from infra.dataset import ROWS, read_table, write_table
@@ -37,6 +38,15 @@ def rule(reason: str, **settings: object) -> RuleSettings:
 )
 def test_what_an_expression_s_numbers_mean(expression: str, told: str) -> None:
     assert meaning(expression, SCHEMAS) == told
+
+
+def test_columns_of_before_units_were_told_say_what_they_would_now() -> None:
+    plain = pa.schema([pa.field(each.name, each.type) for each in ImageScorer.columns])
+    other = pa.schema([pa.field("entropy", pa.int8()), pa.field("unheard_of", pa.float32())])
+    found = with_meanings({"image": plain, "mine": plain, "rows": ROWS})
+    assert meanings(found) == meanings({"image": ImageScorer.columns})
+    assert with_meanings({"image": other}) == {"image": other}
+    assert with_meanings(SCHEMAS)["beauty"].equals(SCHEMAS["beauty"], check_metadata=True)
 
 
 def test_a_rule_that_keeps_the_worse_end_is_warned_of_and_no_other() -> None:
