@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
-from indexes.build import build_index, figures_of
 from record import keep
 
+from indexes.building import build_index, figures_of
 from indexes.settings import IndexSettings
 from infra import artifacts, dataset, filesystem
 from infra.artifacts import Part, Spec
