@@ -110,11 +110,18 @@ def _rows(source: Source, where: str | None) -> Generator[Any]:
         limit.start()
         try:
             rows = connection.from_arrow(_reader(source))
-            yield rows if where is None else rows.filter(duckdb.SQLExpression(where))
+            if where is not None:
+                where.encode()  # what is no text would be a TypeError of DuckDB
+                rows = rows.filter(duckdb.SQLExpression(where))
+            yield rows
         except duckdb.Error as error:
             raise SluiceError(
                 f"where={where!r}: {str(error).splitlines()[0]}",
                 f"write a SQL condition over {', '.join(source.schema.names)}",
+            ) from error
+        except UnicodeEncodeError as error:
+            raise SluiceError(
+                f"where={where!r} is no text: {error}", "write a SQL condition"
             ) from error
         except UnicodeDecodeError as error:
             raise SluiceError(

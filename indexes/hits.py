@@ -5,11 +5,13 @@
 # pyright: reportUnknownParameterType=false
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from indexes.grid import STYLE, figure, grid, short
@@ -26,6 +28,17 @@ if TYPE_CHECKING:
     from infra.dataset import Dataset
 
 SHOWN = 24  # thumbnails in one grid
+NEIGHBOURS = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("rank", pa.int32()),
+        ("neighbour", pa.string()),
+        ("similarity", pa.float32()),
+    ]
+)
+
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -184,6 +197,21 @@ class Hits:
                 for hit in shown
             ),
         )
+
+
+def neighbour_table(
+    uids: Sequence[str], found: Sequence[tuple[Floats, Ids]], neighbours: pa.ChunkedArray
+) -> pa.Table:
+    """NEIGHBOURS of what was found for each uid; `neighbours` has the uids of all, in order."""
+    counts = [len(rows) for _, rows in found]
+    ranks = [np.arange(1, count + 1) for count in counts]
+    columns = [
+        np.repeat(np.array(uids, object), counts),
+        np.concatenate([np.empty(0, int), *ranks]),
+        neighbours,
+        np.concatenate([np.empty(0, np.float32), *(similarity for similarity, _ in found)]),
+    ]
+    return pa.table(columns, schema=NEIGHBOURS)
 
 
 def _number(similarity: float | None) -> str:

@@ -176,22 +176,28 @@ class Metadata:
             found[here] = ids[places[here] - (ends[shard] - len(ids))]
         return found
 
-    def take(self, ids: Ids) -> pa.Table:
-        """The rows of ids, in the order asked. SluiceError for an id that is not here."""
+    def take(self, ids: Ids, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of ids, in the order asked; all columns or some of them.
+
+        SluiceError for an id that is not here.
+        """
+        schema = self.schema
+        if columns is not None:
+            schema = pa.schema([schema.field(name) for name in columns])
         order = np.argsort(ids, kind="stable")
         ascending = np.asarray(ids, np.int64)[order]
-        taken = [conformed(batch, self.schema) for batch in self._taken(ascending)]
+        taken = [conformed(batch, schema) for batch in self._taken(ascending, columns)]
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
-        return pa.Table.from_batches(taken, self.schema).combine_chunks().take(pa.array(back))
+        return pa.Table.from_batches(taken, schema).combine_chunks().take(pa.array(back))
 
-    def _taken(self, ids: Ids) -> Iterator[pa.RecordBatch]:
+    def _taken(self, ids: Ids, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         for shard in np.unique(ids >> np.int64(ROW_BITS)).tolist():
             wanted = ids[of_shard(ids, shard)]
             for batch in self._checked(shard) if shard in self._files else ():
                 end = int(np.searchsorted(wanted, batch.ids[-1], side="right"))
                 if end:
-                    yield batch.take(wanted[:end])
+                    yield batch.take(wanted[:end], columns)
                 wanted = wanted[end:]
             if len(wanted):
                 raise SluiceError(f"there are no metadata of the id {wanted[0]}", AGAIN)

@@ -49,9 +49,14 @@ def write_batches(folder: str, path: str, table: pa.Table) -> FilePart:
 
 def uid_keys(uids: Sequence[str | None]) -> Keys:
     """A 64-bit key of each uid. Two uids may share one, so who looks up compares the uids too."""
-    text = np.array([(uid or "").encode() for uid in uids], f"S{8 * len(MIXERS)}")
+    text = np.array([_encoded(uid or "") for uid in uids], f"S{8 * len(MIXERS)}")
     words = text.view("<u8").reshape(len(text), len(MIXERS))
     return (words * MIXERS).sum(axis=1, dtype=np.uint64)
+
+
+def _encoded(uid: str) -> bytes:
+    """What a user takes for a uid may be no text; then it is none of ours."""
+    return uid.encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,19 @@ class Batch:
     keys: Keys
     places: npt.NDArray[np.int32]
 
-    def take(self, wanted: Ids) -> pa.RecordBatch:
-        """The rows of ids, which ascend and are not above the last of this batch."""
+    def take(self, wanted: Ids, columns: Sequence[str] | None) -> pa.RecordBatch:
+        """The rows of ids, which ascend and are not above the last of this batch.
+
+        columns: only those, as far as there are such.
+        """
         places = np.searchsorted(self.ids, wanted)
         if not np.array_equal(self.ids[places], wanted):
             gone = wanted[self.ids[places] != wanted][0]
             raise SluiceError(f"{self.url} has no row with the id {gone}", AGAIN)
-        taken = self.rows.take(pa.array(places))
+        rows = self.rows
+        if columns is not None:
+            rows = rows.select([name for name in columns if name in rows.schema.names])
+        taken = rows.take(pa.array(places))
         with _naming(self.url):
             taken.validate(full=True)  # finds text that is no UTF-8
         return taken
@@ -83,7 +94,8 @@ class Batch:
             place = int(low[asked])
             while place < len(self.keys) and self.keys[place] == keys[asked]:
                 row = int(self.places[place])
-                if self.rows.column("uid")[row].equals(pa.scalar(uids[asked], pa.string())):
+                stored: Any = self.rows.column("uid")[row].as_buffer()
+                if stored is not None and stored.to_pybytes() == _encoded(uids[asked]):
                     yield asked, int(self.ids[row])
                     break
                 place += 1
@@ -157,5 +169,7 @@ def _naming(url: str) -> Generator[None]:
         yield
     except FileNotFoundError as error:
         raise SluiceError(f"{url} is missing", AGAIN) from error
+    except PermissionError as error:
+        raise SluiceError(f"{url} cannot be read", "let this user read it") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SluiceError(f"{url} is damaged: {str(error).splitlines()[0]}", AGAIN) from error

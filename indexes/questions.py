@@ -15,6 +15,7 @@ from infra.errors import SluiceError
 
 if TYPE_CHECKING:
     from indexes.encoder import ClipEncoder
+    from indexes.search import Index
 
 Vector = npt.NDArray[np.float32]
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
@@ -28,6 +29,39 @@ class Question:
     vector: Vector
     words: str
     own: int | None = None
+
+
+def question_of(
+    index: "Index",
+    query: Any,
+    text: str | None,
+    image: Picture | None,
+    weight: float,
+    uid: str | None,
+) -> Question:
+    """What `Index.search` was asked; SluiceError unless it was asked in one way."""
+    described = text is not None or image is not None
+    if [query is not None, uid is not None, described].count(True) != 1:
+        raise SluiceError(
+            "a search needs one of query, uid, and text or image or both", "give exactly one"
+        )
+    if uid is not None:
+        own = index.ids_of([uid])
+        return Question(index.stored(own)[0], f"more like {uid[:8]}", int(own[0]))
+    if isinstance(query, str):
+        text = query
+    elif query is not None and is_picture(query):
+        image = query
+    elif query is not None:
+        return Question(user_vector(query, index.dimension, index.name), "a vector")
+    if image is None:
+        assert text is not None
+        return Question(text_vector(index.encoder, text), f"{text!r}")
+    seen = picture_vector(index.encoder, image)
+    if text is None:
+        return Question(seen, picture_words(image))
+    vector = mixed(text_vector(index.encoder, text), seen, weight)
+    return Question(vector, f"{text!r} ({weight:g}) and {picture_words(image)}")
 
 
 @lru_cache(maxsize=2)

@@ -5,7 +5,7 @@
 # pyright: reportUnknownParameterType=false
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 from indexes.building import figures_of
 from indexes.embeddings import Embedding, store_of, vectors_of
 from indexes.files import IDS, LATEST, array_of, open_faiss
-from indexes.hits import Asked, Hits
+from indexes.hits import Asked, Hits, neighbour_table
 from indexes.lookup import Lookup
 from indexes.metadata import Metadata
 from indexes.models import check_model, model_of
@@ -27,16 +27,12 @@ from indexes.questions import (
     Question,
     Vector,
     is_batch,
-    is_picture,
     load_encoder,
-    mixed,
-    picture_vector,
-    picture_words,
+    question_of,
     stack,
-    text_vector,
-    user_vector,
 )
 from indexes.removed import removals, remove, removed_ids
+from indexes.subset import make_subset
 from infra import artifacts, filesystem
 from infra.artifacts import Artifact
 from infra.dataset import Dataset, open_dataset, shard_and_row
@@ -49,14 +45,6 @@ if TYPE_CHECKING:
     from indexes.map2d import Map2D
 
 FIRST_RANGE = 256  # rows that a range search asks for first
-NEIGHBOURS = pa.schema(
-    [
-        ("uid", pa.string()),
-        ("rank", pa.int32()),
-        ("neighbour", pa.string()),
-        ("similarity", pa.float32()),
-    ]
-)
 
 Ids = npt.NDArray[np.int64]
 
@@ -276,9 +264,9 @@ class Index:
         min_similarity: leave out what is less similar (inner product of unit vectors).
         """
         if is_batch(query):
-            questions = [self._question(each, None, None, weight, None) for each in query]  # type: ignore[union-attr]
+            questions = [question_of(self, each, None, None, weight, None) for each in query]  # type: ignore[union-attr]
             return self._ask(questions, k, where, min_similarity)
-        question = self._question(query, text, image, weight, uid)
+        question = question_of(self, query, text, image, weight, uid)
         return self._ask([question], k, where, min_similarity)[0]
 
     def range_search(
@@ -293,7 +281,7 @@ class Index:
         uid: str | None = None,
     ) -> Hits:
         """All rows at least so similar to a query, best first. Looks everywhere in the index."""
-        question = self._question(query, text, image, weight, uid)
+        question = question_of(self, query, text, image, weight, uid)
         ids = self._matching(where)
         k, count = FIRST_RANGE, len(self) if ids is None else len(ids)
         while True:
@@ -309,13 +297,12 @@ class Index:
 
     def neighbours(self, uids: Sequence[str], k: int = 10, where: str | None = None) -> pa.Table:
         """The k nearest rows of each of these rows: uid, rank, neighbour (a uid), similarity."""
-        tables = [NEIGHBOURS.empty_table()]
-        questions = [self._question(None, None, None, 0.0, uid) for uid in uids]
-        for uid, hits in zip(uids, self._ask(questions, k, where, None), strict=True):
-            found = hits.table
-            columns = [pa.repeat(uid, len(hits)), found["rank"], found["uid"], found["similarity"]]
-            tables.append(pa.table(columns, schema=NEIGHBOURS))
-        return pa.concat_tables(tables)
+        own = self.ids_of(uids)
+        pairs = zip(self.stored(own), own.tolist(), strict=True)
+        questions = [Question(vector, "", key) for vector, key in pairs]
+        found = self._found(questions, k, self._matching(where), None)
+        ids = np.concatenate([np.empty(0, np.int64), *(rows for _, rows in found)])
+        return neighbour_table(uids, found, self.facts.take(ids, ["uid"]).column("uid"))
 
     def sample(self, n: int, where: str | None = None, seed: int = 0) -> Hits:
         """n rows at random, or all there are; the same ones for the same seed."""
@@ -339,7 +326,8 @@ class Index:
 
         if where is not None or not dropped:
             return self.sample(n, where, seed).map2d(seed)
-        return map_of(self, draw_ids(self.dataset, n, seed), n, seed, self.name)
+        ids = np.setdiff1d(draw_ids(self.dataset, n, seed), self.removed)
+        return map_of(self, ids, n, seed, self.name)
 
     def subset(
         self,
@@ -356,54 +344,30 @@ class Index:
         if (query is None) != (min_similarity is None):
             raise SluiceError("a query and min_similarity go together", "give both or none")
         if query is None or min_similarity is None:
-            hits = self.sample(len(self), where)
-            hits = replace(hits, asked=Asked("all rows", where, ""))
-        else:
-            hits = self.range_search(query, min_similarity=min_similarity, where=where)
+            ids = self.facts.ids if where is None else self.facts.matching(where)
+            asked = f"{len(ids)} rows: {Asked('all', where)}"
+            return make_subset(self.dataset, ids, name, asked, self.figures["embedding"])
+        hits = self.range_search(query, min_similarity=min_similarity, where=where)
         return hits.save_as(name)
 
     def vector(self, uid: str) -> Vector:
         """The vector of one row, float32 [dimension]."""
-        return self.stored(np.array([self._id(uid)]))[0]
+        return self.stored(self.ids_of([uid]))[0]
 
     def stored(self, ids: Ids) -> Vector:
         """The vectors of rows by index id, as they were written: float32 [n, dimension]."""
         return self._embedding.take(ids).astype(np.float32)
 
-    def _id(self, uid: str) -> int:
-        found = self.facts.find(uid)
-        if found is None:
+    def ids_of(self, uids: Sequence[str]) -> Ids:
+        """The index ids of rows by uid. SluiceError for one that this index does not hold."""
+        found = self.facts.find_all(uids)
+        if (found < 0).any():
+            missing = uids[int(np.flatnonzero(found < 0)[0])]
             raise SluiceError(
-                f"there is no uid {uid!r} in {self.name}",
+                f"there is no uid {missing!r} in {self.name}",
                 "`prefect run explain` tells what became of a sample",
             )
         return found
-
-    def _question(
-        self, query: Any, text: str | None, image: Picture | None, weight: float, uid: Any
-    ) -> Question:
-        described = text is not None or image is not None
-        if [query is not None, uid is not None, described].count(True) != 1:
-            raise SluiceError(
-                "a search needs one of query, uid, and text or image or both", "give exactly one"
-            )
-        if uid is not None:
-            own = self._id(uid)
-            return Question(self.stored(np.array([own]))[0], f"more like {uid[:8]}", own)
-        if isinstance(query, str):
-            text = query
-        elif query is not None and is_picture(query):
-            image = query
-        elif query is not None:
-            return Question(user_vector(query, self.dimension, self.name), "a vector")
-        if image is None:
-            assert text is not None
-            return Question(text_vector(self.encoder, text), f"{text!r}")
-        seen = picture_vector(self.encoder, image)
-        if text is None:
-            return Question(seen, picture_words(image))
-        vector = mixed(text_vector(self.encoder, text), seen, weight)
-        return Question(vector, f"{text!r} ({weight:g}) and {picture_words(image)}")
 
     def _ask(
         self,
@@ -412,28 +376,40 @@ class Index:
         where: str | None,
         min_similarity: float | None,
     ) -> list[Hits]:
-        if k < 1:
-            raise SluiceError(f"k={k} asks for no hits", "give a k of 1 or more")
-        if not questions:
-            return []
         ids = self._matching(where)
-        spare = any(question.own is not None for question in questions)
-        found = self._lookup.nearest(stack(questions), k + spare, ids)
+        found = self._found(questions, k, ids, min_similarity)
         how = self._lookup.how(ids)
-        kept: list[tuple[Vector, Ids]] = []
-        for question, (similarity, rows) in zip(questions, found, strict=True):
-            keep = rows != (-1 if question.own is None else question.own)
-            if min_similarity is not None:
-                keep &= similarity >= np.float32(min_similarity)
-            kept.append((similarity[keep][:k], rows[keep][:k]))
-        facts = self.facts.take(np.concatenate([rows for _, rows in kept]))  # of all at once
+        every = np.concatenate([np.empty(0, np.int64), *(rows for _, rows in found)])
+        facts = self.facts.take(every)  # of all at once
         hits: list[Hits] = []
         start = 0
-        for question, (similarity, rows) in zip(questions, kept, strict=True):
+        for question, (similarity, rows) in zip(questions, found, strict=True):
             asked = Asked(question.words, where, how)
             hits.append(self._told(asked, similarity, facts.slice(start, len(rows))))
             start += len(rows)
         return hits
+
+    def _found(
+        self,
+        questions: Sequence[Question],
+        k: int,
+        ids: Ids | None,
+        min_similarity: float | None,
+    ) -> list[tuple[Vector, Ids]]:
+        """For each question similarities and ids, best first; not the row that it is about."""
+        if k < 1:
+            raise SluiceError(f"k={k} asks for no hits", "give a k of 1 or more")
+        if not questions:
+            return []
+        spare = any(question.own is not None for question in questions)
+        found: list[tuple[Vector, Ids]] = []
+        nearest = self._lookup.nearest(stack(questions), k + spare, ids)
+        for question, (similarity, rows) in zip(questions, nearest, strict=True):
+            keep = rows != (-1 if question.own is None else question.own)
+            if min_similarity is not None:
+                keep &= similarity >= np.float32(min_similarity)
+            found.append((similarity[keep][:k], rows[keep][:k]))
+        return found
 
     def _matching(self, where: str | None) -> Ids | None:
         return None if where is None else self.facts.matching(where)

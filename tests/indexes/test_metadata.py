@@ -112,6 +112,7 @@ def test_every_uid_is_found_and_no_other(
     assert facts.find(asked[0]) == facts.ids[order[0]]
     assert facts.find("f" * 32) is None
     assert facts.find(asked[0] + "0") is None
+    assert facts.find("\ud800") is None
 
 
 def test_of_rows_with_one_uid_the_first_is_found(tmp_path: Path) -> None:
@@ -132,6 +133,8 @@ def test_shards_may_have_other_columns(tmp_path: Path) -> None:
     assert facts.schema.field("width").type == pa.int64()
     assert facts.schema.field("caption").type == pa.string()
     rows = facts.take(facts.ids).to_pylist()
+    some = facts.take(facts.ids[4:6], ["concept", "uid"]).to_pylist()
+    assert some == [{"concept": row["concept"], "uid": row["uid"]} for row in rows[4:6]]
     assert [row["concept"] for row in rows] == [None] * 5 + ["cat"] * 5 + [None] * 5
     assert [row["clip_similarity"] for row in rows[5:10]] == [None] * 5
     assert len(facts.matching("concept = 'cat' and clip.similarity is null")) == 5
@@ -153,8 +156,9 @@ def test_conditions_are_those_of_a_table(facts: Metadata) -> None:
     assert facts.matching("false").tolist() == []
     with pytest.raises(SluiceError, match="widht"):
         facts.matching("widht > 3")
-    with pytest.raises(SluiceError, match="where="):
-        facts.matching("caption::INT > 3")
+    for bad in ("caption::INT > 3", "", "true; select 1", "caption = '\ud800'"):
+        with pytest.raises(SluiceError, match="where="):
+            facts.matching(bad)
 
 
 @pytest.mark.parametrize("column", ["width", "clip_similarity", "id"])
