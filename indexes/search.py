@@ -111,6 +111,11 @@ class Index:
     _lookup: Lookup = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.dataset.artifact.digest not in self.artifact.manifest["spec"]["parents"]:
+            raise SluiceError(
+                f"{self.artifact.url} is not an index of {self.name}",
+                "remove that folder and run `prefect run index` again",
+            )
         ids = array_of(self.artifact.path(IDS), np.int64)
         count = int(self.figures["vectors"])
         if len(ids) != count:

@@ -1,3 +1,4 @@
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -224,6 +225,15 @@ def test_a_damaged_index_is_refused(fresh_store: str, build: Build, file: str) -
     path.unlink()
     with pytest.raises(SluiceError, match="missing"):
         indexes.open(f"{fresh_store}/curated")
+
+
+def test_an_index_of_another_version_is_refused(fresh_store: str, build: Build) -> None:
+    made = Path(build(fresh_store, "curated", IndexSettings()).url)
+    pool = Path(fresh_store, "pool")
+    version = (pool / "latest").read_text()
+    shutil.copytree(made.parent, pool / version / "index")
+    with pytest.raises(SluiceError, match=f"is not an index of pool@{version}"):
+        indexes.open(str(pool))
 
 
 def test_another_model_is_refused(
