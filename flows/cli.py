@@ -182,7 +182,7 @@ def index(
     dataset: Annotated[str | None, Parameter(name="--dataset")] = None,
     choices: RunChoices | None = None,
 ) -> None:
-    """Make the curated version searchable, or any version that has vectors.
+    """Make the curated version, or another, searchable.
 
     Examples, after `curate`; and of a version by name, in a gigabyte of memory:
 
