@@ -1,14 +1,14 @@
 """Memory of the duplicate stages for each row, from versions of growing size made on the spot.
 
 Each stage runs in a child process whose anonymous memory is watched from outside; mapped vectors
-are the page cache's and count for nothing. What libraries take, what a shard of rows takes while
-it is read, and the table of buckets of a band of hashes (2^22 at both sizes, and no more at any
-larger one: 17 MB) are gone from the slope between the smallest size and the largest. Of every 20
-rows one is a copy of another's bytes, one of its pixels, one of its hashes and one nearly its
-vector: a fifth of the rows, 0.3 pairs a row. Arrays from a megabyte on are given back when they
+are the page cache's and count for nothing. What libraries take, and what a shard of rows takes
+while it is read, is gone from the slope between the smallest size and the largest. The table of
+buckets of a band of hashes is not: 17 MB from about 3 million rows on, and no more at any size. Of
+every 20 rows one is a copy of another's bytes, one of its pixels, one of its hashes and one nearly
+its vector: a fifth of the rows, 0.3 pairs a row. Arrays from a megabyte on are given back when they
 are freed, as those of a billion rows are anyway; what the C library would keep of smaller ones is
 no part of a slope.
-Run: python tests/bench/dedup_memory.py --sizes 4000000 8000000
+Run: python tests/bench/dedup_memory.py --sizes 2000000 4000000
 """
 
 import argparse
@@ -164,7 +164,7 @@ def measure(stage: str, url: str, warm: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--sizes", type=int, nargs="+", default=[4_000_000, 8_000_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[2_000_000, 4_000_000])
     parser.add_argument("--stages", nargs="+", default=STAGES)
     parser.add_argument("--folder", default=None, help="where the versions are written")
     parser.add_argument("--child", nargs=3)
