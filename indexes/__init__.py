@@ -40,7 +40,7 @@ def build(
     >>> idx = indexes.build("store/curated", memory="1GiB")
     """
     from indexes.building import build_index, pinned
-    from indexes.search import open_named
+    from indexes.opening import open_named
     from indexes.settings import IndexSettings
     from infra.progress import display
     from infra.runner import make_runner
@@ -74,6 +74,6 @@ def open(
     model, pretrained: the model to encode questions with, as `ClipEncoder.load` takes it; only
         needed where the vectors were made with a model that lies outside the store.
     """
-    from indexes.search import open_index  # faiss and its friends load when they are needed
+    from indexes.opening import open_index  # faiss and its friends load when they are needed
 
     return open_index(dataset, index, model=model, pretrained=pretrained)

@@ -1,4 +1,4 @@
-"""Open an index and ask it: by text, picture, uid or vector, under SQL conditions."""
+"""Ask an index: by text, picture, uid or vector, under SQL conditions."""
 # pyarrow has no type stubs:
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from indexes.building import figures_of
 from indexes.embeddings import Embedding, store_of, vectors_of
-from indexes.files import IDS, LATEST, array_of, open_faiss
+from indexes.files import IDS, array_of, open_faiss
 from indexes.hits import Asked, Hits, neighbour_table
 from indexes.lookup import Lookup
 from indexes.metadata import Metadata
@@ -30,15 +30,15 @@ from indexes.questions import (
     load_encoder,
     question_of,
     stack,
+    user_vector,
 )
 from indexes.removed import removals, remove, removed_ids
 from indexes.subset import make_subset
-from infra import artifacts, filesystem
+from infra import artifacts
 from infra.artifacts import Artifact
-from infra.dataset import Dataset, open_dataset, shard_and_row
+from infra.dataset import Dataset, shard_and_row
 from infra.digests import generator
 from infra.errors import SluiceError
-from infra.filesystem import join
 
 if TYPE_CHECKING:
     from indexes.encoder import ClipEncoder
@@ -47,52 +47,6 @@ if TYPE_CHECKING:
 FIRST_RANGE = 256  # rows that a range search asks for first
 
 Ids = npt.NDArray[np.int64]
-
-
-def open_index(
-    dataset: str,
-    index: str | None = None,
-    *,
-    model: str | None = None,
-    pretrained: str | None = None,
-) -> "Index":
-    """See `indexes.open`."""
-    opened = open_named(dataset)
-    artifact = artifacts.load(opened.artifact.path("index", _digest(opened, index)))
-    if artifact is None:
-        raise SluiceError(f"{opened.url} has no index {index}", "run `prefect run index` first")
-    return Index(opened, artifact, model, pretrained)
-
-
-def open_named(dataset: str) -> Dataset:
-    """The dataset version `<store>/<name>`, its latest, or `<store>/<name>@<version>`."""
-    store, _, name = dataset.rstrip("/").rpartition("/")
-    return open_dataset(store or ".", name)
-
-
-def _digest(dataset: Dataset, index: str | None) -> str:
-    """The digest of the index that was asked for, or of the one that was published last."""
-    folder = dataset.artifact.path("index")
-    pointer = join(folder, LATEST)
-    if index is None and filesystem.exists(pointer):
-        return str(filesystem.read_json(pointer)["digest"])
-    manifests = filesystem.list_files(join(folder, "*", artifacts.MANIFEST))
-    found = [manifest.rsplit("/", 2)[1] for manifest in manifests]
-    chosen = [digest for digest in found if digest.startswith(index or "")]
-    if index is None and found:
-        raise SluiceError(
-            f"{dataset.url} has indexes, but none was published: their recall is below the target",
-            f"give index= one of {', '.join(found)}, or see index.publish_below_target",
-        )
-    if not chosen:
-        named = f" whose digest starts with {index!r}" if index and found else ""
-        raise SluiceError(f"{dataset.url} has no index{named}", "run `prefect run index` first")
-    if len(chosen) > 1:
-        raise SluiceError(
-            f"{dataset.url} has {len(chosen)} such indexes",
-            f"give index= one of {', '.join(chosen)}",
-        )
-    return chosen[0]
 
 
 @dataclass(frozen=True)
@@ -299,6 +253,21 @@ class Index:
         words = f"{question.words}, at least {min_similarity:g} similar"
         asked = Asked(words, where, self._lookup.how(ids, True))
         return self._hits(asked, similarity[keep], found[keep])
+
+    def nearest(self, vectors: Vector, k: int = 10) -> tuple[Vector, Ids]:
+        """Similarities and index ids [n, k] of the rows nearest to vectors [n, dimension].
+
+        For many vectors at once: no table is made of what is known of the rows. Id -1 and -inf
+        where there are fewer than k rows.
+        """
+        if np.ndim(vectors) != 2:
+            raise SluiceError(f"vectors of shape {np.shape(vectors)}", "give [n, dimension]")
+        vectors = np.stack([user_vector(row, self.dimension, self.name) for row in vectors])
+        similarity = np.full((len(vectors), k), -np.inf, np.float32)
+        ids = np.full((len(vectors), k), -1, np.int64)
+        for row, (values, found) in enumerate(self._lookup.nearest(vectors, k, None)):
+            similarity[row, : len(found)], ids[row, : len(found)] = values, found
+        return similarity, ids
 
     def neighbours(self, uids: Sequence[str], k: int = 10, where: str | None = None) -> pa.Table:
         """The k nearest rows of each of these rows: uid, rank, neighbour (a uid), similarity."""

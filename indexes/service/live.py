@@ -16,8 +16,9 @@ import numpy.typing as npt
 from indexes.embeddings import store_of, vectors_of
 from indexes.files import LATEST as LATEST_INDEX
 from indexes.models import model_of
+from indexes.opening import open_index
 from indexes.removed import removals
-from indexes.search import Index, open_index
+from indexes.search import Index
 from indexes.service.batching import Batcher
 from indexes.service.columns import Columns
 from indexes.service.errors import RefusalError

@@ -1,100 +1,261 @@
-"""The index and the pair search against a plain faiss full scan, in one run on one core.
+"""Building an index and asking it, against autofaiss in an environment of its own, in one run.
 
-Vectors are clustered, with a near-copy of every second one: a flat cloud would flatter nobody.
-Run: python tests/bench/index.py
+Vectors lie in uneven clusters, as on the web, and a tenth are near-copies of others: a flat cloud
+would flatter nobody. Both read the same float16 files, have the same memory to spend, two threads,
+and answer the same new queries of the same law; recall is against brute force.
+Run: python tests/bench/index.py --peer PATH/bin/python --sizes 200000 1000000
 """
 
+import argparse
+import contextlib
+import json
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"
-
-import faiss
 import numpy as np
+import psutil
+import pyarrow as pa
 from record import keep
 
-from indexes.building import measure
-from indexes.kinds import KINDS, search
-from indexes.neighbours import pair_recall, range_pairs
-from indexes.settings import IndexSettings
+DIMENSION, SHARD, QUERIES, K, TURNS = 512, 10_000, 1000, 10, 3
+SPREAD, COPIES = 0.8, 0.1  # noise of a cluster, relative to its centre; share of near-copies
+THREADS = "2"
+METER = """
+import json, os, resource, sys, time
+import numpy as np
+def meter(start):
+    each = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu = sum(usage.ru_utime + usage.ru_stime for usage in each)
+    return {"cpu_seconds": round(cpu, 1), "seconds": round(time.perf_counter() - start, 1)}
+def asked(search, queries, truth, turns, k):
+    rates, waits = [], []
+    for turn in range(turns):
+        start = time.perf_counter()
+        found = search(queries)
+        rates.append(len(queries) / (time.perf_counter() - start))
+    for query in queries:
+        start = time.perf_counter()
+        search(query[None])
+        waits.append(1000 * (time.perf_counter() - start))
+    recall = np.mean([len(set(a) & set(b)) / k for a, b in zip(found.tolist(), truth.tolist())])
+    p50, p99 = np.percentile(waits, [50, 99])
+    rate = round(float(np.median(rates)), 1)
+    return {"queries_a_second": rate, "recall@10": round(float(recall), 4),
+            "p50_ms": round(float(p50), 2), "p99_ms": round(float(p99), 2)}
+"""
+PEER = (
+    METER
+    + """
+import faiss
+from autofaiss import build_index
+vectors, out, memory, threads, turns, k = sys.argv[1:]
+faiss.omp_set_num_threads(int(threads))
+start = time.perf_counter()
+index, about = build_index(
+    embeddings=vectors, index_path=out + "/knn.index", index_infos_path=out + "/infos.json",
+    max_index_memory_usage=memory, current_memory_available="16G", metric_type="ip",
+    nb_cores=int(threads), verbose=40,
+)
+built = meter(start)
+queries, truth = np.load(out + "/queries.npy"), np.load(out + "/truth.npy")
+figures = asked(lambda rows: index.search(rows, int(k))[1], queries, truth, int(turns), int(k))
+key = json.load(open(out + "/infos.json")).get("index_key")
+print(json.dumps({"kind": key, **built, **figures}))
+"""
+)
 
-ROWS, DIMENSION, LATENT, QUERIES = 100_000, 256, 24, 1000
-THRESHOLD = 0.9
+OURS = (
+    METER
+    + """
+import indexes
+from infra.dataset import shard_and_row
+store, memory, threads, turns, k, shard = sys.argv[1:]
+if __name__ == "__main__":
+    start = time.perf_counter()
+    idx = indexes.build(store + "/bench", memory=memory, workers=int(threads))
+    built = meter(start)
+    queries, truth = np.load(store + "/queries.npy"), np.load(store + "/truth.npy")
+    def search(rows):
+        found = idx.nearest(rows, int(k))[1]
+        return (found >> 20) * int(shard) + (found & (1 << 20) - 1)
+    figures = asked(search, queries, truth, int(turns), int(k))
+    facts = {name: idx.figures[name] for name in ("kind", "lists", "probes", "factor", "why")}
+    facts["bytes_a_vector"] = idx.figures["bytes_per_vector"]
+    print(json.dumps({**facts, **built, **figures}))
+"""
+)
 
 
-def vectors(count: int) -> np.ndarray:
-    """Unit float16 [count, DIMENSION] on a curved surface of LATENT dimensions."""
-    rng = np.random.default_rng(0)
-    points = rng.normal(size=(count // 2, LATENT))
-    first = np.tanh(points @ rng.normal(size=(LATENT, DIMENSION)))
-    first += 0.1 * rng.normal(size=first.shape)
-    both = np.concatenate([first, first + 0.2 * rng.normal(size=first.shape)])
-    return (both / np.linalg.norm(both, axis=1, keepdims=True)).astype(np.float16)
+class Vectors:
+    """Unit vectors of one law, drawn shard by shard."""
+
+    def __init__(self, count: int) -> None:
+        self._rng = np.random.default_rng(7)
+        clusters = max(16, count // 200)
+        self._centres = unit(self._rng.standard_normal((clusters, DIMENSION), np.float32))
+        weight = self._rng.pareto(1.5, clusters) + 0.2
+        self._weight = weight / weight.sum()
+
+    def draw(self, count: int) -> np.ndarray:
+        """float32 [count, DIMENSION]: a centre and noise."""
+        chosen = self._rng.choice(len(self._centres), count, p=self._weight)
+        noise = self._rng.standard_normal((count, DIMENSION), np.float32) / np.sqrt(DIMENSION)
+        spread = SPREAD * self._rng.uniform(0.7, 1.3, (count, 1))
+        return unit(self._centres[chosen] + (spread * noise).astype(np.float32))
+
+    def shard(self, count: int) -> np.ndarray:
+        """As `draw`, the last tenth near-copies (cosine 0.98 to 0.999) of others in the shard."""
+        rows = self.draw(count)
+        copies = int(count * COPIES)
+        of = rows[self._rng.integers(0, count - copies, copies)]
+        noise = self._rng.standard_normal(of.shape, np.float32)
+        noise = unit(noise - (noise * of).sum(1, keepdims=True) * of)
+        cosine = self._rng.uniform(0.98, 0.999, (copies, 1)).astype(np.float32)
+        rows[count - copies :] = unit(cosine * of + np.sqrt(1 - cosine**2) * noise)
+        return rows
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return round(time.process_time() - start, 3)
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def bench_index(base: np.ndarray) -> dict[str, object]:
-    wide = base.astype(np.float32)
-    ids = np.arange(len(base), dtype=np.int64)
-    made: dict[str, object] = {}
+def make(store: Path, count: int) -> str:
+    """Write and commit a version of so many rows with a vector each, and new queries; its URL."""
+    from infra import artifacts
+    from infra.artifacts import Part, Spec
+    from infra.dataset import ROWS, part_name, publish, write_table
 
-    def build() -> None:
-        made["index"] = KINDS["ivf_flat"].new(wide, 0, 0)
-        made["index"].add_with_ids(wide, ids)  # type: ignore[attr-defined]
+    law = Vectors(count)
+    spec = Spec("dataset", "bench", {"rows": count})
+    url = str(store / "bench" / spec.digest)
+    scores = Spec("scores", "bench", {"rows": count}, (spec.digest,))
+    folder = f"{url}/scores/clip-{scores.digest}"
+    Path(folder, "image").mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    for shard, start in enumerate(range(0, count, SHARD)):
+        rows, name = min(SHARD, count - start), part_name(shard)
+        np.save(Path(folder, "image", f"{name}.npy"), law.shard(rows).astype(np.float16))
+        facts = {
+            "uid": pa.array([rng.bytes(16).hex() for _ in range(rows)]),
+            "status": pa.array(["ok"] * rows),
+            "shard": pa.array(np.full(rows, shard, np.int32)),
+            "row": pa.array(np.arange(rows, dtype=np.int32)),
+            "caption": pa.array(
+                [f"picture {start + row} of a made collection" for row in range(rows)]
+            ),
+            "width": pa.array(rng.integers(64, 1024, rows, np.int32)),
+        }
+        none = pa.nulls(rows)
+        columns = [facts.get(column, none).cast(ROWS.field(column).type) for column in ROWS.names]
+        table = pa.table(columns, schema=ROWS)
+        file = write_table(url, f"rows/{name}.parquet", table, ("status",))
+        artifacts.record_part(url, Part(name, (file,), rows, rows), 0, 0)
+        scored = pa.table({"similarity": pa.array(rng.random(rows, np.float32))})
+        file = write_table(folder, f"columns/{name}.parquet", scored, ())
+        artifacts.record_part(folder, Part(name, (file,), rows, rows), 0, 0)
+    artifacts.commit(folder, scores)
+    publish(str(store), "bench", artifacts.commit(url, spec))
+    np.save(store / "queries.npy", law.draw(QUERIES))
+    return url
 
-    seconds = cpu_seconds(build)
-    figures: dict[str, object] = {}
-    measuring = cpu_seconds(
-        lambda: figures.update(measure(made["index"], ids, wide, None, IndexSettings()))
+
+def truth(url: str, store: Path) -> None:
+    """Write the places of the true neighbours of the queries, by brute force: int64 [n, K]."""
+    queries = np.load(store / "queries.npy")
+    best = np.full((len(queries), K), -np.inf, np.float32)
+    place = np.full((len(queries), K), -1, np.int64)
+    start = 0
+    for path in sorted(Path(url).glob("scores/*/image/*.npy")):
+        rows = np.load(path).astype(np.float32)
+        values = np.concatenate([best, queries @ rows.T], axis=1)
+        places = np.concatenate(
+            [place, np.broadcast_to(start + np.arange(len(rows)), (len(queries), len(rows)))],
+            axis=1,
+        )
+        order = np.argpartition(-values, K, axis=1)[:, :K]
+        best = np.take_along_axis(values, order, 1)
+        place = np.take_along_axis(places, order, 1)
+        start += len(rows)
+    np.save(store / "truth.npy", place)
+
+
+def anonymous(process: int) -> int:
+    """Bytes of a process and its children that no file stands behind."""
+    total, family = 0, [psutil.Process(process)]
+    with contextlib.suppress(psutil.Error):
+        family += family[0].children(recursive=True)
+    for each in family:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{each.pid}/status").read_text().splitlines():
+                if line.startswith("RssAnon"):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
+def run(python: str, script: Path, *arguments: str) -> dict[str, Any]:
+    """What a script prints in its last line, and the most memory it and its children took."""
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"OMP_NUM_THREADS": THREADS, "PYTHONPATH": root}
+    process = subprocess.Popen(
+        [python, str(script), *arguments], stdout=subprocess.PIPE, text=True, env=environment
     )
-    queries = wide[np.random.default_rng(1).permutation(len(wide))[:QUERIES]]
-    flat = faiss.IndexFlatIP(DIMENSION)
-    flat.add(wide)
-    ours = cpu_seconds(
-        lambda: [search(made["index"], row[None], 10, figures["probes"]) for row in queries]  # type: ignore[arg-type]
-    )
-    scan = cpu_seconds(lambda: [flat.search(row[None], 10) for row in queries[:100]]) * 10
-    return {
-        "build_seconds": seconds,
-        "measure_recall_seconds": measuring,
-        **figures,
-        "milliseconds_a_query": round(1000 * ours / QUERIES, 3),
-        "milliseconds_a_query_faiss_flat": round(1000 * scan / QUERIES, 3),
-    }
+    most = 0
+    while process.poll() is None:
+        most = max(most, anonymous(process.pid))
+        time.sleep(0.05)
+    assert process.stdout
+    said = process.stdout.read()
+    if process.returncode:
+        raise SystemExit(f"{script.name} ended with {process.returncode}")
+    return {**json.loads(said.strip().splitlines()[-1]), "peak_megabytes": round(most / 1e6)}
 
 
-def bench_pairs(base: np.ndarray) -> dict[str, object]:
-    found: dict[str, tuple[np.ndarray, ...]] = {}
-    inverted = cpu_seconds(lambda: found.update(pairs=range_pairs(base, THRESHOLD)))
-    wide = base.astype(np.float32)
-    flat = faiss.IndexFlatIP(DIMENSION)
-    flat.add(wide)
-    few = wide[: len(wide) // 20]
-    scan = cpu_seconds(lambda: flat.range_search(few, THRESHOLD)) * 20
-    a, b, _ = found["pairs"]
-    return {
-        "pairs": len(a),
-        "recall_on_512_rows": pair_recall(base, a, b, THRESHOLD),
-        "seconds": inverted,
-        "seconds_faiss_flat_extrapolated": round(scan, 1),
-    }
+def compare(count: int, memory: str, peer: str | None, folder: Path) -> dict[str, Any]:
+    """Both builds over one set of vectors."""
+    store = folder / str(count)
+    store.mkdir()
+    url = make(store, count)
+    truth(url, store)
+    ours, theirs = folder / "ours.py", folder / "peer.py"
+    ours.write_text(OURS)
+    theirs.write_text(PEER)
+    common = THREADS, str(TURNS), str(K)
+    figures = {"ours": run(sys.executable, ours, str(store), memory, *common, str(SHARD))}
+    print(json.dumps(figures), file=sys.stderr, flush=True)
+    if peer is not None:
+        vectors = str(next(Path(url).glob("scores/*/image")))
+        figures["autofaiss"] = run(peer, theirs, vectors, str(store), memory, *common)
+        ratios = {
+            name: round(figures["ours"][name] / figures["autofaiss"][name], 3)
+            for name in ("cpu_seconds", "queries_a_second")
+        }
+        figures["ratio"] = ratios
+    shutil.rmtree(store)
+    return figures
 
 
 def main() -> None:
-    base = vectors(ROWS)
-    result = {
-        "what": "CPU seconds on one core",
-        "sizes": {"rows": ROWS, "dimension": DIMENSION, "queries": QUERIES},
-        "ivf_flat": bench_index(base),
-        f"pairs_over_{THRESHOLD}": bench_pairs(base),
-    }
-    keep("index", result, "faiss-gpu", "numpy")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sizes", type=int, nargs="+", default=[200_000])
+    parser.add_argument("--memory", default="2G", help="what an opened index may take")
+    parser.add_argument("--peer", help="a Python that has autofaiss 2.18")
+    parser.add_argument("--folder", help="where the vectors are written")
+    options = parser.parse_args()
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        for count in options.sizes:
+            found = compare(count, options.memory, options.peer, Path(folder))
+            figures[str(count)] = found
+    what = (
+        f"{DIMENSION} dimensions, {THREADS} threads, {options.memory} to spend, {QUERIES} queries"
+    )
+    keep("index", {"what": what, **figures}, "faiss-gpu", "numpy")
 
 
 if __name__ == "__main__":

@@ -404,3 +404,20 @@ def test_polars_is_asked_for_by_name(idx: Index, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "polars", None)  # as where it is not installed
     with pytest.raises(SluiceError, match="polars is not installed"):
         idx.sample(3).to_polars()
+
+
+def test_many_vectors_without_tables(store: str) -> None:
+    idx = indexes.open(f"{store}/curated")
+    uids = idx.metadata.column("uid").to_pylist()[:5]
+    vectors = np.stack([idx.vector(uid) for uid in uids])
+    similarity, ids = idx.nearest(vectors, k=len(idx) + 2)
+    assert (ids[:, -2:] == -1).all() and np.isneginf(similarity[:, -2:]).all()
+    for row in range(len(uids)):
+        hits = idx.search(vectors[row], k=len(idx))
+        assert ids[row, :-2].tolist() == hits.table["id"].to_pylist()
+        np.testing.assert_allclose(
+            similarity[row, :-2], hits.table["similarity"].to_numpy(), atol=1e-6
+        )
+    for bad in (vectors[0], vectors[:, :3], np.full((1, vectors.shape[1]), np.nan)):
+        with pytest.raises(SluiceError, match=r"shape|not numbers"):
+            idx.nearest(bad)
