@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import curation_tables
+import index_tables
 
 HERE = Path(__file__).parent
 README = HERE.parents[1] / "README.md"
@@ -156,3 +157,7 @@ if __name__ == "__main__":
     CURATION = FETCH.parents[1] / "README.md"
     CURATION.write_text(place(CURATION.read_text(), "measured", curation_tables.measured()))
     FETCH.write_text(place(FETCH.read_text(), "ingest", f"{ingest()}\n\n{tars()}"))
+    INDEXES = README.parent / "indexes" / "README.md"
+    for part in (index_tables.index, index_tables.service):
+        table = part(load(part.__name__))
+        INDEXES.write_text(place(INDEXES.read_text(), part.__name__, table))
