@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Group, Parameter
 
@@ -348,73 +348,6 @@ def explain(
     guarded(action)
 
 
-@app.command(group=LOOK, sort_key=10)
-def export(
-    dataset: str,
-    /,
-    *,
-    to: Annotated[str, Parameter(name="--to")],
-    samples_per_shard: Annotated[int, Parameter(name="--samples-per-shard")] = 10_000,
-    bytes_per_shard: Annotated[int | None, Parameter(name="--bytes-per-shard")] = None,
-    column: Annotated[tuple[str, ...], Parameter(name="--column", negative=())] = ("uid",),
-    drop_patches: Annotated[bool, Parameter(name="--drop-patches", negative=())] = False,
-    format: Annotated[
-        Literal["img2dataset", "subset", "clip-retrieval", "datacomp"], Parameter(name="--format")
-    ] = "img2dataset",
-    scorer: Annotated[str, Parameter(name="--scorer")] = "clip",
-    verdicts: Annotated[str | None, Parameter(name="--verdicts")] = None,
-    choices: Choices | None = None,
-) -> None:
-    """Write a version, its uids or its embeddings as other tools have them.
-
-    Examples, with LAION's similarity beside img2dataset's columns; DataComp's subset file;
-    embeddings for clip-retrieval's index:
-
-        prefect run export pool --to /data/laion --column uid --column similarity:float64
-        prefect run export curated --to /data/subset.npy --format subset
-        prefect run export curated --to /data/embeddings --format clip-retrieval
-
-    Parameters
-    ----------
-    dataset
-        The version: NAME, its latest one, or NAME@VERSION.
-    to
-        An empty or new folder, or a URL; of a subset, the file.
-    samples_per_shard
-        Images in each tar.
-    bytes_per_shard
-        Bytes of images in each tar, instead of a number of them.
-    column
-        More columns: of rows/, or of what rode along as NAME:string|int64|float64|bool.
-    drop_patches
-        Fill the patches that the version's plan leaves out: smaller files, other bytes.
-    format
-        img2dataset: tars. subset: the sorted uids as DataComp's `u8,u8` npy. clip-retrieval:
-        img_emb, text_emb and metadata. datacomp: pairs of .parquet and .npz.
-    scorer
-        Of embeddings: whose, by the scorer's name or its score folder.
-    verdicts
-        Of a subset: the digest of verdicts over the version, to take the uids that they keep.
-    """
-
-    def action() -> None:
-        from flows.export import export, export_subset, export_vectors
-        from infra.progress import display
-
-        options = (choices or Choices()).options()
-        if format == "subset":
-            print(export_subset(options, dataset, to, verdicts), flush=True)
-            return
-        if format != "img2dataset":
-            print(export_vectors(options, dataset, to, format, scorer), flush=True)
-            return
-        cut = {"samples_per_shard": samples_per_shard, "bytes_per_shard": bytes_per_shard}
-        more = {"columns": column, "drop_patches": drop_patches}
-        print(export(options, dataset, to, display(), **more, **cut), flush=True)
-
-    guarded(action)
-
-
 @app.command(group=LOOK, sort_key=11)
 def serve(*names: str, serving: ServeChoices | None = None, choices: Choices | None = None) -> None:
     """Serve indexes over HTTP, with a page to explore them.
@@ -437,4 +370,25 @@ def serve(*names: str, serving: ServeChoices | None = None, choices: Choices | N
     guarded(action)
 
 
-app.command("flows.cli_heads:app", name="head", group=LOOK, sort_key=10)
+# Imported when they are called: what they say of themselves in the list is said here.
+app.command(
+    "flows.cli_export:export",
+    help="""Write a version, its uids or its embeddings as other tools have them.
+
+    Examples, with LAION's similarity beside img2dataset's columns; DataComp's subset file;
+    embeddings for clip-retrieval's index:
+
+        prefect run export pool --to /data/laion --column uid --column similarity:float64
+        prefect run export curated --to /data/subset.npy --format subset
+        prefect run export curated --to /data/embeddings --format clip-retrieval
+    """,
+    group=LOOK,
+    sort_key=10,
+)
+app.command(
+    "flows.cli_heads:app",
+    name="head",
+    help="Train heads over embeddings, convert published ones, look at one.",
+    group=LOOK,
+    sort_key=10,
+)
