@@ -226,7 +226,8 @@ def compare(count: int, memory: str, peer: str | None, folder: Path) -> dict[str
     ours.write_text(OURS)
     theirs.write_text(PEER)
     common = THREADS, str(TURNS), str(K)
-    figures = {"ours": run(sys.executable, ours, str(store), memory, *common, str(SHARD))}
+    figures: dict[str, Any] = {"memory": memory}
+    figures["ours"] = run(sys.executable, ours, str(store), memory, *common, str(SHARD))
     print(json.dumps(figures), file=sys.stderr, flush=True)
     if peer is not None:
         vectors = str(next(Path(url).glob("scores/*/image")))
@@ -252,9 +253,7 @@ def main() -> None:
         for count in options.sizes:
             found = compare(count, options.memory, options.peer, Path(folder))
             figures[str(count)] = found
-    what = (
-        f"{DIMENSION} dimensions, {THREADS} threads, {options.memory} to spend, {QUERIES} queries"
-    )
+    what = f"{DIMENSION} dimensions, {THREADS} threads, {QUERIES} queries"
     keep("index", {"what": what, **figures}, "faiss-gpu", "numpy")
 
 

@@ -24,7 +24,8 @@ def index(found: dict[str, Any]) -> str:
             continue
         sides = [side for side in ("ours", "autofaiss") if side in both]
         names = {"ours": "Sluice, `auto`", "autofaiss": "autofaiss 2.18"}
-        lines += ["", f"| {int(size):,} vectors | {' | '.join(names[side] for side in sides)} |"]
+        title = f"{int(size):,} vectors, {both['memory']} to spend"
+        lines += ["", f"| {title} | {' | '.join(names[side] for side in sides)} |"]
         lines.append("|---" * (len(sides) + 1) + "|")
         for name, cell in ROWS.items():
             lines.append(f"| {name} | {' | '.join(cell(both[side]) for side in sides)} |")
