@@ -174,7 +174,7 @@ class IndexWork:
             assert source is not None
             files += [write_header(source, self.url), *write_lists(parts, trained, self.url)]
             check_lists(parts, trained, embedding, self.url)
-        elif KINDS[trained.figures["kind"]].faiss_class:
+        elif KINDS[trained.figures["kind"]].new is not None:
             files.append(write_graph(parts, trained, embedding, self.url))
         return files
 
@@ -183,7 +183,7 @@ class IndexWork:
         facts = dict(open_quantizer(self.quantizer_url).figures)
         kind = KINDS[facts["kind"]]
         index = None
-        if kind.faiss_class:
+        if kind.new is not None:
             smoke_search(self.url, int(facts["indexed_dimensions"]), parts.count, files)
             index = open_files(self.url, files)
         figures = {

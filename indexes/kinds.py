@@ -26,9 +26,10 @@ Ids = npt.NDArray[np.int64]
 class Kind:
     """What faiss holds, and how much of it.
 
-    faiss_class: what a file of this kind holds; empty where there is none.
+    faiss_class: what a file of this kind holds.
     code: bytes of a code of d dimensions. beside: bytes beside it. lossy: whether a code is less
-    than the stored vector. new: (coarse quantizer, dimension, lists, seed) -> untrained index.
+    than the stored vector. new: (coarse quantizer, dimension, lists, seed) -> untrained index;
+    None where every stored vector is compared, so that there are no candidates to find.
     rotated: whether it wants what is said spread evenly over the dimensions.
     """
 
@@ -36,7 +37,7 @@ class Kind:
     code: Callable[[int], int]
     beside: int
     lossy: bool
-    new: Callable[[Any, int, int, int], Any]
+    new: Callable[[Any, int, int, int], Any] | None
     rotated: bool = False
 
     @property
@@ -52,11 +53,6 @@ class Kind:
 def faiss() -> Any:
     """The faiss module, imported when it is first needed; it has no type stubs."""
     return importlib.import_module("faiss")
-
-
-def _nothing(coarse: Any, dimension: int, lists: int, seed: int) -> Any:
-    """Every stored vector is compared: there is nothing to find candidates with."""
-    raise NotImplementedError("a flat index has no faiss index")
 
 
 def _scalar(bits: str) -> Callable[[Any, int, int, int], Any]:
@@ -101,7 +97,7 @@ def _hnsw(coarse: Any, dimension: int, lists: int, seed: int) -> Any:
 
 ID = 8  # bytes, in inverted lists
 KINDS = {
-    "flat": Kind("", lambda d: 0, ID, False, _nothing),
+    "flat": Kind("", lambda d: 0, ID, False, None),
     "ivf_flat": Kind("IndexIVFScalarQuantizer", lambda d: 2 * d, 2 * ID, False, _scalar("QT_fp16")),
     "ivf_sq8": Kind("IndexIVFScalarQuantizer", lambda d: d, 2 * ID, True, _scalar("QT_8bit")),
     "ivf_pq": Kind("IndexIVFPQ", lambda d: (pq_parts(d) + 1) // 2, 2 * ID, True, _pq),

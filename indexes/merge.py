@@ -139,7 +139,9 @@ def write_graph(codes: Codes, trained: Trained, embedding: Embedding, url: str) 
     """An HNSW graph over all vectors, added in shard order on one thread."""
     figures = trained.figures
     dimension = int(figures["indexed_dimensions"])
-    index = KINDS[figures["kind"]].new(None, dimension, 0, 0)
+    new = KINDS[figures["kind"]].new
+    assert new is not None  # of kinds that compare all nothing is merged
+    index = new(None, dimension, 0, 0)
     with threadpool_limits(1):
         index.train(np.zeros((1, dimension), np.float32))
         for name in codes.names:

@@ -206,6 +206,7 @@ def bounds(queries: Halves, own: Ids, sample: Sample) -> Floats:
 def train(sample: Halves, choice: Choice, dimension: int, seed: int) -> tuple[Any, Coarse]:
     """A trained, empty inverted file, and how vectors are assigned to its lists."""
     kind = KINDS[choice.kind]
+    assert kind.new is not None  # of kinds that compare all nothing is trained
     sample = shortened(sample, dimension)
     cells = coarse.train(sample, choice.lists, seed)
     few = sample[:: max(len(sample) // LEAST_SAMPLE, 1)].astype(np.float32)
