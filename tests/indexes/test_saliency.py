@@ -20,13 +20,16 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "pool_type": "avg",
     },
     "resnet": {"layers": [1, 1, 1, 1], "width": 16, "head_width": 16},
-    "timm resnet": {"timm_model_name": "test_resnet", "timm_pool": "avg", "timm_proj": "linear"},
+    "timm resnet": {  # divides by 32: of 32 pixels one place would be left
+        "timm_model_name": "test_resnet", "timm_pool": "avg", "timm_proj": "linear",
+        "image_size": 2 * SIDE,
+    },
     "timm transformer": {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear"},
 }  # fmt: skip
 
 
-def encoder_of(model: Any) -> ClipEncoder:
-    plain = Preprocess((SIDE, SIDE), (0.0,) * 3, (1.0,) * 3)
+def encoder_of(model: Any, side: int = SIDE) -> ClipEncoder:
+    plain = Preprocess((side, side), (0.0,) * 3, (1.0,) * 3)
     model.eval().requires_grad_(False)
     tokenizer = open_clip.get_tokenizer("ViT-B-32", context_length=8)
     return ClipEncoder(
@@ -88,7 +91,7 @@ def test_networks_of_every_kind(network: str) -> None:
     torch.manual_seed(0)
     vision: Any = {"image_size": SIDE} | NETWORKS[network]
     text: Any = TEXT
-    encoder = encoder_of(open_clip.CLIP(16, vision, text))
+    encoder = encoder_of(open_clip.CLIP(16, vision, text), vision["image_size"])
     encoder.config = {"model_cfg": {"embed_dim": 16}}
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (40, 30 + n, 3), np.uint8) for n in range(5)]
