@@ -10,8 +10,11 @@ which no two runs agree on, is beside it, in latency.json.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+
+from threadpoolctl import threadpool_limits
 
 from indexes import codes, quantizer
 from indexes.embeddings import (
@@ -24,7 +27,7 @@ from indexes.embeddings import (
 from indexes.files import IDS, LATEST, array_of, open_files, smoke_search
 from indexes.kinds import KINDS
 from indexes.lookup import Lookup
-from indexes.measure import latency, measure, queries_of
+from indexes.measure import TARGET, latency, measure, queries_of
 from indexes.merge import (
     Codes,
     check_lists,
@@ -44,14 +47,13 @@ from infra.digests import canonical_json
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, join
 from infra.progress import Display
-from infra.runner import Runner
+from infra.runner import Runner, own_processors
 from infra.stage import Draft, Item, Work, run_stage
 
 STAGE = "indexes.build"
 CODE = 2  # raised when the same vectors give other files
 PART = "index"
 LATENCY = "latency.json"
-TARGET = "recall@10"
 
 
 @dataclass(frozen=True)
@@ -147,17 +149,20 @@ class IndexWork:
             raise SluiceError(f"there are no codes at {self.codes_url}", "run `prefect run index`")
         parts, embedding = Codes(coded), vectors_of(dataset, self.settings.embedding)
         files = {file.path: file for file in self._merged(parts, embedding)}
-        lookup = self._opened(files, parts, embedding)
         truths = ((int(name), parts.array("truth", name)) for name in parts.names)
-        queries = queries_of(trained, truths, embedding)
-        measured = measure(lookup, queries, self.settings.recall_target)
+        with ThreadPoolExecutor(1) as beside:  # while another process searches the new index
+            asked = beside.submit(queries_of, trained, truths, embedding)
+            lookup = self._opened(files, parts, embedding)
+            queries = asked.result()
+        with threadpool_limits(own_processors()):
+            measured = measure(lookup, queries, self.settings.recall_target)
         figures = {**lookup.figures, **measured}
         timed = Lookup(lookup.index, lookup.ids, embedding, figures)
         times = canonical_json(latency(timed, queries))
         filesystem.write_bytes(self.url, LATENCY, times)
         size = sum(file.bytes for file in files.values())
         extra = {**figures, "bytes_per_vector": round(size / max(parts.count, 1), 1)}
-        rows, dropped = dropped_of(coded.parts)
+        rows, dropped = dropped_of(parts.parts)
         whole = Part(PART, tuple(files.values()), rows, parts.count, dropped, extra)
         return {"": whole}
 

@@ -5,6 +5,7 @@ assigned in time that grows with the fourth root of n, where n vectors have four
 n lists. The assignment is approximate: a vector may come into the second nearest list.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,14 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from indexes.kinds import faiss
+from infra.runner import own_processors
 
 GROUPS_PROBED = 4
 ONE_LEVEL = 64  # lists, for which groups would not pay
 ITERATIONS = 10  # of k-means
-GROUP_SAMPLE = 128  # training vectors for each group
+GROUP_SAMPLE = (
+    128  # training vectors for each group: poor groups are of unequal size, which costs more
+)
 BLOCK = 2**14  # rows assigned at a time
 
 Floats = npt.NDArray[np.float32]
@@ -60,6 +64,11 @@ class Coarse:
         return found
 
 
+def single_threads() -> ThreadPoolExecutor:
+    """As many threads as this process has processors; arithmetic in each stays on that one."""
+    return ThreadPoolExecutor(own_processors(), initializer=lambda: faiss().omp_set_num_threads(1))
+
+
 def _most_similar(vectors: Floats, leaders: Floats, k: int) -> Numbers:
     products = vectors @ leaders.T
     if k >= len(leaders):
@@ -68,33 +77,33 @@ def _most_similar(vectors: Floats, leaders: Floats, k: int) -> Numbers:
 
 
 def train(sample: npt.NDArray[np.float16], lists: int, seed: int) -> Coarse:
-    """Centroids of a sample [n, d] of unit vectors, by spherical k-means, on one thread.
+    """Centroids of a sample [n, d] of unit vectors, by spherical k-means, each on one thread.
 
     There are fewer lists than asked for where the sample is smaller.
     """
     lists = min(lists, len(sample))
     groups = 1 if lists <= ONE_LEVEL else int(np.ceil(2 * lists**0.5))
-    with threadpool_limits(1):
+    with threadpool_limits(1), single_threads() as threads:
         if groups == 1:
             centroids = _k_means(sample.astype(np.float32), lists, seed)
             return Coarse(centroids, centroids.mean(0, keepdims=True), np.array([0, lists]))
         step = max(len(sample) // (groups * GROUP_SAMPLE), 1)
         leaders = _k_means(sample[::step].astype(np.float32), groups, seed)
-        member = np.concatenate(
-            [
-                (sample[start : start + BLOCK].astype(np.float32) @ leaders.T).argmax(axis=1)
-                for start in range(0, len(sample), BLOCK)
-            ]
-        )
+
+        def nearest(start: int) -> Numbers:
+            return (sample[start : start + BLOCK].astype(np.float32) @ leaders.T).argmax(axis=1)
+
+        member = np.concatenate(list(threads.map(nearest, range(0, len(sample), BLOCK))))
         counts = _shares(np.bincount(member, minlength=groups), lists)
         order = np.argsort(member, kind="stable")
         ends = np.cumsum(np.bincount(member, minlength=groups))
-        parts = [
-            _k_means(sample[np.sort(rows)].astype(np.float32), count, seed)
-            for rows, count in zip(np.split(order, ends[:-1]), counts.tolist(), strict=True)
-            if count
-        ]
-    kept = counts > 0
+
+        def of_group(group: int) -> Floats:
+            rows = np.sort(order[ends[group - 1] if group else 0 : ends[group]])
+            return _k_means(sample[rows].astype(np.float32), int(counts[group]), seed)
+
+        kept = np.flatnonzero(counts)
+        parts = list(threads.map(of_group, kept.tolist()))
     leaders = np.stack([part.mean(0) / np.linalg.norm(part.mean(0)) for part in parts])
     starts = np.concatenate([[0], np.cumsum(counts[kept])])
     return Coarse(np.concatenate(parts), leaders.astype(np.float32), starts)

@@ -29,10 +29,12 @@ class Embedding:
 
     scores: Artifact
     vector: str
+    is_local: bool = field(init=False, repr=False, compare=False)
     _held: Callable[[int], Vectors] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        held = SHARDS_OPEN if filesystem.is_local(self.scores.url) else FAR_SHARDS_HELD
+        object.__setattr__(self, "is_local", filesystem.is_local(self.scores.url))
+        held = SHARDS_OPEN if self.is_local else FAR_SHARDS_HELD
         object.__setattr__(self, "_held", lru_cache(held)(self._open))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -94,15 +96,15 @@ class Embedding:
 
     def halves(self, shard: int, rows: Ids) -> tuple[npt.NDArray[np.uint16], Ids]:
         """An array that holds some rows of a shard as uint16, and where in it they are."""
-        if filesystem.is_local(self.scores.url):
+        if self.is_local:
             return self.shard(shard).view(np.uint16), rows
         return self._rows(shard, rows).view(np.uint16), np.arange(len(rows))
 
     def _rows(self, shard: int, rows: Ids) -> Vectors:
         """Some rows of a shard; few rows of a remote one are all that is asked for."""
-        url = self._url(part_name(shard))
-        if filesystem.is_local(url) or len(rows) > FEW:
+        if self.is_local or len(rows) > FEW:
             return self.shard(shard)[rows]
+        url = self._url(part_name(shard))
         ((count, dimension), dtype, start) = read_header(
             filesystem.read_ranges(url, [(0, HEADER)])[0]
         )

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexes.arrays import map_array
-from indexes.kinds import ID, KINDS, faiss, fast_scan, inverted_file
+from indexes.kinds import ID, KINDS, as_searched, faiss, inverted_file
 from infra import filesystem
 from infra.artifacts import Artifact
 from infra.errors import SluiceError
@@ -100,8 +100,9 @@ def open_files(folder: str, files: dict[str, FilePart]) -> Any:
     url, file = join(folder, INDEX), files[INDEX]
     if LISTS in files:
         index = read_faiss(url, file.sha256)
-        attach(index, join(folder, LISTS), sizes_of(folder))
-        return fast_scan(index)
+        sizes = sizes_of(folder)
+        attach(index, join(folder, LISTS), sizes)
+        return as_searched(index, sizes)
     mapped = faiss().IO_FLAG_MMAP_IFC
     if file.bytes <= HASHED:
         return read_faiss(url, file.sha256, mapped)

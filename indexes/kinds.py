@@ -133,16 +133,22 @@ def turned(index: Any, vectors: Floats) -> Floats:
     return index.chain.at(0).apply(vectors) if hasattr(index, "chain") else vectors
 
 
-def fast_scan(index: Any) -> Any:
-    """An index as it is searched: 4-bit codes are packed in registers' order (Andre et al. 2017).
+def as_searched(index: Any, sizes: Ids) -> Any:
+    """An opened inverted file as it is searched: bytes by a scan of our own, all else by faiss.
 
-    That happens in memory, at opening.
+    sizes: of its lists. 4-bit codes are packed in registers' order (Andre et al. 2017), in memory.
     """
-    if type(index).__name__ != "IndexIVFPQ":
-        return index
-    packed = faiss().IndexIVFPQFastScan(index)
-    packed.referenced_objects = [index]  # its coarse quantizer
-    return packed
+    match type(index).__name__:
+        case "IndexIVFPQ":
+            packed = faiss().IndexIVFPQFastScan(index)
+            packed.referenced_objects = [index]  # its coarse quantizer
+            return packed
+        case "IndexIVFScalarQuantizer" if index.sq.qtype == faiss().ScalarQuantizer.QT_8bit:
+            from indexes.byte_lists import open_byte_lists
+
+            return open_byte_lists(index, sizes)
+        case _:
+            return index
 
 
 def candidates(
@@ -154,6 +160,8 @@ def candidates(
     each position, little-endian: look at these alone. All hold for this call only: an index is
     shared between threads, and its own `nprobe` is never set.
     """
+    if hasattr(index, "candidates"):
+        return index.candidates(queries, k, effort, members, faiss().omp_get_max_threads())
     options: dict[str, Any] = {}
     if members is not None:
         options["sel"] = faiss().IDSelectorBitmap(members)

@@ -8,8 +8,9 @@ compared every row.
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,12 @@ from indexes.lookup import LEAST, Lookup
 from indexes.quantizer import NEIGHBOURS, Trained
 from infra.dataset import index_id
 
-RECALL_AT = (1, 10, NEIGHBOURS)
+RECALL_AT = (1, LEAST, NEIGHBOURS)
+TARGET = f"recall@{LEAST}"  # what the target is of
 FACTORS = (1, 2, 3, 5, 8, 12, 20, 32, 64, 128)  # candidates compared for each result
 MORE = (1, 1.3, 1.7, 2.2)  # lists than the fewest that do, if fewer candidates do then
-POINTS = (0.25, 0.5, 1, 2)  # times the lists chosen, whose recall is told, too
-CODE_SECONDS, PAIR_SECONDS = 4e-9, 3e-7  # to look at a code, and to compare a candidate
+POINTS = (0.25, 0.5, 2)  # times the lists chosen, whose recall@10 is told, too
+BYTE_SECONDS, PAIR_SECONDS = 8e-11, 3e-7  # to look at a code's byte, and to compare a candidate
 STEP = 1.25  # as much effort again, while the other half finds it too little
 SURE = 1.96  # standard errors below a mean: true in 39 of 40 cases
 LATENCIES = 200  # queries timed one by one
@@ -112,26 +114,26 @@ def measure(lookup: Lookup, queries: dict[str, Queries], target: float) -> dict[
     factors = _factors(lookup)
     most = lists or lookup.size
 
+    @cache
     def reached(effort: int) -> dict[int, float]:
         return _least(lookup, halves, effort, factors)
 
     least = _fewest(most, lambda effort: max(reached(effort).values()) >= target)
+    seconds = BYTE_SECONDS * _code_bytes(lookup)  # to look at a code
     options: list[tuple[float, int, int]] = []
     for effort in sorted({min(most, math.ceil(least * more)) for more in MORE}):
         enough = [factor for factor, recall in reached(effort).items() if recall >= target]
         factor = min(enough, default=factors[-1])
-        cost = effort * lookup.size / max(lists, 1) * CODE_SECONDS + LEAST * factor * PAIR_SECONDS
+        cost = effort * lookup.size / max(lists, 1) * seconds + LEAST * factor * PAIR_SECONDS
         options.append((cost, effort, factor))
     _, probes, factor = min(options)
     while probes < most and _worst(lookup, others, probes, factor) < target:
         probes, factor = min(most, math.ceil(probes * STEP)), math.ceil(factor * STEP)
     points = [
-        {"probes": effort, "factor": factor, **_recalls(lookup, others, effort, factor)}
-        for effort in sorted(
-            {math.ceil(probes / 4), math.ceil(probes / 2), probes, min(2 * probes, most)}
-        )
+        {"probes": effort, **_recalls(lookup, others, effort, factor, (LEAST,))}
+        for effort in sorted({min(most, math.ceil(probes * times)) for times in POINTS} - {probes})
     ]
-    (chosen,) = [point for point in points if point["probes"] == probes]
+    chosen = {"probes": probes, "factor": factor, **_recalls(lookup, others, probes, factor)}
     return {**chosen, "points": points}
 
 
@@ -139,13 +141,16 @@ def _factors(lookup: Lookup) -> tuple[int, ...]:
     """How many candidates for each result may be worth comparing."""
     if not lookup.figures["lossy"]:
         return (1,)
-    dimension = int(lookup.figures["indexed_dimensions"])
-    fine = KINDS[lookup.figures["kind"]].code(dimension) >= lookup.figures["dimension"]
+    fine = _code_bytes(lookup) >= lookup.figures["dimension"]
     return FACTORS[:5] if fine else FACTORS
 
 
+def _code_bytes(lookup: Lookup) -> int:
+    return KINDS[lookup.figures["kind"]].code(int(lookup.figures["indexed_dimensions"]))
+
+
 def _worst(lookup: Lookup, queries: dict[str, Queries], effort: int, factor: int) -> float:
-    recall = _recalls(lookup, queries, effort, factor)["recall@10"]
+    recall = _recalls(lookup, queries, effort, factor, (LEAST,))[TARGET]
     return min(recall.values(), default=1.0)
 
 
@@ -170,19 +175,35 @@ def _least(
 
 
 def _recalls(
-    lookup: Lookup, queries: dict[str, Queries], effort: int, factor: int
+    lookup: Lookup,
+    queries: dict[str, Queries],
+    effort: int,
+    factor: int,
+    at: Sequence[int] = RECALL_AT,
 ) -> dict[str, dict[str, float]]:
-    """Recall at 1, 10 and 100 by kind of query."""
-    recalls: dict[str, dict[str, float]] = {f"recall@{k}": {} for k in RECALL_AT}
+    """Recall at some k by kind of query, from one search for the largest of them.
+
+    A graph is asked for each k anew, since it keeps more in view for more results.
+    """
+    recalls: dict[str, dict[str, float]] = {f"recall@{k}": {} for k in at}
+    graph = lookup.index is not None and not lookup.figures["lists"]
     for kind, each in queries.items():
-        for k in RECALL_AT:
-            wanted = min(max(k, LEAST) * factor + int((each.own >= 0).any()), lookup.size)
-            if lookup.index is None:
-                found = exact.nearest(lookup.embedding, each.vectors, lookup.ids, wanted)
-            else:
-                found = lookup.scored(each.vectors, wanted, effort)
-            recalls[f"recall@{k}"][kind] = round(float(each.recalls(*found, k).mean()), 6)
+        spare = int((each.own >= 0).any())
+        wanted = {k: min(max(k, LEAST) * factor + spare, lookup.size) for k in at}
+        similarity, found = _asked(lookup, each, max(wanted.values()), effort)
+        for k, count in wanted.items():
+            if graph:
+                similarity, found = _asked(lookup, each, count, effort)
+            recall = each.recalls(similarity[:, :count], found[:, :count], k).mean()
+            recalls[f"recall@{k}"][kind] = round(float(recall), 6)
     return recalls
+
+
+def _asked(lookup: Lookup, queries: Queries, count: int, effort: int) -> tuple[Floats, Ids]:
+    """So many candidates of each query, in the index's order; of no index the nearest."""
+    if lookup.index is None:
+        return exact.nearest(lookup.embedding, queries.vectors, lookup.ids, count)
+    return lookup.scored(queries.vectors, count, effort)
 
 
 def _fewest(most: int, enough: Any) -> int:

@@ -7,7 +7,9 @@ into any store, and is the same however the shards were encoded.
 
 import bisect
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -21,11 +23,12 @@ from indexes.embeddings import Embedding
 from indexes.files import AGAIN, IDS, INDEX, LISTS, SIZES, array_of, write_index
 from indexes.kinds import ID, KINDS, inverted_file, turned
 from indexes.quantizer import QUANTIZER, Trained, shortened
-from infra.artifacts import Artifact
+from infra.artifacts import Artifact, Part
 from infra.dataset import index_id
 from infra.digests import generator
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, is_local, join, read_bytes, resolve, write_whole
+from infra.threads import ahead
 
 BLOCK_BYTES = 64 * 2**20  # of lists gathered at a time
 CHECKED = 256  # rows that are encoded again
@@ -33,6 +36,7 @@ DIFFERENT = 0.75  # share of a code's bytes: more differ only in the code of ano
 HNSW_BLOCK = 2**14  # vectors added at a time
 
 Ids = npt.NDArray[np.int64]
+Gathered = tuple[int, int, Ids, Ids, npt.NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -41,19 +45,23 @@ class Codes:
 
     artifact: Artifact
 
+    @cached_property
+    def parts(self) -> list[Part]:
+        return self.artifact.parts
+
     @property
     def names(self) -> list[str]:
-        return [part.name for part in self.artifact.parts]
+        return [part.name for part in self.parts]
 
     @property
     def counts(self) -> list[int]:
-        return [part.kept for part in self.artifact.parts]
+        return [part.kept for part in self.parts]
 
     @property
     def bases(self) -> list[int]:
         return [0, *np.cumsum(self.counts)[:-1].tolist()]
 
-    @property
+    @cached_property
     def count(self) -> int:
         return sum(self.counts)
 
@@ -87,9 +95,14 @@ def write_lists(codes: Codes, trained: Trained, url: str) -> list[FilePart]:
     sizes = np.zeros(inner.nlist, np.int64)
     for name in codes.names:
         sizes += np.bincount(codes.array("codes", name)["list"], minlength=inner.nlist)
-    with write_whole(url, LISTS) as file:
-        for first, last in _blocks(sizes * entry):
-            numbers, positions, coded = _gathered(codes, first, last, inner.code_size)
+
+    def gathered(block: tuple[int, int]) -> Gathered:
+        return (*block, *_gathered(codes, *block, inner.code_size))
+
+    with write_whole(url, LISTS) as file, ThreadPoolExecutor(1) as threads:
+        # The next block is gathered while this one is hashed and written.
+        for found in ahead(threads, gathered, _blocks(sizes * entry), 1):
+            first, last, numbers, positions, coded = found
             bounds = np.searchsorted(numbers, np.arange(first, last + 1)).tolist()
             for start, stop in pairwise(bounds):
                 file.write(coded[start:stop].tobytes())
@@ -206,7 +219,7 @@ def _inconsistent(url: str, what: str) -> SluiceError:
     )
 
 
-def dropped_of(parts: Sequence[Any]) -> tuple[int, dict[str, int]]:
+def dropped_of(parts: Sequence[Part]) -> tuple[int, dict[str, int]]:
     """Rows seen and rows left out by reason, of all parts."""
     dropped: dict[str, int] = {}
     for part in parts:

@@ -8,12 +8,14 @@
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
 from indexes import coarse
@@ -24,7 +26,7 @@ from indexes.embeddings import Embedding, open_version, vectors_of
 from indexes.files import read_faiss, write_index
 from indexes.kinds import KINDS, behind, faiss, inverted_file, rotation, turned
 from indexes.settings import IndexSettings
-from infra import artifacts, filesystem
+from infra import artifacts
 from infra.artifacts import Part, Spec
 from infra.dataset import Dataset, index_id
 from infra.digests import generator
@@ -41,7 +43,7 @@ LEAST_SAMPLE = 20_000  # vectors: what bounds and codes are trained on
 SHARDS_SEEN = 1024  # at most, drawn at random
 NEIGHBOURS = 100  # true neighbours that are looked for
 SLACK = 1e-5  # float32 sums of another order
-BLOCK = 2**12
+BLOCK, SHARE = 2**12, 2**15  # sampled vectors compared at a time, and by a thread
 
 Floats = npt.NDArray[np.float32]
 Halves = npt.NDArray[np.float16]
@@ -81,15 +83,18 @@ class QuantizerWork:
                 "give fewer dimensions, or 0 for all",
             )
         dimension = settings.dimensions or full
-        choice = choose(settings, kept, dimension, filesystem.is_local(embedding.scores.url))
+        choice = choose(settings, kept, dimension, embedding.is_local)
         queries, own, counts = _with_texts(embedding, sample)
-        arrays = {"queries": queries, "own": own, "bounds": bounds(queries, own, sample)}
+        arrays: dict[str, npt.NDArray[Any]] = {"queries": queries, "own": own}
         files: list[FilePart] = []
-        if KINDS[choice.kind].inverted:
-            index, trained = train(sample.vectors, choice, dimension, settings.seed)
-            choice = Choice(choice.kind, len(trained.centroids), choice.why)
-            arrays |= {"leaders": trained.leaders, "starts": trained.starts}
-            files.append(write_index(index, self.url, QUANTIZER))
+        with threadpool_limits(1), ThreadPoolExecutor(1) as beside:
+            least = beside.submit(bounds, queries, own, sample)
+            if KINDS[choice.kind].inverted:
+                index, trained = train(sample.vectors, choice, dimension, settings.seed)
+                choice = Choice(choice.kind, len(trained.centroids), choice.why)
+                arrays |= {"leaders": trained.leaders, "starts": trained.starts}
+                files.append(write_index(index, self.url, QUANTIZER))
+            arrays["bounds"] = least.result()
         files += [write_array(self.url, f"{name}.npy", array) for name, array in arrays.items()]
         extra = {
             "scores": dict(embedding.scores.settings),
@@ -105,9 +110,7 @@ class QuantizerWork:
 
     def _affordable(self, size: int, embedding: Embedding) -> int:
         """No larger a sample than takes half of the memory."""
-        first = next(iter(embedding.scores.parts))
-        dimension = embedding.shard(int(first.name)).shape[1]
-        return max(min(size, int(self.settings.memory) // (4 * dimension)), 1)
+        return max(min(size, int(self.settings.memory) // (4 * dimension_of(embedding))), 1)
 
 
 @dataclass(frozen=True)
@@ -130,33 +133,43 @@ def draw(dataset: Dataset, embedding: Embedding, size: int, settings: IndexSetti
     shares = counts / max(counts.sum(), 1)
     training = np.minimum(np.ceil(size * shares).astype(np.int64), counts)
     asking = random.multinomial(settings.queries, shares) if len(shards) else counts
-    drawn = [
-        _draw_shard(dataset, embedding, *each, settings.seed)
-        for each in zip(shards.tolist(), training.tolist(), asking.tolist(), strict=True)
-    ]
-    if not sum(len(ids) for ids, *_ in drawn):
+    vectors = np.empty((int(training.sum()), dimension_of(embedding)), np.float16)
+    filled, ends = np.zeros(len(vectors), bool), np.cumsum(training)
+
+    def draw_shard(shard: int, end: int, train: int, ask: int) -> tuple[Ids, Ids, Halves]:
+        """Ids to train with, whose vectors are put in place; ids and vectors of queries."""
+        stored, rows, _ = kept_rows(dataset, embedding, shard)
+        order = generator(settings.seed, STAGE, shard).permutation(rows)
+        trained, asked = np.sort(order[::-1][:train]), np.sort(order[:ask])
+        place = slice(end - train, end - train + len(trained))
+        vectors[place], filled[place] = stored[trained], True
+        first = index_id(shard, 0)
+        return first + trained, first + asked, stored[asked]
+
+    with coarse.single_threads() as threads:
+        numbers = (each.tolist() for each in (shards, ends, training, asking))
+        drawn = list(threads.map(draw_shard, *numbers))
+    if not filled.any():
         raise SluiceError(
             f"{dataset.url} has no kept row with a vector {embedding.name}",
             "look at the report's funnel: the rules may drop everything",
         )
-    ids, vectors, query_ids, queries = (np.concatenate(each) for each in zip(*drawn, strict=True))
+    ids, query_ids, queries = (np.concatenate(each) for each in zip(*drawn, strict=True))
+    vectors = vectors if filled.all() else vectors[filled]  # some rows have none
     return Sample(ids, vectors, query_ids[: settings.queries], queries[: settings.queries])
 
 
-def _draw_shard(
-    dataset: Dataset, embedding: Embedding, shard: int, training: int, asking: int, seed: int
-) -> tuple[Ids, Halves, Ids, Halves]:
-    vectors, rows, _ = kept_rows(dataset, embedding, shard)
-    order = generator(seed, STAGE, shard).permutation(rows)
-    train, ask = np.sort(order[::-1][:training]), np.sort(order[:asking])
-    return index_id(shard, 0) + train, vectors[train], index_id(shard, 0) + ask, vectors[ask]
+def dimension_of(embedding: Embedding) -> int:
+    """Of its vectors, by the first shard's."""
+    first = next(iter(embedding.scores.parts))
+    return embedding.shard(int(first.name)).shape[1]
 
 
 def kept_rows(
     dataset: Dataset, embedding: Embedding, shard: int
 ) -> tuple[Halves, npt.NDArray[np.int64], dict[str, int]]:
     """A shard's vectors, the row numbers to be indexed, and how many others by reason."""
-    status: list[str] = dataset.rows(shard, ["status"]).column("status").to_pylist()
+    status = dataset.rows(shard, ["status"]).column("status")
     vectors = embedding.shard(shard)
     if len(status) != len(vectors):
         raise SluiceError(
@@ -164,7 +177,7 @@ def kept_rows(
             f"{len(vectors)} vectors",
             "the scores belong to another version: name the ones of this version",
         )
-    kept = np.array([state == "ok" for state in status], bool)
+    kept = np.asarray(pc.equal(status, "ok"))  # type: ignore[attr-defined]
     present = vectors.any(axis=1)
     dropped = {"not_kept": int((~kept).sum()), "no_vector": int((kept & ~present).sum())}
     rows = np.flatnonzero(kept & present).astype(np.int64)
@@ -192,15 +205,22 @@ def bounds(queries: Halves, own: Ids, sample: Sample) -> Floats:
     A shard needs to tell of no row below. -inf where the sample is too small to say.
     """
     k = NEIGHBOURS + 1  # a query is in no neighbourhood of its own
-    best = np.full((len(queries), k), -np.inf, np.float32)
     wide = queries.astype(np.float32)
-    with threadpool_limits(1):
-        for start in range(0, len(sample.ids), BLOCK):
-            products = wide @ sample.vectors[start : start + BLOCK].astype(np.float32).T
-            products[own[:, None] == sample.ids[None, start : start + BLOCK]] = -np.inf
+
+    def highest(rows: range) -> Floats:
+        best = np.full((len(queries), k), -np.inf, np.float32)
+        for start in range(rows.start, rows.stop, BLOCK):
+            block = slice(start, min(start + BLOCK, rows.stop))
+            products = wide @ sample.vectors[block].astype(np.float32).T
+            products[own[:, None] == sample.ids[None, block]] = -np.inf
             best = np.concatenate([best, products], axis=1)
             best = -np.partition(-best, k - 1, axis=1)[:, :k]
-    return best.min(axis=1) - np.float32(SLACK)
+        return best
+
+    shares = [range(s, min(s + SHARE, len(sample.ids))) for s in range(0, len(sample.ids), SHARE)]
+    with threadpool_limits(1), coarse.single_threads() as threads:
+        best = np.concatenate(list(threads.map(highest, shares)), axis=1)
+    return (-np.partition(-best, k - 1, axis=1))[:, :k].min(axis=1) - np.float32(SLACK)
 
 
 def train(sample: Halves, choice: Choice, dimension: int, seed: int) -> tuple[Any, Coarse]:

@@ -5,6 +5,7 @@ gives up on an item after its deadline, and yields (index, result) as items fini
 function raises is final; a lost process or a time-out is tried again.
 """
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol, TypeVar
@@ -100,6 +101,20 @@ _own = 1  # processors
 def own_processors() -> int:
     """How many processors this process has for itself, beside those of other workers."""
     return _own
+
+
+@contextlib.contextmanager
+def lent(workers: int) -> Generator[None]:
+    """For a while this process has the processors of so many workers: the others are idle.
+
+    Never more than there are on this machine; the other workers may be on others.
+    """
+    global _own
+    before, _own = _own, max(min(_own * workers, processors()), 1)
+    try:
+        yield
+    finally:
+        _own = before
 
 
 def limit_threads(own: int = 1) -> None:

@@ -17,7 +17,7 @@ from infra import artifacts
 from infra.artifacts import Artifact, Part, Spec
 from infra.errors import PauseError, SluiceError
 from infra.progress import Display, duration
-from infra.runner import LostError, Runner
+from infra.runner import LostError, Runner, lent
 
 PAUSES = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # seconds, one after the other without progress
 
@@ -43,17 +43,22 @@ class Item:
 
 @dataclass(frozen=True)
 class _Task:
-    """What travels to a worker: does the work, then records the parts it left."""
+    """What travels to a worker: does the work, then records the parts it left.
+
+    workers: how many have nothing else to do, so that an item may use the processors of them all.
+    """
 
     title: str
     work: Work
     urls: Mapping[str, str]
+    workers: int
 
     def __call__(self, entry: tuple[Item, list[str]]) -> int:
         item, todo = entry
         start, cpu = time.monotonic(), time.process_time()
         try:
-            parts = self.work(item.value, todo)
+            with lent(self.workers):
+                parts = self.work(item.value, todo)
         except Exception as error:
             error.add_note(
                 f"in {self.title!r}, item {item.name}, for {', '.join(self.urls.values())}"
@@ -106,7 +111,8 @@ def run_stage(
     line = display.stage(title, len(items))
     if len(entries) < len(items):
         line.advance(len(items) - len(entries), "resumed")
-    task = _Task(title, work, {name: drafts[name].url for name in missing})
+    idle = max(runner.workers // max(len(entries), 1), 1)
+    task = _Task(title, work, {name: drafts[name].url for name in missing}, idle)
     rows = 0
     try:
         for count in _finished(task, entries, runner, display, gpu):

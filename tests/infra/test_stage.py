@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from infra import artifacts, filesystem, stage
-from infra.artifacts import Part, load, verify
+from infra.artifacts import Part, Spec, load, verify
 from infra.errors import PauseError, SluiceError
 from infra.progress import PlainDisplay, SilentDisplay
-from infra.runner import InlineRunner, LostError, make_runner
+from infra.runner import InlineRunner, LostError, make_runner, own_processors, processors
 from infra.stage import Draft, Item, run_stage
 from tests.infra.counting import ITEMS, SHARDS, Count, drafts, run, total
 
@@ -277,3 +277,19 @@ def test_a_stage_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.Monk
         run_stage("stormy", drafts(url), ITEMS, work, InlineRunner(), SilentDisplay(), total)
     assert len((tmp_path / "log").read_text().splitlines()) > 2
     assert contents(url) == {}
+
+
+def told(value: int, todo: list[str]) -> Mapping[str, Part]:
+    return {"": Part(str(value), (), extra={"processors": own_processors()})}
+
+
+@pytest.mark.parametrize(("count", "workers_each"), [(1, 2), (4, 1)])
+def test_an_item_alone_has_the_processors_of_idle_workers(
+    tmp_path: Path, count: int, workers_each: int
+) -> None:
+    draft = Draft(str(tmp_path), Spec("numbers", "told", {"count": count}))
+    items = [Item(str(number), number) for number in range(count)]
+    with make_runner("local", 2) as runner:
+        made = run_stage("told", {"": draft}, items, told, runner, SilentDisplay())[""]
+    expected = min(max(processors() // 2, 1) * workers_each, processors())
+    assert {part.extra["processors"] for part in made.parts} == {expected}
