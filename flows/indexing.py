@@ -16,7 +16,8 @@ def index_steps(
     steps: list[Step] = []
     for stage in building.stages(dataset_url, dataset_digest, settings):
         drafts = {"": stage.draft}
-        steps.append(sharded(stage.name, "index", drafts, stage.items, stage.work, needs))
+        step = sharded(stage.name, "index", drafts, stage.items, stage.work, needs, gpu=stage.gpu)
+        steps.append(step)
         needs = [stage.name]
     last = steps[-1]
 

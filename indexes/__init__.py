@@ -67,13 +67,16 @@ def open(
     *,
     model: str | None = None,
     pretrained: str | None = None,
+    device: str = "cpu",
 ) -> "Index":
     """Open the index of `<store>/<name>` (its latest version) or `<store>/<name>@<version>`.
 
     index: the digest, or the first characters of it, where a version has several.
     model, pretrained: the model to encode questions with, as `ClipEncoder.load` takes it; only
         needed where the vectors were made with a model that lies outside the store.
+    device: "cuda" holds all vectors in the memory of a GPU, 2 bytes a dimension each, and compares
+        every one there; conditions and range searches are answered as without one.
     """
     from indexes.opening import open_index  # faiss and its friends load when they are needed
 
-    return open_index(dataset, index, model=model, pretrained=pretrained)
+    return open_index(dataset, index, model=model, pretrained=pretrained, device=device)

@@ -37,6 +37,7 @@ from indexes.merge import (
     write_ids,
     write_lists,
 )
+from indexes.metadata import write_columns
 from indexes.origin import origin_of, place_in_store
 from indexes.quantizer import open_quantizer
 from indexes.settings import IndexSettings
@@ -51,19 +52,20 @@ from infra.runner import Runner, own_processors
 from infra.stage import Draft, Item, Work, run_stage
 
 STAGE = "indexes.build"
-CODE = 2  # raised when the same vectors give other files
+CODE = 3  # raised when the same vectors give other files
 PART = "index"
 LATENCY = "latency.json"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One of the stages, with its inputs bound."""
+    """One of the stages, with its inputs bound. gpu: it uses one where there is one."""
 
     name: str
     draft: Draft
     items: Callable[[], Sequence[Item]]
     work: Work
+    gpu: bool = False
 
 
 def stages(dataset_url: str, dataset_digest: str, settings: IndexSettings) -> list[Stage]:
@@ -86,7 +88,7 @@ def stages(dataset_url: str, dataset_digest: str, settings: IndexSettings) -> li
     )
     merging = IndexWork(index.url, dataset_url, origin.quantizer_url, coded.url, settings)
     found = [
-        Stage("index codes", coded, codes.codes_items(dataset_url), encoding),
+        Stage("index codes", coded, codes.codes_items(dataset_url), encoding, gpu=True),
         Stage("index", index, index_items, merging),
     ]
     if origin.trained is not None:
@@ -114,7 +116,8 @@ def build_index(
     """Build the index of a dataset version, or find it, and publish it if it is good enough."""
     made: dict[str, Artifact] = {}
     for stage in stages(dataset.url, dataset.artifact.digest, settings):
-        made = run_stage(stage.name, {"": stage.draft}, stage.items(), stage.work, runner, display)
+        drafts, items = {"": stage.draft}, stage.items()
+        made = run_stage(stage.name, drafts, items, stage.work, runner, display, gpu=stage.gpu)
     publish(made[""], settings)
     return made[""]
 
@@ -163,7 +166,8 @@ class IndexWork:
         size = sum(file.bytes for file in files.values())
         extra = {**figures, "bytes_per_vector": round(size / max(parts.count, 1), 1)}
         rows, dropped = dropped_of(parts.parts)
-        whole = Part(PART, tuple(files.values()), rows, parts.count, dropped, extra)
+        columns = write_columns(self.url, coded.url, parts.parts)
+        whole = Part(PART, (*files.values(), columns), rows, parts.count, dropped, extra)
         return {"": whole}
 
     def _merged(self, parts: Codes, embedding: Embedding) -> list[FilePart]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from indexes import gpu
 from indexes.kinds import faiss
 from infra.runner import own_processors
 
@@ -37,7 +38,12 @@ class Coarse:
     starts: Numbers  # [groups + 1]
 
     def assign(self, vectors: Floats) -> Numbers:
-        """The number of a list for each of vectors [n, d], on one thread."""
+        """The number of a list for each of vectors [n, d], on one thread.
+
+        On a GPU every centroid is compared.
+        """
+        if gpu.resources() is not None:
+            return gpu.nearest(vectors, self.centroids, 1)[1][:, 0]
         found = np.empty(len(vectors), np.int64)
         with threadpool_limits(1):  # sums keep their order, whatever the machine has
             for start in range(0, len(vectors), BLOCK):

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from indexes import gpu
 from indexes.arrays import write_array
 from indexes.embeddings import Embedding, open_version, vectors_of
-from indexes.metadata import shard_metadata, write_metadata
-from indexes.quantizer import Trained, kept_rows, open_quantizer
+from indexes.metadata import columns_digest, shard_metadata, write_metadata
+from indexes.quantizer import NEIGHBOURS, Trained, kept_rows, open_quantizer
 from indexes.removed import removed_ids
 from indexes.settings import IndexSettings
 from infra import artifacts
@@ -31,7 +32,7 @@ from infra.stage import Draft, Item
 
 STAGE = "indexes.codes"
 TAKEN = ("truth/", "codes/")  # files that depend on vectors alone, and not on scores
-CODE = 1  # raised when the same vectors give other files
+CODE = 2  # raised when the same vectors give other files
 BLOCK = 2**13  # rows compared with the queries at a time
 TRUTH = np.dtype([("query", "<i4"), ("row", "<i4"), ("similarity", "<f4")])
 
@@ -95,11 +96,13 @@ class CodesWork:
             if trained.cells is not None:
                 entries = encoded(vectors[rows], trained)
                 files.append(write_array(self.url, f"codes/{name}.npy", entries))
+        known = shard_metadata(dataset, embedding, shard, rows)
         files += [
             write_array(self.url, f"rows/{name}.npy", rows.astype("<i4")),
-            write_metadata(self.url, shard, shard_metadata(dataset, embedding, shard, rows)),
+            write_metadata(self.url, shard, known),
         ]
-        return {"": Part(name, tuple(files), seen, len(rows), dropped, {"content": content})}
+        extra = {"content": content, "columns": columns_digest(known)}
+        return {"": Part(name, tuple(files), seen, len(rows), dropped, extra)}
 
     def _left(self, shard: int, rows: Rows) -> tuple[Rows, int]:
         """The rows that were not removed, and how many were."""
@@ -153,16 +156,34 @@ def encoded(vectors: Halves, trained: Trained) -> npt.NDArray[Any]:
 
 
 def near(vectors: Halves, rows: Rows, trained: Trained) -> npt.NDArray[Any]:
-    """TRUTH: all rows at least as similar to a query as its bound, by query."""
+    """TRUTH: all rows at least as similar to a query as its bound, by query.
+
+    On a GPU at most those of each BLOCK that could be among the neighbours looked for.
+    """
+    compared = _above if gpu.resources() is None else _nearest_above
     found: list[npt.NDArray[Any]] = []
     with threadpool_limits(1):
         for start in range(0, len(rows), BLOCK):
             block = rows[start : start + BLOCK]
-            products = trained.queries @ vectors[block].astype(np.float32).T
-            query, place = np.nonzero(products >= trained.bounds[:, None])
+            query, place, similarity = compared(trained, vectors[block].astype(np.float32))
             entries = np.empty(len(query), TRUTH)
             entries["query"], entries["row"] = query, block[place]
-            entries["similarity"] = products[query, place]
+            entries["similarity"] = similarity
             found.append(entries)
     every = np.concatenate(found) if found else np.empty(0, TRUTH)
     return every[np.argsort(every["query"], kind="stable")]
+
+
+Above = tuple[Rows, Rows, npt.NDArray[np.float32]]  # queries, rows of a block, similarities
+
+
+def _above(trained: Trained, block: npt.NDArray[np.float32]) -> Above:
+    products = trained.queries @ block.T
+    query, place = np.nonzero(products >= trained.bounds[:, None])
+    return query, place, products[query, place]
+
+
+def _nearest_above(trained: Trained, block: npt.NDArray[np.float32]) -> Above:
+    similarity, places = gpu.nearest(trained.queries, block, NEIGHBOURS + 1)
+    query, column = np.nonzero(similarity >= trained.bounds[:, None])
+    return query, places[query, column], similarity[query, column]

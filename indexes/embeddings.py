@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -53,8 +53,27 @@ class Embedding:
     def sibling(self, vector: str) -> "Embedding | None":
         """Another vector of the same folder, such as "text" beside "image"; None without one."""
         other = Embedding(self.scores, vector)
-        first = next((part.name for part in self.scores.parts), "")
-        return other if filesystem.exists(other._url(first)) else None
+        return other if filesystem.exists(other._url(self._first)) else None
+
+    @cached_property
+    def dimension(self) -> int:
+        """Of its vectors, by those of the first shard, whose header tells."""
+        header = None if self.is_local else self._header(self._first)
+        return self.shard(int(self._first)).shape[1] if header is None else header[0][1]
+
+    @property
+    def _first(self) -> str:
+        """The name of the first shard, of perhaps very many; "" of none."""
+        return next((part["name"] for part in self.scores.manifest["parts"]), "")
+
+    def _header(self, part: str) -> tuple[tuple[int, int], np.dtype[Any], int] | None:
+        """Shape, type and start of a remote array, of which nothing else is read; None if odd."""
+        try:
+            head = filesystem.read_ranges(self._url(part), [(0, HEADER)])[0]
+            (count, dimension), dtype, start = read_header(head)
+        except (FileNotFoundError, ValueError):
+            return None
+        return ((count, dimension), dtype, start) if dtype == np.float16 else None
 
     def _url(self, part: str) -> str:
         return self.scores.path(self.vector, f"{part}.npy")
@@ -104,13 +123,12 @@ class Embedding:
         """Some rows of a shard; few rows of a remote one are all that is asked for."""
         if self.is_local or len(rows) > FEW:
             return self.shard(shard)[rows]
-        url = self._url(part_name(shard))
-        ((count, dimension), dtype, start) = read_header(
-            filesystem.read_ranges(url, [(0, HEADER)])[0]
-        )
-        if dtype != np.float16 or not len(rows) or rows.max() >= count:
+        header = self._header(part_name(shard))
+        if header is None or not len(rows) or rows.max() >= header[0][0]:
             return self.shard(shard)[rows]  # which says what is wrong
+        (_, dimension), _, start = header
         places = (start + 2 * dimension * rows).tolist()
+        url = self._url(part_name(shard))
         found = filesystem.read_ranges(url, [(at, at + 2 * dimension) for at in places])
         return np.frombuffer(b"".join(found), np.float16).reshape(len(rows), dimension)
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from indexes import exact
 from indexes.embeddings import Embedding
 from indexes.files import AGAIN
+from indexes.gpu import MOST, Resident, flat_index, resident
 from indexes.kinds import candidates
 from indexes.quantizer import shortened
 from infra.errors import SluiceError
@@ -25,6 +26,7 @@ COMPARED_SHARE = 0.02  # of all rows: fewer are compared all, and no list is loo
 RANGE_COMPARED = 1_000_000  # rows that a range search compares all
 LEAST = 10  # results that candidates are looked for, for fewer are no faster found
 QUERIES = 256  # asked at a time: their candidates are held
+SPARE = 32  # more candidates than results, of a GPU that rounds queries to float16
 
 Vectors = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -35,7 +37,8 @@ class Lookup:
     """index: of faiss, shared by all threads; None where all vectors are compared.
 
     ids: by position, ascending. figures: what was measured of it, and the effort it takes.
-    removed: those of ids that are never found, ascending.
+    removed: those of ids that are never found, ascending. device: "cpu", or "cuda", where all
+    vectors are held by the GPU and compared there.
     """
 
     index: Any
@@ -43,6 +46,7 @@ class Lookup:
     embedding: Embedding
     figures: Mapping[str, Any]
     removed: Ids = field(default_factory=lambda: np.empty(0, np.int64))
+    device: str = "cpu"
 
     @property
     def size(self) -> int:
@@ -56,7 +60,10 @@ class Lookup:
 
     def without(self, removed: Ids) -> "Lookup":
         """As this one, and without these ids, as far as it has them."""
-        return replace(self, removed=np.intersect1d(removed, self.ids))
+        places = np.searchsorted(self.ids, removed)  # which reads few of many mapped ids
+        held = places < len(self.ids)
+        held[held] = self.ids[places[held]] == removed[held]
+        return replace(self, removed=removed[held])
 
     @cached_property
     def _live(self) -> Ids:
@@ -66,6 +73,19 @@ class Lookup:
     @cached_property
     def _live_members(self) -> npt.NDArray[np.uint8] | None:
         return self._members(self._live) if len(self.removed) else None
+
+    @cached_property
+    def _resident(self) -> Resident:
+        return resident(flat_index(self.embedding.dimension), self.embedding, self._live)
+
+    def load(self) -> None:
+        """Send the vectors to the device that is to hold them, if any; else at the first search."""
+        if self.device == "cuda":
+            _ = self._resident
+
+    def on_gpu(self, k: int, ids: Ids | None, everywhere: bool) -> bool:
+        """Whether such a search is the GPU's: one among all rows, for not too many of them."""
+        return self.device == "cuda" and ids is None and not everywhere and k + SPARE <= MOST
 
     def nearest(
         self, vectors: Vectors, k: int, ids: Ids | None, everywhere: bool = False
@@ -80,7 +100,11 @@ class Lookup:
         found: list[tuple[Vectors, Ids]] = []
         for start in range(0, len(vectors), QUERIES):
             block = np.ascontiguousarray(vectors[start : start + QUERIES], np.float32)
-            if self.compares(ids, everywhere):
+            if self.on_gpu(count, ids, everywhere):
+                near = self._resident.candidates(block, min(count + SPARE, self.count))
+                similarity = exact.similarities(self.embedding, block, near)
+                found += zip(*exact.top(similarity, near, count), strict=True)
+            elif self.compares(ids, everywhere):
                 among = self._live if ids is None else ids
                 found += zip(*exact.nearest(self.embedding, block, among, count), strict=True)
             else:
@@ -146,6 +170,9 @@ class Lookup:
         """How such a search goes about it, for people."""
         among = f"{self.count} rows" if ids is None else f"{len(ids)} rows that meet the condition"
         kind = self.figures["kind"]
+        if self.on_gpu(k, ids, everywhere):
+            wanted = min(k + SPARE, self.count)
+            return f"every vector compared on the GPU, and the best {wanted} again; {among}"
         if self.compares(ids, everywhere):
             return f"{kind}, every vector compared, {among}; exact"
         count = self.count if ids is None else len(ids)

@@ -1,8 +1,10 @@
 """The facts about each indexed row: what `where` asks and what hits show.
 
 metadata/00000.arrow    one file a shard, rows by ascending id: indexes.metadata_files
+columns.arrow           beside a merged index: the columns of all shards together, no rows
 
-Files are mapped: what is not looked at is not read, and opening many rows takes no time.
+Which rows there are the index's ids tell, so that of a thousand shards only those files are mapped
+whose rows are asked for; what is not looked at is not read.
 """
 # pyarrow has no type stubs:
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
@@ -10,8 +12,8 @@ Files are mapped: what is not looked at is not read, and opening many rows takes
 # pyright: reportUnknownParameterType=false
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -27,17 +29,21 @@ from indexes.metadata_files import (
     AGAIN,
     Batch,
     check_batches,
-    conformed,
     map_batches,
+    read_schema,
     uid_keys,
+    united,
     write_batches,
+    write_schema,
 )
-from infra.artifacts import Artifact
+from infra.artifacts import Artifact, Part
 from infra.dataset import ROW_BITS, Dataset, index_id, of_shard, part_name, read_table
+from infra.digests import digest
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, join
 
 FOLDER = "metadata"
+COLUMNS = "columns.arrow"
 ROW_COLUMNS = ["uid", "caption", "url", "width", "height", "format", "bytes", "sha256"]
 SHARDS_OPEN = 4096  # whose maps are held; a process may have some 65,000
 
@@ -98,83 +104,83 @@ def write_metadata(folder: str, shard: int, table: pa.Table) -> FilePart:
     return write_batches(folder, metadata_path(shard), table)
 
 
+def columns_digest(table: pa.Table) -> str:
+    """The same for two shards' metadata when, and only when, their columns are the same."""
+    return digest([[field.name, str(field.type)] for field in table.schema])
+
+
+def write_columns(folder: str, codes_url: str, parts: Iterable[Part]) -> FilePart:
+    """Write the columns of the shards of codes together; one that some lack is null there.
+
+    Of shards with the same columns, by the `columns_digest` that each part keeps, one is read.
+    """
+    paths: dict[str, str] = {}
+    for part in parts:
+        if part.kept:
+            paths.setdefault(part.extra["columns"], metadata_path(int(part.name)))
+    urls = [join(codes_url, path) for path in paths.values()]
+    return write_schema(folder, COLUMNS, _union(urls))
+
+
+def _union(urls: Iterable[str]) -> pa.Schema:
+    mapped = ((url, map_batches(url)) for url in urls)
+    return united({url: batches[0].rows.schema for url, batches in mapped if batches}, EMPTY)
+
+
 class Metadata:
     """The facts about each row of an index, mapped from a file for each shard.
 
-    A remote store's files are read whole, each once, when they are first needed.
+    A shard's file is mapped when one of its rows is first asked for; a condition, a histogram and
+    a uid ask all shards. A remote store's files are read whole, each once.
 
-    >>> facts = Metadata.open("store/curated/VERSION/index/DIGEST", shards)
+    >>> facts = Metadata.open(index.url, codes.url, ids)
     >>> facts.take(facts.matching("width >= 256 and clip.similarity > 0.2"))
     """
 
-    def __init__(self, files: Mapping[int, str], removed: Ids | None = None) -> None:
-        """files: the URL of each shard's file; they need not lie in one folder.
+    def __init__(
+        self, folder: str, ids: Ids, schema: pa.Schema, removed: Ids | None = None
+    ) -> None:
+        """folder: where metadata/ lies. ids: of every row, ascending; they tell the shards.
 
-        removed: ids that are left out, ascending.
+        schema: of all shards together. removed: ids that are left out, ascending.
         """
-        files = dict(sorted(files.items()))
+        self.schema = schema
+        self._every = ids
         self._removed = np.empty(0, np.int64) if removed is None else removed
-        mapped = lru_cache(SHARDS_OPEN)(lambda shard: map_batches(files[shard]))
-        self._files = files
-        self._mapped = mapped
-        self._checked = lru_cache(SHARDS_OPEN)(lambda shard: check_batches(mapped(shard)))
-
-    @staticmethod
-    def open(folder: str, shards: Iterable[int], removed: Ids | None = None) -> "Metadata":
-        """The metadata in `<folder>/metadata/`; nothing is read yet."""
-        return Metadata({shard: join(folder, metadata_path(shard)) for shard in shards}, removed)
-
-    @staticmethod
-    def of(artifact: Artifact, removed: Ids | None = None) -> "Metadata":
-        """The metadata among the files of an artifact, without those of removed ids."""
-        paths = [file.path for part in artifact.parts for file in part.files]
-        return Metadata(
-            {
-                int(path.rpartition("/")[2].removesuffix(".arrow")): artifact.path(path)
-                for path in paths
-                if path.startswith(f"{FOLDER}/")
-            },
-            removed,
+        self._gone = np.searchsorted(ids, self._removed)[self._holds(self._removed)]
+        self._checked = lru_cache(SHARDS_OPEN)(
+            lambda shard: check_batches(map_batches(join(folder, metadata_path(shard))))
         )
 
+    @staticmethod
+    def open(index_url: str, codes_url: str, ids: Ids, removed: Ids | None = None) -> "Metadata":
+        """Of a merged index and the codes that it was merged from; no shard is read."""
+        return Metadata(codes_url, ids, read_schema(join(index_url, COLUMNS)), removed)
+
     def __len__(self) -> int:
-        return len(self.ids) if len(self._removed) else int(self._counts.sum())
+        return len(self._every) - len(self._gone)
 
     @property
     def columns(self) -> list[str]:
         """What `where` can ask about."""
         return list(self.schema.names)
 
-    @cached_property
-    def schema(self) -> pa.Schema:
-        """Of all shards together: a column that some lack is null there."""
-        batches = (batch for shard in self._files for batch in self._mapped(shard))
-        schemas = dict.fromkeys(batch.rows.schema for batch in batches)
-        try:
-            return pa.unify_schemas([EMPTY, *schemas], promote_options="permissive")
-        except pa.ArrowException as error:
-            first = next(iter(self._files.values()))
-            raise SluiceError(f"{first} and others do not agree: {error}", AGAIN) from error
-
     @property
     def ids(self) -> Ids:
-        """Every id, ascending; 8 bytes a row, made at each call."""
-        every = [np.empty(0, np.int64), *(batch.ids for batch in self._batches())]
-        ids = np.concatenate(every)
-        return ids[~np.isin(ids, self._removed)] if len(self._removed) else ids
+        """Every id, ascending; where some are removed 8 bytes a row, made at each call."""
+        return np.delete(self._every, self._gone) if len(self._gone) else self._every
 
     def at(self, places: npt.NDArray[np.integer]) -> Ids:
         """The ids at places among all ids, of which 0 is the first."""
-        if len(self._removed):
-            return self.ids[places]
-        ends = np.cumsum(self._counts)
-        which = np.searchsorted(ends, places, side="right")
-        found = np.empty(len(places), np.int64)
-        for shard in np.unique(which).tolist():
-            ids = np.concatenate([batch.ids for batch in self._mapped(list(self._files)[shard])])
-            here = which == shard
-            found[here] = ids[places[here] - (ends[shard] - len(ids))]
-        return found
+        before = self._gone - np.arange(len(self._gone))  # ids that stay before each removed one
+        return self._every[places + np.searchsorted(before, places, side="right")]
+
+    def _holds(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Which of these ids there are, removed ones included."""
+        places = np.searchsorted(self._every, ids)
+        held = places < len(self._every)
+        held[held] = self._every[places[held]] == ids[held]
+        return held
 
     def take(self, ids: Ids, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of ids, in the order asked; all columns or some of them.
@@ -186,18 +192,21 @@ class Metadata:
             schema = pa.schema([schema.field(name) for name in columns])
         order = np.argsort(ids, kind="stable")
         ascending = np.asarray(ids, np.int64)[order]
-        taken = [conformed(batch, schema) for batch in self._taken(ascending, columns)]
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
-        return pa.Table.from_batches(taken, schema).combine_chunks().take(pa.array(back))
+        taken = pa.Table.from_batches(self._taken(ascending, schema), schema)
+        return taken.combine_chunks().take(pa.array(back))
 
-    def _taken(self, ids: Ids, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+    def _taken(self, ids: Ids, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        held = self._holds(ids)
+        if not held.all():
+            raise SluiceError(f"there are no metadata of the id {ids[~held][0]}", AGAIN)
         for shard in np.unique(ids >> np.int64(ROW_BITS)).tolist():
             wanted = ids[of_shard(ids, shard)]
-            for batch in self._checked(shard) if shard in self._files else ():
+            for batch in self._checked(shard):
                 end = int(np.searchsorted(wanted, batch.ids[-1], side="right"))
                 if end:
-                    yield batch.take(wanted[:end], columns)
+                    yield batch.take(wanted[:end], schema)
                 wanted = wanted[end:]
             if len(wanted):
                 raise SluiceError(f"there are no metadata of the id {wanted[0]}", AGAIN)
@@ -233,31 +242,29 @@ class Metadata:
     def every(self, uids: Sequence[str]) -> pa.Table:
         """Id and uid of every row that has one of these uids."""
         wanted = pa.array(uids, pa.string())
-        rows = (batch.select(["id", "uid"]) for batch in self._kept_rows())
-        found = [each.filter(pc.field("uid").isin(wanted)) for each in rows]
+        found = [each.filter(pc.field("uid").isin(wanted)) for each in self._kept_rows(EMPTY)]
         return pa.Table.from_batches(found, EMPTY)
 
     def table(self) -> pa.Table:
         """All rows by ascending id, as a table over the mapped files; every map stays open."""
-        source = self._source()
-        return pa.Table.from_batches(list(source.batches()), source.schema)
-
-    @cached_property
-    def _counts(self) -> npt.NDArray[np.int64]:
-        batches = [self._mapped(shard) for shard in self._files]
-        return np.array([sum(len(batch.ids) for batch in each) for each in batches], np.int64)
+        return pa.Table.from_batches(self._kept_rows(self.schema), self.schema)
 
     def _batches(self) -> Iterator[Batch]:
-        return (batch for shard in self._files for batch in self._checked(shard))
+        """Those of each shard, which starts where the ids of the one before end."""
+        place = 0
+        while place < len(self._every):
+            shard = int(self._every[place]) >> ROW_BITS
+            yield from self._checked(shard)
+            place = int(np.searchsorted(self._every, index_id(shard + 1, 0)))
 
     def _source(self) -> Source:
-        schema = self.schema
-        return Source(schema, lambda: (conformed(rows, schema) for rows in self._kept_rows()))
+        return Source(self.schema, lambda: self._kept_rows(self.schema))
 
-    def _kept_rows(self) -> Iterator[pa.RecordBatch]:
-        """All rows but removed ones; nothing is copied."""
+    def _kept_rows(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """All rows but removed ones; nothing is copied but what has another type in `schema`."""
         for batch in self._batches():
+            rows = batch.conformed(schema)
             gone = np.flatnonzero(np.isin(batch.ids, self._removed))
             for start, stop in pairwise([-1, *gone.tolist(), len(batch.ids)]):
                 if stop - start > 1:
-                    yield batch.rows.slice(start + 1, stop - start - 1)
+                    yield rows.slice(start + 1, stop - start - 1)

@@ -2,6 +2,7 @@
 
 Each batch of at most BATCH rows has the caller's columns, among them "id" (ascending) and "uid",
 and two more that tell where a uid is: the keys of its uids in order, and the row of each key.
+A file of a schema alone has no rows.
 """
 # pyarrow has no type stubs:
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
@@ -9,7 +10,7 @@ and two more that tell where a uid is: the keys of its uids in order, and the ro
 # pyright: reportUnknownParameterType=false
 
 import contextlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,29 @@ def write_batches(folder: str, path: str, table: pa.Table) -> FilePart:
     return filesystem.write_bytes(folder, path, sink.getvalue().to_pybytes())
 
 
+def write_schema(folder: str, path: str, schema: pa.Schema) -> FilePart:
+    """Write a schema, without its metadata, as a file without rows."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema.remove_metadata()):
+        pass
+    return filesystem.write_bytes(folder, path, sink.getvalue().to_pybytes())
+
+
+def read_schema(url: str) -> pa.Schema:
+    """What `write_schema` wrote."""
+    with _naming(url):
+        return pa.ipc.open_file(pa.BufferReader(filesystem.read_bytes(url))).schema
+
+
+def united(schemas: Mapping[str, pa.Schema], first: pa.Schema) -> pa.Schema:
+    """The columns of all files by URL together, after those of `first`."""
+    try:
+        return pa.unify_schemas([first, *schemas.values()], promote_options="permissive")
+    except pa.ArrowException as error:
+        some = next(iter(schemas))
+        raise SluiceError(f"{some} and others do not agree: {error}", AGAIN) from error
+
+
 def uid_keys(uids: Sequence[str | None]) -> Keys:
     """A 64-bit key of each uid. Two uids may share one, so who looks up compares the uids too."""
     text = np.array([_encoded(uid or "") for uid in uids], f"S{8 * len(MIXERS)}")
@@ -69,22 +93,35 @@ class Batch:
     keys: Keys
     places: npt.NDArray[np.int32]
 
-    def take(self, wanted: Ids, columns: Sequence[str] | None) -> pa.RecordBatch:
-        """The rows of ids, which ascend and are not above the last of this batch.
-
-        columns: only those, as far as there are such.
-        """
+    def take(self, wanted: Ids, schema: pa.Schema) -> pa.RecordBatch:
+        """The rows of ids, which ascend and are not above the last of this batch, as `schema`."""
         places = np.searchsorted(self.ids, wanted)
         if not np.array_equal(self.ids[places], wanted):
             gone = wanted[self.ids[places] != wanted][0]
             raise SluiceError(f"{self.url} has no row with the id {gone}", AGAIN)
-        rows = self.rows
-        if columns is not None:
-            rows = rows.select([name for name in columns if name in rows.schema.names])
+        rows, there = self.rows, self.rows.schema.names
+        if schema.names != there:
+            rows = rows.select([name for name in schema.names if name in there])
         taken = rows.take(pa.array(places))
         with _naming(self.url):
             taken.validate(full=True)  # finds text that is no UTF-8
-        return taken
+        return self._conformed(taken, schema)
+
+    def conformed(self, schema: pa.Schema) -> pa.RecordBatch:
+        """All rows with the columns of `schema`: null where it has none, cast where it must be."""
+        return self._conformed(self.rows, schema)
+
+    def _conformed(self, rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+        if rows.schema.equals(schema):
+            return rows
+        with _naming(self.url):
+            columns = [
+                rows.column(field.name).cast(field.type)
+                if field.name in rows.schema.names
+                else pa.nulls(rows.num_rows, field.type)
+                for field in schema
+            ]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def find(self, uids: Sequence[str], keys: Keys) -> Iterator[tuple[int, int]]:
         """Which of `uids` are here, and the id of the first row that each is the uid of."""
@@ -147,19 +184,6 @@ def _is_text(kind: pa.DataType) -> bool:
 def _offsets(column: pa.Array) -> npt.NDArray[np.int32]:
     data: Any = column.buffers()[1]
     return np.frombuffer(data, np.int32, len(column) + 1, 4 * column.offset)
-
-
-def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """The batch with the columns of `schema`: null where it has none, cast where of other type."""
-    if batch.schema.equals(schema):
-        return batch
-    columns = [
-        batch.column(field.name).cast(field.type)
-        if field.name in batch.schema.names
-        else pa.nulls(batch.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 @contextlib.contextmanager

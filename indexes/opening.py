@@ -14,13 +14,14 @@ def open_index(
     *,
     model: str | None = None,
     pretrained: str | None = None,
+    device: str = "cpu",
 ) -> Index:
     """See `indexes.open`."""
     opened = open_named(dataset)
     artifact = artifacts.load(opened.artifact.path("index", _digest(opened, index)))
     if artifact is None:
         raise SluiceError(f"{opened.url} has no index {index}", "run `prefect run index` first")
-    return Index(opened, artifact, model, pretrained)
+    return Index(opened, artifact, model, pretrained, device)
 
 
 def open_named(dataset: str) -> Dataset:

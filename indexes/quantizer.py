@@ -110,7 +110,7 @@ class QuantizerWork:
 
     def _affordable(self, size: int, embedding: Embedding) -> int:
         """No larger a sample than takes half of the memory."""
-        return max(min(size, int(self.settings.memory) // (4 * dimension_of(embedding))), 1)
+        return max(min(size, int(self.settings.memory) // (4 * embedding.dimension)), 1)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def draw(dataset: Dataset, embedding: Embedding, size: int, settings: IndexSetti
     shares = counts / max(counts.sum(), 1)
     training = np.minimum(np.ceil(size * shares).astype(np.int64), counts)
     asking = random.multinomial(settings.queries, shares) if len(shards) else counts
-    vectors = np.empty((int(training.sum()), dimension_of(embedding)), np.float16)
+    vectors = np.empty((int(training.sum()), embedding.dimension), np.float16)
     filled, ends = np.zeros(len(vectors), bool), np.cumsum(training)
 
     def draw_shard(shard: int, end: int, train: int, ask: int) -> tuple[Ids, Ids, Halves]:
@@ -157,12 +157,6 @@ def draw(dataset: Dataset, embedding: Embedding, size: int, settings: IndexSetti
     ids, query_ids, queries = (np.concatenate(each) for each in zip(*drawn, strict=True))
     vectors = vectors if filled.all() else vectors[filled]  # some rows have none
     return Sample(ids, vectors, query_ids[: settings.queries], queries[: settings.queries])
-
-
-def dimension_of(embedding: Embedding) -> int:
-    """Of its vectors, by the first shard's."""
-    first = next(iter(embedding.scores.parts))
-    return embedding.shard(int(first.name)).shape[1]
 
 
 def kept_rows(

@@ -34,11 +34,12 @@ from indexes.questions import (
 )
 from indexes.removed import removals, remove, removed_ids
 from indexes.subset import make_subset
-from infra import artifacts
+from infra import artifacts, filesystem
 from infra.artifacts import Artifact
 from infra.dataset import Dataset, shard_and_row
 from infra.digests import generator
 from infra.errors import SluiceError
+from infra.filesystem import join
 
 if TYPE_CHECKING:
     from indexes.encoder import ClipEncoder
@@ -61,6 +62,7 @@ class Index:
     artifact: Artifact
     model: str | None = None
     pretrained: str | None = None
+    device: str = "cpu"
     removed: Ids = field(init=False, repr=False, compare=False)  # from the version, ascending
     _lookup: Lookup = field(init=False, repr=False)
 
@@ -78,7 +80,9 @@ class Index:
                 "remove that folder and run `prefect run index` again",
             )
         index = open_faiss(self.artifact)
-        lookup = Lookup(index, ids, self._embedding, self.figures)
+        if self.device not in ("cpu", "cuda"):
+            raise SluiceError(f"no device {self.device!r}", "say cpu, or cuda for a GPU")
+        lookup = Lookup(index, ids, self._embedding, self.figures, device=self.device)
         object.__setattr__(self, "_lookup", lookup)
         self._leave_out()
 
@@ -87,6 +91,7 @@ class Index:
         removed = removed_ids(removals(self.dataset.url))
         object.__setattr__(self, "removed", removed)
         object.__setattr__(self, "_lookup", self._lookup.without(removed))
+        self._lookup.load()
         self.__dict__.pop("facts", None)
 
     def __len__(self) -> int:
@@ -128,14 +133,14 @@ class Index:
     @cached_property
     def facts(self) -> Metadata:
         """The facts about each row, mapped: rows by id or uid, counts of values, histograms."""
-        codes = artifacts.load(self.dataset.artifact.path("codes", self.figures["codes"]))
-        if codes is None:
+        codes_url = self.dataset.artifact.path("codes", self.figures["codes"])
+        if not filesystem.exists(join(codes_url, artifacts.MANIFEST)):  # long where shards are many
             raise SluiceError(
                 f"the codes {self.figures['codes']} of {self.name} are gone, and its metadata too",
                 "run `prefect run index` again",
             )
-        shards = [int(part.name) for part in codes.parts if part.kept]
-        return Metadata.open(codes.url, shards, self._lookup.removed)
+        ids, removed = self._lookup.ids, self._lookup.removed
+        return Metadata.open(self.artifact.url, codes_url, ids, removed)
 
     @property
     def metadata(self) -> pa.Table:

@@ -44,8 +44,14 @@ class ServeChoices:
     pretrained: Annotated[str | None, Parameter(name="--pretrained")] = None
     """Weights of that model: open_clip's tag, or a checkpoint file."""
 
+    device: Annotated[str, Parameter(name="--device")] = "cpu"
+    """cuda: hold the vectors in the memory of a GPU, and compare every one there."""
+
     max_k: Annotated[int, Parameter(name="--max-k")] = 1000
     """Most hits that one search gives."""
+
+    connections: Annotated[int, Parameter(name="--connections")] = 4096
+    """Connections open at once; further ones are answered 503, and closed."""
 
     in_flight: Annotated[int, Parameter(name="--in-flight")] = 256
     """Requests worked on at once."""
@@ -54,7 +60,7 @@ class ServeChoices:
     """Requests that wait for these; more are answered 503."""
 
     deadline: Annotated[float, Parameter(name="--deadline")] = 30.0
-    """Seconds a request may take, waiting included."""
+    """Seconds a request may take, waiting included, and seconds that its head may take to come."""
 
     def settings(self, names: tuple[str, ...], store: str) -> "ServiceSettings":
         """As settings of a service; SluiceError for what is wrong with them."""

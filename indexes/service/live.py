@@ -115,7 +115,10 @@ class Registry:
         """Open an index and let it answer once; its model is made ready if the old one's was."""
         settings = self._settings
         index = open_index(
-            join(settings.store, asked), model=settings.model, pretrained=settings.pretrained
+            join(settings.store, asked),
+            model=settings.model,
+            pretrained=settings.pretrained,
+            device=settings.device,
         )
         columns = Columns(index)
         index.search(index.stored(columns.first_id())[0], k=1)

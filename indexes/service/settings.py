@@ -1,6 +1,7 @@
 """What a service is told when it starts: light, so that help is answered without an engine."""
 
 import ipaddress
+from typing import Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr
 
@@ -24,10 +25,12 @@ class ServiceSettings(BaseModel):
     follow: float = Field(5.0, ge=0, description="seconds between looks for newer; 0: never")
     model: str | None = Field(None, description="the questions' model, as `indexes.open` has it")
     pretrained: str | None = Field(None, description="its weights, as `indexes.open` has it")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="that compares the vectors")
 
     max_body: ByteSize = Field(ByteSize(16 * 2**20), gt=0, description="bytes of a request")
     max_k: int = Field(1000, gt=0, description="hits of a search, rows of a sample")
     max_where: int = Field(4096, gt=0, description="characters of a condition")
+    connections: int = Field(4096, gt=0, description="open at once; further ones are refused")
     in_flight: int = Field(256, gt=0, description="requests worked on at once")
     queue: int = Field(4096, ge=0, description="requests that wait for these; more are refused")
     deadline: float = Field(30.0, gt=0, description="seconds a request may take, waiting included")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 import indexes
 from indexes.building import LATEST, IndexWork, figures_of, index_draft, stages
-from indexes.files import read_faiss, write_index
+from indexes.files import IDS, read_faiss, write_index
 from indexes.kinds import KINDS
 from indexes.metadata import Metadata
 from indexes.settings import IndexSettings
@@ -31,7 +31,8 @@ def metadata_of(store: str, artifact: Artifact) -> Any:
     version = open_dataset(store, "curated")
     codes = artifacts.load(version.artifact.path("codes", figures_of(artifact)["codes"]))
     assert codes is not None
-    return Metadata.of(codes).table()
+    ids = np.load(artifact.path(IDS))
+    return Metadata.open(artifact.url, codes.url, ids).table()
 
 
 def test_the_index_holds_the_kept_rows_with_a_vector(fresh_store: str, build: Build) -> None:

@@ -14,9 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexes import metadata_files
-from indexes.metadata import Metadata, metadata_path, shard_metadata, write_metadata
+from indexes.metadata import (
+    COLUMNS,
+    Metadata,
+    columns_digest,
+    metadata_path,
+    shard_metadata,
+    write_columns,
+    write_metadata,
+)
 from infra import filesystem
-from infra.dataset import index_id, open_dataset
+from infra.artifacts import Part
+from infra.dataset import index_id, open_dataset, part_name
 from infra.errors import SluiceError
 
 ROWS = {0: 23, 3: 1, 7: 40}  # shards, and how many rows each has
@@ -38,9 +47,31 @@ def rows_of(shard: int, count: int) -> pa.Table:
 
 
 def write(folder: str, tables: dict[int, pa.Table]) -> Metadata:
+    parts: list[Part] = []
     for shard, table in tables.items():
-        write_metadata(folder, shard, table)
-    return Metadata.open(folder, tables)
+        file = write_metadata(folder, shard, table)
+        rows, columns = len(table), {"columns": columns_digest(table)}
+        parts.append(Part(part_name(shard), (file,), rows, rows, {}, columns))
+    write_columns(folder, folder, parts)
+    return reopened(folder, tables)
+
+
+def reopened(folder: str, tables: dict[int, pa.Table], removed: Any = None) -> Metadata:
+    ids = np.concatenate([np.empty(0, np.int64), *(t["id"].to_numpy() for t in tables.values())])
+    return Metadata.open(folder, folder, ids, removed)
+
+
+def mapped_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are mapped from now on, as they are."""
+    names: list[str] = []
+    mapped = metadata_files.map_batches
+
+    def noted(url: str) -> Any:
+        names.append(url.rpartition("/")[2])
+        return mapped(url)
+
+    monkeypatch.setattr("indexes.metadata.map_batches", noted)
+    return names
 
 
 @pytest.fixture
@@ -88,6 +119,74 @@ def test_places_are_those_among_all_ids(facts: Metadata) -> None:
     places = np.random.default_rng(0).permutation(len(facts))
     assert facts.at(places).tolist() == facts.ids[places].tolist()
     assert facts.at(places[:0]).tolist() == []
+
+
+@pytest.mark.parametrize("gone", [[0], [0, 1, 2, 23], [22, 23, 24, 63], list(range(64)), [5, 5000]])
+def test_removed_ids_leave_no_gaps(
+    tmp_path: Path, facts: Metadata, tables: dict[int, pa.Table], gone: list[int]
+) -> None:
+    every = facts.ids
+    removed = np.sort([every[place] if place < 64 else index_id(9, place) for place in gone])
+    left = np.setdiff1d(every, removed)
+    rest = reopened(str(tmp_path), tables, removed)
+    assert len(rest) == len(left) and rest.ids.tolist() == left.tolist()
+    assert rest.at(np.arange(len(left))).tolist() == left.tolist()
+    assert rest.table()["id"].to_pylist() == left.tolist() == rest.matching("true").tolist()
+    if len(left):
+        uids = facts.take(every, ["uid"])["uid"].to_pylist()
+        found = rest.find_all(uids)
+        assert found[found >= 0].tolist() == left.tolist()
+        assert rest.every(uids)["id"].to_pylist() == left.tolist()
+
+
+def test_only_shards_that_are_asked_for_are_mapped(
+    tmp_path: Path, tables: dict[int, pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = write(str(tmp_path), tables)
+    names = mapped_files(monkeypatch)
+    facts = reopened(str(tmp_path), tables, expected.ids[:2])
+    assert (len(facts), facts.columns) == (len(expected) - 2, expected.columns)
+    first, last = facts.at(np.array([0, len(facts) - 1])).tolist()
+    assert facts.take(np.array([last])).num_rows == 1
+    assert names == ["00007.arrow"]
+    (tmp_path / metadata_path(3)).unlink()
+    assert facts.take(np.array([first, last, last]))["id"].to_pylist() == [first, last, last]
+    assert names == ["00007.arrow", "00000.arrow"]
+    for ask in (lambda: facts.take(tables[3]["id"].to_numpy()), lambda: facts.matching("true")):
+        with pytest.raises(SluiceError, match=r"metadata/00003\.arrow is missing"):
+            ask()
+
+
+def test_of_shards_with_the_same_columns_one_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = mapped_files(monkeypatch)
+    tables = {shard: rows_of(shard, 3) for shard in range(6)}
+    tables[4] = tables[4].drop_columns(["width"])
+    write(str(tmp_path), tables)
+    assert names == ["00000.arrow", "00004.arrow"]
+
+
+def test_damaged_columns_are_named(tmp_path: Path, tables: dict[int, pa.Table]) -> None:
+    write(str(tmp_path), tables)
+    path = tmp_path / COLUMNS
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(SluiceError, match=r"columns\.arrow is damaged"):
+        reopened(str(tmp_path), tables)
+    path.unlink()
+    with pytest.raises(SluiceError, match=r"columns\.arrow is missing"):
+        reopened(str(tmp_path), tables)
+
+
+def test_a_file_with_values_of_another_type_is_named(
+    tmp_path: Path, tables: dict[int, pa.Table]
+) -> None:
+    facts = write(str(tmp_path), tables)
+    other = tables[3].set_column(3, "width", pa.array(["wide"]))
+    write_metadata(str(tmp_path), 3, other)
+    for ask in (lambda: facts.take(facts.ids), lambda: facts.matching("true")):
+        with pytest.raises(SluiceError, match=r"00003\.arrow is damaged"):
+            ask()
 
 
 @pytest.mark.parametrize("missing", [index_id(0, 1001), index_id(1, 0), index_id(7, 999_999)])
@@ -145,7 +244,7 @@ def test_types_that_do_not_go_together_are_an_error(tmp_path: Path) -> None:
     other = rows_of(1, 3)
     other = other.set_column(3, "width", pa.array(["wide"] * 3))
     with pytest.raises(SluiceError, match="do not agree"):
-        len(write(str(tmp_path), {0: rows_of(0, 3), 1: other}).columns)
+        write(str(tmp_path), {0: rows_of(0, 3), 1: other})
 
 
 def test_conditions_are_those_of_a_table(facts: Metadata) -> None:
@@ -205,7 +304,7 @@ def test_no_rows_are_rows_too(tmp_path: Path) -> None:
     facts = write(str(tmp_path), {0: rows_of(0, 0), 1: rows_of(1, 2)})
     assert len(facts) == 2
     assert facts.take(facts.ids[:0]).num_rows == 0
-    nothing = Metadata.open(str(tmp_path), [])
+    nothing = write(str(tmp_path), {})
     assert (len(nothing), nothing.columns) == (0, ["id", "uid"])
     assert nothing.matching("true").tolist() == [] and nothing.find("ab") is None
 
@@ -237,24 +336,26 @@ def test_no_file_stays_open(facts: Metadata) -> None:
 
 @pytest.mark.parametrize("size", [0, 5, 40, 700, -3])
 def test_a_truncated_file_is_named(tmp_path: Path, size: int) -> None:
-    write(str(tmp_path), {0: rows_of(0, 20)})
+    facts = write(str(tmp_path), {0: rows_of(0, 20)})
     path = tmp_path / metadata_path(0)
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(SluiceError, match=r"metadata/00000\.arrow is damaged"):
-        len(Metadata.open(str(tmp_path), [0]))
+        facts.take(facts.ids[:1])
 
 
 def test_a_missing_or_foreign_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SluiceError, match=r"00004\.arrow is missing"):
-        len(Metadata.open(str(tmp_path), [4]))
-    with pytest.raises(SluiceError, match=r"00004\.arrow is missing"):
-        len(Metadata.open("memory://nowhere", [4]))
-    path = tmp_path / metadata_path(0)
+    table = rows_of(4, 3)
+    for folder in (str(tmp_path), "memory://nowhere"):
+        facts = Metadata(folder, table["id"].to_numpy(), table.schema)
+        with pytest.raises(SluiceError, match=r"00004\.arrow is missing"):
+            facts.take(facts.ids)
+    path = tmp_path / metadata_path(4)
     path.parent.mkdir()
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows_of(0, 3).schema):
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema):
         pass
-    with pytest.raises(SluiceError, match=r"00000\.arrow is not what an index knows"):
-        len(Metadata.open(str(tmp_path), [0]))
+    facts = Metadata(str(tmp_path), table["id"].to_numpy(), table.schema)
+    with pytest.raises(SluiceError, match=r"00004\.arrow is not what an index knows"):
+        facts.take(facts.ids)
 
 
 def test_what_points_outside_of_a_file_is_found_before_it_is_followed(tmp_path: Path) -> None:
@@ -273,10 +374,9 @@ def test_what_points_outside_of_a_file_is_found_before_it_is_followed(tmp_path: 
         assert place in sound
         path.unlink()
         path.write_bytes(sound.replace(place, damage))
-        facts = Metadata.open(str(tmp_path), [0])
+        facts = reopened(str(tmp_path), {0: table})
         with pytest.raises(SluiceError, match=r"00000\.arrow is damaged"):
             facts.take(facts.ids)
-            facts.take(np.array(ids))
 
 
 def test_metadata_of_a_shard_are_its_facts_and_scores(store: str) -> None:

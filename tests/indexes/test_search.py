@@ -9,6 +9,7 @@ from PIL import Image
 
 import indexes
 from indexes.grid import figure
+from indexes.metadata import FOLDER, metadata_path
 from indexes.search import Index
 from indexes.settings import IndexSettings
 from infra.artifacts import Artifact
@@ -421,3 +422,26 @@ def test_many_vectors_without_tables(store: str) -> None:
     for bad in (vectors[0], vectors[:, :3], np.full((1, vectors.shape[1]), np.nan)):
         with pytest.raises(SluiceError, match=r"shape|not numbers"):
             idx.nearest(bad)
+
+
+def test_a_search_maps_only_the_metadata_of_its_hits(
+    new_store: NewStore, tmp_path: Path, build: Build
+) -> None:
+    store = new_store(tmp_path, shards=2)
+    build(store, "curated", IndexSettings())
+    idx = indexes.open(f"{store}/curated")
+    first = idx.facts.ids[:1]
+    vector, columns = idx.stored(first)[0], idx.columns
+    codes = Path(idx.dataset.artifact.path("codes", idx.figures["codes"]))
+    (codes / metadata_path(1)).unlink()
+    idx = indexes.open(f"{store}/curated")
+    assert (len(idx), idx.columns) == (2 * (60 - 3 - 1), columns)
+    assert idx.search(vector, k=1).table["id"].to_pylist() == first.tolist()
+    for where in (None, "width > 0"):
+        with pytest.raises(SluiceError, match=r"metadata/00001\.arrow is missing"):
+            idx.search(vector, k=len(idx), where=where)
+    (codes / metadata_path(0)).unlink()
+    (codes / FOLDER).rmdir()
+    (codes / "manifest.json").unlink()
+    with pytest.raises(SluiceError, match="its metadata too"):
+        _ = indexes.open(f"{store}/curated").columns
