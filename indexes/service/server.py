@@ -1,6 +1,7 @@
 """A service as a process: opened, listening, ended with what is under way."""
 
 import contextlib
+import functools
 import logging
 import os
 import resource
@@ -13,12 +14,15 @@ import uvicorn
 
 from indexes.service.app import create_app
 from indexes.service.asking import Fetch
-from indexes.service.service import open_service
+from indexes.service.connections import Connection, Door
+from indexes.service.middleware import REFUSED
+from indexes.service.service import Service, open_service
 from indexes.service.settings import ServiceSettings
 from infra.errors import SluiceError
 
 BACKLOG = 2048  # connections that wait to be taken
 KEEP_ALIVE = 75  # seconds an idle connection stays open
+UNREAD = 60  # seconds a client may leave an answer where it is; then its connection ends
 SHUTDOWN = 30  # seconds for requests under way when the process is told to end
 
 
@@ -39,6 +43,7 @@ def serve(settings: ServiceSettings, fetch: Fetch | None = None) -> None:
         signal.signal(signal.SIGINT, _end)
         config = uvicorn.Config(
             create_app(service),
+            http=_protocol(service),
             access_log=False,
             log_config=None,
             log_level="warning",
@@ -47,6 +52,14 @@ def serve(settings: ServiceSettings, fetch: Fetch | None = None) -> None:
             timeout_graceful_shutdown=SHUTDOWN,
         )
         uvicorn.Server(config).run([listener])
+
+
+def _protocol(service: Service) -> Any:
+    """What uvicorn makes of each connection; it takes a class, and calls it."""
+    settings = service.settings
+    refused = service.metrics.requests.labels(REFUSED, "503").inc
+    door = Door(settings.connections, settings.deadline, refused)
+    return functools.partial(Connection, door=door)
 
 
 def _end(number: int, frame: Any) -> None:
@@ -66,6 +79,8 @@ def _listening(settings: ServiceSettings) -> socket.socket:
         ) from error
     # Head and body of an answer are two packets: together they must not wait for each other.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux alone has it
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * UNREAD)
     listener.setblocking(False)
     return listener
 

@@ -1,7 +1,9 @@
 """The service as a real process: keys, limits, newer versions under load, its end."""
 
+import asyncio
 import http.client
 import json
+import resource
 import signal
 import socket
 import threading
@@ -115,6 +117,106 @@ def test_beyond_the_queue_clients_are_told_when_to_come_again(server: Server) ->
         each.close()
     while server.ask(SEARCH, {"vector": VECTOR})[0] != 200:
         assert time.monotonic() < deadline
+
+
+def asked_again(asked: http.client.HTTPConnection) -> tuple[int, Any]:
+    asked.request("GET", "/api/indexes")
+    response = asked.getresponse()
+    return response.status, json.load(response)
+
+
+def test_beyond_the_connections_a_client_is_told_when_to_come_again(judged: str) -> None:
+    """Those that are there go on, also where they ask nothing, and a place that is left is free."""
+    with running(judged, "--connections", "4") as server:
+        address = urlsplit(server.url)
+        silent = socket.create_connection((address.hostname, address.port), timeout=30)
+        held = [connection(server) for _ in range(3)]
+        assert [asked_again(each)[0] for each in held] == [200] * 3
+        for _ in range(3):
+            late = connection(server)
+            status, body = asked_again(late)
+            assert status == 503 and "too many connections" in body["error"]
+        late.request("POST", SEARCH, json.dumps({"vector": VECTOR}))
+        refused = late.getresponse()
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+        assert refused.headers["X-Content-Type-Options"] == "nosniff"
+        assert [asked_again(each)[0] for each in held] == [200] * 3
+        silent.close()
+        deadline = time.monotonic() + 30
+        while server.ask(SEARCH, {"vector": VECTOR})[0] != 200:
+            assert time.monotonic() < deadline
+        assert 'sluice_requests_total{route="refused",status="503"}' in metrics(server)
+        assert server.stop()[0] == 0
+
+
+def ended(held: socket.socket, seconds: float, *sent: bytes) -> bool:
+    """Whether the server ends a connection within seconds, while one piece after another is sent.
+
+    The last piece is sent again and again.
+    """
+    held.settimeout(0.1)
+    until, pieces = time.monotonic() + seconds, list(sent)
+    while time.monotonic() < until:
+        try:
+            if pieces:
+                held.sendall(pieces[0] if len(pieces) == 1 else pieces.pop(0))
+            if not held.recv(65536):
+                return True
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return True
+    return False
+
+
+def test_a_head_that_does_not_come_ends_its_connection(judged: str) -> None:
+    with running(judged, "--deadline", "1", "--connections", "5") as server:
+        address = urlsplit(server.url)
+        whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        for sent in ((), (b"G",), (whole[:30], b"x"), (whole, b"GET / HTTP/1.1\r\n", b"x: y\r\n")):
+            with socket.create_connection((address.hostname, address.port)) as slow:
+                assert not ended(slow, 0.5, *sent)
+            with socket.create_connection((address.hostname, address.port)) as slow:
+                assert ended(slow, 20, *sent), sent
+        idle = connection(server)
+        assert asked_again(idle)[0] == 200
+        time.sleep(2)
+        kept = idle.sock
+        assert asked_again(idle)[0] == 200 and idle.sock is kept
+        code, logged = server.stop()
+        assert code == 0 and "Traceback" not in logged
+
+
+def test_of_a_thousand_clients_at_once_none_is_lost(judged: str) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    body = json.dumps({"vector": VECTOR, "k": 2})
+    head = f"POST {SEARCH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+    async def client(address: Any) -> list[bytes]:
+        read, write = await asyncio.open_connection(address.hostname, address.port)
+        said: list[bytes] = []
+        for _ in range(2):
+            write.write(request)
+            answer = await read.readuntil(b"\r\n\r\n")
+            (length,) = (
+                line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length")
+            )
+            await read.readexactly(int(length.partition(b":")[2]))
+            said.append(answer[:12])
+        write.close()
+        return said
+
+    async def clients(address: Any) -> list[list[bytes]]:
+        return await asyncio.gather(*(client(address) for _ in range(1000)))
+
+    try:
+        with running(judged) as server:
+            answers = asyncio.run(clients(urlsplit(server.url)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert answers == [[b"HTTP/1.1 200"] * 2] * 1000
 
 
 def test_a_request_that_takes_too_long_is_told(judged: str) -> None:
