@@ -184,9 +184,11 @@ def index(
 ) -> None:
     """Make the curated version, or another, searchable.
 
-    Examples, after `curate`; and of a version by name, in a gigabyte of memory:
+    Examples, after `curate`; which kind it would be, and why; and of a version by name, in a
+    gigabyte of memory:
 
         prefect run index --recipe your-shards
+        prefect run index --recipe your-shards --plan
         prefect run index --dataset pool@0123456789abcdef --set index.memory=1GiB
 
     Parameters
@@ -201,7 +203,10 @@ def index(
 
     def action() -> None:
         if chosen.plan:
-            raise SluiceError("--plan and --dataset do not go together", "leave one of them out")
+            from flows.plan import plan_dataset
+
+            print(plan_dataset(chosen.options(), dataset), flush=True)
+            return
         from flows.main import run_index
 
         try:

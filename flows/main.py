@@ -19,6 +19,7 @@ from flows.pipeline import Pipeline
 from flows.recipe import ExecutionSettings, Recipe, load_recipe
 from flows.step import LAUNCHERS, Session, Step, closure
 from indexes.building import pinned
+from indexes.settings import IndexSettings
 from infra import artifacts, dataset, filesystem
 from infra.artifacts import Artifact
 from infra.errors import SluiceError
@@ -110,6 +111,17 @@ class Prepared:
     pipeline: Pipeline = field(repr=False)
 
 
+@dataclass(frozen=True)
+class PreparedIndex:
+    """A dataset version to be indexed, and the steps of that."""
+
+    recipe: Recipe
+    store: str
+    dataset: dataset.Dataset
+    settings: IndexSettings
+    steps: Sequence[Step]
+
+
 def store_url(store: str | None) -> str:
     """The store to use: the option, else $SLUICE_STORE, else `store/` here; absolute if local."""
     url = store or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE
@@ -123,6 +135,16 @@ def prepare(options: Options) -> Prepared:
     recipe = load_recipe(options.recipe, options.overrides)
     store = store_url(options.store)
     return Prepared(recipe, store, Pipeline(recipe, store))
+
+
+def prepare_index(options: Options, name: str) -> PreparedIndex:
+    """The steps that index a version, NAME or NAME@VERSION, which is there; nothing is written."""
+    recipe, store = load_recipe(options.recipe, options.overrides), store_url(options.store)
+    opened = dataset.open_dataset(store, name)
+    own = recipe.index.model_copy(update={"seed": recipe.seed + recipe.index.seed})
+    settings = pinned(opened, own)
+    steps = index_steps(opened.url, opened.artifact.digest, settings)
+    return PreparedIndex(recipe, store, opened, settings, steps)
 
 
 def check_store(store: str) -> None:
@@ -155,12 +177,9 @@ def index_dataset(
     run_step: Callable[[Step, Session], Mapping[str, Artifact]],
 ) -> Result:
     """Index any version, NAME or NAME@VERSION, as the recipe's `index` says, and nothing else."""
-    recipe, store = load_recipe(options.recipe, options.overrides), store_url(options.store)
-    opened = dataset.open_dataset(store, name)
-    own = recipe.index.model_copy(update={"seed": recipe.seed + recipe.index.seed})
-    settings = pinned(opened, own)
-    steps = index_steps(opened.url, opened.artifact.digest, settings)
-    return run_steps(store, recipe.run, "index", steps, display, run_step)
+    asked = prepare_index(options, name)
+    where = asked.recipe.run
+    return run_steps(asked.store, where, "index", asked.steps, display, run_step)
 
 
 def run_steps(
@@ -243,8 +262,7 @@ def stored_artifacts(step: Step) -> dict[str, Artifact]:
 
 def run_index(options: Options, name: str) -> None:
     """Index a dataset version as a Prefect flow; one that is not there fails before."""
-    dataset.open_dataset(store_url(options.store), name)
-    load_recipe(options.recipe, options.overrides)
+    prepare_index(options, name)
     from flows.prefect_flows import index
 
     index(options.recipe, list(options.overrides), options.store, name)

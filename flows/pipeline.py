@@ -24,6 +24,7 @@ from flows.recipe import Recipe
 from flows.selection import selection_step
 from flows.sources import ingest_steps
 from flows.step import Session, Step, sharded
+from flows.versions import check_distinct, is_version, named_version
 from indexes.settings import IndexSettings
 from infra.artifacts import Artifact
 from infra.dataset import ROWS
@@ -53,6 +54,7 @@ class Pipeline:
         self.steps: dict[str, Step] = {}
         self.folders: dict[str, str] = {}  # scorer -> score folder of the pool
         self.columns: dict[str, pa.Schema] = {"rows": ROWS}  # what rules are written over
+        self.versions: dict[str, Artifact] = {}  # of the store, by the names in the recipe
         self._ingest()
         self._pixel_scores()
         self._filter_network()
@@ -300,8 +302,9 @@ class Pipeline:
     # ---- what is made of the curated version ----
 
     def _index(self) -> None:
-        curated, settings = self.steps["curated version"].draft, self._seeded(self.recipe.index)
-        for step in index_steps(curated.url, curated.spec.digest, settings, ["curated version"]):
+        curated = self.steps["curated version"].draft
+        self.index = self._seeded(self.recipe.index)
+        for step in index_steps(curated.url, curated.spec.digest, self.index, ["curated version"]):
             self._add(step)
 
     def _fractals(self) -> None:
@@ -323,6 +326,15 @@ class Pipeline:
     def _dataset_step(self, name: str) -> str:
         return {"curated": "curated version", "fractals": "fractals"}.get(name, f"ingest {name}")
 
+    def _source(self, name: str, key: str) -> tuple[str, str]:
+        """URL and digest of what a run learns from: made by a step, or a version of the store."""
+        if not is_version(name):
+            draft = self.steps[self._dataset_step(name)].draft
+            return draft.url, draft.spec.digest
+        if name not in self.versions:
+            self.versions[name] = named_version(self.store, name, key)
+        return self.versions[name].url, self.versions[name].digest
+
     def _train(
         self,
         step: str,
@@ -331,14 +343,13 @@ class Pipeline:
         settings: TrainSettings,
         sources: Mapping[str, float],
     ) -> None:
-        settings = self._seeded(settings)
-        needs = [self._dataset_step(source) for source in sources]
-        drafts = {
-            source: self.steps[need].draft for source, need in zip(sources, needs, strict=True)
-        }
-        digests = {source: draft.spec.digest for source, draft in drafts.items()}
+        settings, key = self._seeded(settings), f"pretrain.{name}.sources"
+        needs = [self._dataset_step(source) for source in sources if not is_version(source)]
+        found = {source: self._source(source, key) for source in sources}
+        digests = {source: digest for source, (_, digest) in found.items()}
+        check_distinct(digests, key)
         draft = run.run_draft(self.store, name, settings, digests, dict(sources))
-        mixed = [Source(drafts[source].url, weight) for source, weight in sources.items()]
+        mixed = [Source(found[source][0], weight) for source, weight in sources.items()]
 
         def train(lent: Session) -> Mapping[str, Artifact]:
             made = run.train(draft, mixed, settings, lent.launcher, lent.display, lent.address)

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,9 @@ import numpy as np
 from curation import ingest
 from curation.columns import rows_url
 from flows.demo import corpus
-from flows.main import TARGETS, Options, Prepared, prepare, stored_artifacts
+from flows.index_kind import kind_told
+from flows.main import TARGETS, Options, Prepared, prepare, prepare_index, stored_artifacts
+from flows.recipe import Recipe
 from flows.rules_plan import rules_plan
 from flows.step import Step, closure
 from infra import artifacts, filesystem
@@ -68,14 +70,46 @@ def plan(options: Options, target: str) -> str:
     steps = closure(prepared.pipeline.steps, TARGETS[target])
     title = f"{target} of {prepared.recipe.name!r}"
     text = show(title, prepared.store, lines(prepared, steps))
+    if any(step.flow == "pretrain" for step in steps):
+        text += "".join(f"\n{line}" for line in _versions(prepared))
+    if any(step.name == "index" for step in steps):
+        text += f"\n{_kind(prepared)}"
     if "verdicts" in (step.name for step in steps):
         text += "\n\n" + rules_plan(prepared)
     return text + "\nnothing was written"
 
 
+def plan_dataset(options: Options, name: str) -> str:
+    """The plan of an index of any version, NAME or NAME@VERSION."""
+    asked = prepare_index(options, name)
+    version = asked.dataset.artifact
+    estimate = VersionEstimate(asked.recipe, asked.store, version.totals["rows"])
+    found = [line_of(step, estimate) for step in asked.steps]
+    title = f"index of {asked.dataset.url.split('/')[-2]}@{version.digest}"
+    kind = kind_told(asked.steps[-1].draft, asked.dataset.url, asked.settings)
+    return f"{show(title, asked.store, found)}\n{kind}\nnothing was written"
+
+
+def _kind(prepared: Prepared) -> str:
+    """The kind of a recipe's index. What is in the way may be mended by steps that are to run."""
+    pipeline = prepared.pipeline
+    index, curated = pipeline.steps["index"].draft, pipeline.steps["curated version"].draft
+    try:
+        return kind_told(index, curated.url, pipeline.index)
+    except SluiceError as error:
+        return f"kind of index: cannot be told yet: {error.what}"
+
+
+def _versions(prepared: Prepared) -> Iterator[str]:
+    """A line for each version of the store that encoders learn from: which it is."""
+    for name, version in prepared.pipeline.versions.items():
+        which = f"{version.url.split('/')[-2]}@{version.digest}"
+        yield f"{name} in pretrain: {which}, {version.totals['kept']:,} samples"
+
+
 def lines(prepared: Prepared, steps: Sequence[Step]) -> list[Line]:
     """A line for each step, in order."""
-    estimate = Estimate(prepared)
+    estimate = Estimate(prepared.recipe, prepared.store, prepared.pipeline.steps)
     return [line_of(step, estimate) for step in steps]
 
 
@@ -99,9 +133,8 @@ def line_of(step: Step, estimate: "Estimate") -> Line:
 class Estimate:
     """What is known, measured or reckoned about the cost of the steps of one recipe."""
 
-    def __init__(self, prepared: Prepared) -> None:
-        self.recipe, self.store = prepared.recipe, prepared.store
-        self.steps = prepared.pipeline.steps
+    def __init__(self, recipe: Recipe, store: str, steps: Mapping[str, Step]) -> None:
+        self.recipe, self.store, self.steps = recipe, store, steps
         self.workers = self.recipe.run.workers or os.cpu_count() or 1
 
     def units(self, step: Step) -> Sequence[Item]:
@@ -215,6 +248,21 @@ class Estimate:
         ingested = artifacts.load(draft.url)
         rows = ingested.totals["rows"] if ingested else 0
         return Sample(rows, mean_pixels(draft.url), rates)
+
+
+class VersionEstimate(Estimate):
+    """The same about steps over one version that is there, however it was made."""
+
+    def __init__(self, recipe: Recipe, store: str, count: int) -> None:
+        super().__init__(recipe, store, {})
+        self._count = count
+
+    def rows(self, step: Step) -> int | None:
+        return self._count
+
+    @cached_property
+    def sample(self) -> "Sample":
+        return Sample(0, None, {})
 
 
 def samples_seen(settings: Mapping[str, Any]) -> int:

@@ -16,6 +16,7 @@ from curation.settings import SourceSettings
 from curation.synthetic.settings import FractalSettings
 from flows.demo.settings import CorpusSettings
 from flows.settings import load_yaml, merge, override, validate
+from flows.versions import HOW, is_version
 from indexes.settings import IndexSettings
 from infra.errors import SluiceError
 from pretrain.evaluate_settings import EvaluateSettings
@@ -122,7 +123,8 @@ class EncoderSettings(_Settings):
     """One training run: what it learns from, and how."""
 
     sources: dict[str, float] = Field(
-        description="share of each dataset in the samples seen: curated, pool, fractals, trusted"
+        description="share of each dataset in the samples seen: curated, pool, fractals, trusted, "
+        f"or any version of the store as {HOW}"
     )
     train: TrainSettings
 
@@ -158,10 +160,11 @@ class Recipe(_Settings):
             known.add("fractals")
         for name, run in self.pretrain.items():
             for source in run.sources:
-                if source not in known:
+                if source not in known and not is_version(source):
                     raise ValueError(
                         f"pretrain.{name}.sources names {source!r}, "
-                        f"there is {', '.join(sorted(known))}"
+                        f"there is {', '.join(sorted(known))}; "
+                        f"any version of the store can be named as {HOW}"
                     )
         if self.filter.model is None and "trusted" not in known:
             raise ValueError(

@@ -36,6 +36,7 @@ def report_context(pipeline: Pipeline, timings: Sequence[Any]) -> ReportContext:
         held_out=url("ingest evaluation"),
         index=url("index"),
         fractals=url("fractals"),
+        versions={name: version.url for name, version in pipeline.versions.items()},
         filter_model=filter_statement(pipeline),
         filter_trained="filter network" in pipeline.steps,
         recipe=pipeline.recipe.model_dump(mode="json", exclude_none=True),

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from flows.main import Prepared
 from flows.plan import Estimate, Line, line_of, show
 from flows.race.steps import FLOW, POOL, Race
 from flows.step import closure
@@ -23,5 +22,5 @@ def _lines(race: Race) -> Iterator[Line]:
         pipeline = race.pipelines[recipe]
         pool = pipeline.steps[POOL].draft.url
         if pool not in estimates:
-            estimates[pool] = Estimate(Prepared(race.recipes[recipe], race.store, pipeline))
+            estimates[pool] = Estimate(race.recipes[recipe], race.store, pipeline.steps)
         yield replace(line_of(replace(step, name=like), estimates[pool]), step=step.name)

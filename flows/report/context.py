@@ -25,6 +25,7 @@ class ReportContext:
     """URLs of the artifacts of one run; whatever is None is told as "not part of this run".
 
     scores: by scorer name ("image", "clip", ...). runs: training runs by name.
+    versions: what else runs learnt from, by the names in the recipe.
     canaries: Parquet of planted defects (uid, defect, twin_uid); no stage ever sees it.
     evaluation: an evaluation artifact. held_out: the dataset that evaluation leaks are copies of.
     compare: the comparison of the evaluation that answers "did curation help?"; None: its first.
@@ -44,6 +45,7 @@ class ReportContext:
     held_out: str | None = None
     index: str | None = None
     fractals: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
     filter_model: str = "unknown: this report was not told which embedding model was used"
     filter_trained: bool = False
     compare: str | None = None

@@ -272,5 +272,7 @@ def test_what_must_answer_at_once_imports_nothing_heavy(tokens: list[str], tmp_p
 def test_nor_does_what_answers_from_a_store(curated_store: Path) -> None:
     uid = open_dataset(str(curated_store), "curated").rows(0)["uid"][0].as_py()
     changes = [token for change in SMALL for token in ("--set", change)]
-    for tokens in (["explain", uid], ["report", *changes], ["curate", "--plan", *changes]):
+    index = ["index", "--dataset", "pool", "--plan"]
+    plans = (["curate", "--plan", *changes], ["index", "--plan", *changes], index)
+    for tokens in (["explain", uid], ["report", *changes], *plans):
         assert heavy_after(tokens, curated_store) == []
