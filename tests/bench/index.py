@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,12 @@ OURS = (
     + """
 import indexes
 from infra.dataset import shard_and_row
-store, memory, threads, turns, k, shard = sys.argv[1:]
+store, memory, threads, turns, k, shard, kind = sys.argv[1:]
 if __name__ == "__main__":
     start = time.perf_counter()
-    idx = indexes.build(store + "/bench", memory=memory, workers=int(threads))
+    idx = indexes.build(
+        store + "/bench", kind=kind, memory=memory, workers=int(threads), publish_below_target=True
+    )
     built = meter(start)
     queries, truth = np.load(store + "/queries.npy"), np.load(store + "/truth.npy")
     def search(rows):
@@ -216,8 +219,10 @@ def run(python: str, script: Path, *arguments: str) -> dict[str, Any]:
     return {**json.loads(said.strip().splitlines()[-1]), "peak_megabytes": round(most / 1e6)}
 
 
-def compare(count: int, memory: str, peer: str | None, folder: Path) -> dict[str, Any]:
-    """Both builds over one set of vectors."""
+def compare(
+    count: int, memory: str, peer: str | None, folder: Path, kinds: Sequence[str]
+) -> dict[str, Any]:
+    """Both builds over one set of vectors; ours also of each of `kinds`."""
     store = folder / str(count)
     store.mkdir()
     url = make(store, count)
@@ -227,8 +232,11 @@ def compare(count: int, memory: str, peer: str | None, folder: Path) -> dict[str
     theirs.write_text(PEER)
     common = THREADS, str(TURNS), str(K)
     figures: dict[str, Any] = {"memory": memory}
-    figures["ours"] = run(sys.executable, ours, str(store), memory, *common, str(SHARD))
+    mine = str(store), memory, *common, str(SHARD)
+    figures["ours"] = run(sys.executable, ours, *mine, "auto")
     print(json.dumps(figures), file=sys.stderr, flush=True)
+    if kinds:
+        figures["kinds"] = {kind: run(sys.executable, ours, *mine, kind) for kind in kinds}
     if peer is not None:
         vectors = str(next(Path(url).glob("scores/*/image")))
         figures["autofaiss"] = run(peer, theirs, vectors, str(store), memory, *common)
@@ -246,12 +254,14 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[200_000])
     parser.add_argument("--memory", default="2G", help="what an opened index may take")
     parser.add_argument("--peer", help="a Python that has autofaiss 2.18")
+    parser.add_argument("--kinds", nargs="*", default=[], help="of the first size, ours alone")
     parser.add_argument("--folder", help="where the vectors are written")
     options = parser.parse_args()
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for count in options.sizes:
-            found = compare(count, options.memory, options.peer, Path(folder))
+            kinds = options.kinds if count == options.sizes[0] else ()
+            found = compare(count, options.memory, options.peer, Path(folder), kinds)
             figures[str(count)] = found
     what = f"{DIMENSION} dimensions, {THREADS} threads, {QUERIES} queries"
     keep("index", {"what": what, **figures}, "faiss-gpu", "numpy")

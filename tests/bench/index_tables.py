@@ -45,3 +45,63 @@ def service(found: dict[str, Any]) -> str:
         f"at once, who ask five times each, {crowd['lost']} answers are lost "
         f"({crowd['a_second']:,.0f} a second)."
     )
+
+
+KIND_ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "bytes a vector": lambda each: f"{each['bytes_a_vector']:,.0f}",
+    "build, CPU seconds": lambda each: f"{each['cpu_seconds']:.0f}",
+    "queries a second": lambda each: f"{each['queries_a_second']:,.0f}",
+    "recall@10": lambda each: f"{each['recall@10']:.4f}",
+    "one query, p50": lambda each: f"{each['p50_ms']:.1f} ms",
+}
+
+
+def kinds(found: dict[str, Any]) -> str:
+    """Every kind over the same vectors; nothing where none was asked for."""
+    size, both = next((size, both) for size, both in found.items() if size.isdigit())
+    if "kinds" not in both:
+        return ""
+    lines = [f"Every kind over the same {int(size):,} vectors, tuned to a recall@10 of 0.99:", ""]
+    lines += [f"| kind | {' | '.join(KIND_ROWS)} |", "|---" * (len(KIND_ROWS) + 1) + "|"]
+    for kind, each in both["kinds"].items():
+        lines.append(f"| `{kind}` | {' | '.join(cell(each) for cell in KIND_ROWS.values())} |")
+    return "\n".join(lines)
+
+
+SIZE_ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "CPU microseconds a vector": lambda each: f"{each['microseconds_a_vector']:.0f}",
+    "seconds on two workers": lambda each: f"{each['seconds']:.0f}",
+    "most memory": lambda each: f"{each['peak_megabytes'] / 1000:.2f} GB",
+    "lists, probes, factor": lambda each: f"{each['lists']:,}, {each['probes']}, {each['factor']}",
+    "recall@10 measured": lambda each: f"{min(each['recall@10'].values()):.3f}",
+    "seconds to open, and to the first hits": lambda each: (
+        f"{each['seconds_to_open']['open']:.2f} and {each['seconds_to_open']['first_hits']:.2f}"
+    ),
+}
+
+
+def scale(found: dict[str, Any]) -> str:
+    """Cost and memory by size, and what a second worker is worth."""
+    growth, workers = found["growth"], found["workers"]
+    sizes = {size: each for size, each in growth.items() if size.isdigit()}
+    lines = [
+        f"As it grows: `{growth['kind']}`, {growth['memory']} to spend "
+        f"(`tests/bench/index_scale.py`, commit {found['commit']}).",
+        "",
+        f"| vectors | {' | '.join(f'{int(size):,}' for size in sizes)} |",
+        "|---" * (len(sizes) + 1) + "|",
+    ]
+    for name, cell in SIZE_ROWS.items():
+        lines.append(f"| {name} | {' | '.join(cell(each) for each in sizes.values())} |")
+    one, two = workers["seconds"]["1"], workers["seconds"]["2"]
+    lines += [
+        "",
+        f"Two workers on two processors build {workers['vectors']:,} vectors (`auto`) "
+        f"{workers['times']} times as fast as one on one: {two:.0f} s instead of {one:.0f} s, the "
+        "same bytes.",
+    ]
+    return "\n".join(lines)
+
+
+# What stands in the README, and the result that it is made from.
+PARTS = {index: "index", kinds: "index", scale: "index_scale", service: "service"}

@@ -158,6 +158,6 @@ if __name__ == "__main__":
     CURATION.write_text(place(CURATION.read_text(), "measured", curation_tables.measured()))
     FETCH.write_text(place(FETCH.read_text(), "ingest", f"{ingest()}\n\n{tars()}"))
     INDEXES = README.parent / "indexes" / "README.md"
-    for part in (index_tables.index, index_tables.service):
-        table = part(load(part.__name__))
+    for part, result in index_tables.PARTS.items():
+        table = part(load(result))
         INDEXES.write_text(place(INDEXES.read_text(), part.__name__, table))
