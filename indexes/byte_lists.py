@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from indexes.kinds import ID, faiss
 
+RANKED = 32  # queries whose scores of all lists are held at a time, by a thread
 ALONE = 2**14  # codes to look at, for which a second thread is not worth its start
 
 Bytes = npt.NDArray[np.uint8]
@@ -89,13 +90,17 @@ class ByteLists:
         """The lists [n, probes] whose centroids are best."""
         from indexes.byte_lists_kernels import list_scores
 
-        scores = np.empty((len(factors), self.nlist), np.int32)
+        lists = np.empty((len(factors), probes), np.int64)
 
-        def score(share: slice) -> None:
-            list_scores(self.centroids, factors[share], scores[share])
+        def choose(share: slice) -> None:
+            for start in range(share.start, share.stop, RANKED):
+                block = slice(start, min(start + RANKED, share.stop))
+                scores = np.empty((block.stop - start, self.nlist), np.int32)
+                list_scores(self.centroids, factors[block], scores)
+                lists[block] = _best(scores, probes)
 
-        _in_threads(score, _shares(np.full(len(factors), self.nlist), threads))
-        return _best(scores, probes)
+        _in_threads(choose, _shares(np.full(len(factors), self.nlist), threads))
+        return lists
 
     def factors(self, queries: Floats) -> Factors:
         """What a byte counts in each dimension, int16 [n, d]: as large as 32-bit sums allow."""
