@@ -99,7 +99,7 @@ def provenance(store: str, context: ReportContext) -> list[Ancestor]:
         ("index", context.index),
         ("fractals", context.fractals),
     ]
-    named += [(f"source: {name}", url) for name, url in context.versions.items()]
+    named += [(f"source: {name}", url) for name, url in (context.versions or {}).items()]
     named += [(f"run: {name}", url) for name, url in context.runs.items()]
     named += [("evaluation", context.evaluation)]
     found: list[tuple[str, Artifact]] = []

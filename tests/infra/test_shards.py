@@ -169,9 +169,9 @@ def test_a_hostile_pax_header_costs_neither_a_crash_nor_time(records: bytes) -> 
     header[257:265], header[148:156] = b"ustar\x0000", b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     hostile = bytes(header) + records + bytes(-len(records) % BLOCK)
-    started = time.process_time()
+    started = time.thread_time()
     found = read(write(PLAIN)[: -2 * BLOCK] + hostile + write({"last": {"jpg": b"1"}}))
-    assert time.process_time() - started < 5  # some 0.4 seconds; it was 20
+    assert time.thread_time() - started < 8  # some 0.4 seconds; it was 20
     assert whole(found).keys() >= {*list(PLAIN)[:-1], "last"}
 
 
