@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
+Rows = dict[str, Callable[[dict[str, Any]], str]]
+
+ROWS: Rows = {
     "kind": lambda each: str(each["kind"]),
     "build and measure, CPU seconds": lambda each: f"{each['cpu_seconds']:.1f}",
     "queries a second, asked together": lambda each: f"{each['queries_a_second']:,.0f}",
@@ -11,6 +13,14 @@ ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "one query, p50 and p99": lambda each: f"{each['p50_ms']:.1f} and {each['p99_ms']:.1f} ms",
     "memory while building": lambda each: f"{each['peak_megabytes'] / 1000:.2f} GB",
 }
+
+
+def table(title: str, columns: dict[str, dict[str, Any]], rows: Rows) -> list[str]:
+    """The lines of a table: a column for each set of figures, by its name."""
+    lines = [f"| {title} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, cell in rows.items():
+        lines.append(f"| {name} | {' | '.join(cell(each) for each in columns.values())} |")
+    return lines
 
 
 def index(found: dict[str, Any]) -> str:
@@ -22,13 +32,10 @@ def index(found: dict[str, Any]) -> str:
     for size, both in found.items():
         if not size.isdigit():
             continue
-        sides = [side for side in ("ours", "autofaiss") if side in both]
         names = {"ours": "Sluice, `auto`", "autofaiss": "autofaiss 2.18"}
+        columns = {name: both[side] for side, name in names.items() if side in both}
         title = f"{int(size):,} vectors, {both['memory']} to spend"
-        lines += ["", f"| {title} | {' | '.join(names[side] for side in sides)} |"]
-        lines.append("|---" * (len(sides) + 1) + "|")
-        for name, cell in ROWS.items():
-            lines.append(f"| {name} | {' | '.join(cell(both[side]) for side in sides)} |")
+        lines += ["", *table(title, columns, ROWS)]
     return "\n".join(lines)
 
 
@@ -47,28 +54,14 @@ def service(found: dict[str, Any]) -> str:
     )
 
 
-KIND_ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "bytes a vector": lambda each: f"{each['bytes_a_vector']:,.0f}",
-    "build, CPU seconds": lambda each: f"{each['cpu_seconds']:.0f}",
-    "queries a second": lambda each: f"{each['queries_a_second']:,.0f}",
-    "recall@10": lambda each: f"{each['recall@10']:.4f}",
-    "one query, p50": lambda each: f"{each['p50_ms']:.1f} ms",
-}
-
-
 def kinds(found: dict[str, Any]) -> str:
     """Every kind over the same vectors; nothing where none was asked for."""
     size, both = next((size, both) for size, both in found.items() if size.isdigit())
-    if "kinds" not in both:
-        return ""
-    lines = [f"Every kind over the same {int(size):,} vectors, tuned to a recall@10 of 0.99:", ""]
-    lines += [f"| kind | {' | '.join(KIND_ROWS)} |", "|---" * (len(KIND_ROWS) + 1) + "|"]
-    for kind, each in both["kinds"].items():
-        lines.append(f"| `{kind}` | {' | '.join(cell(each) for cell in KIND_ROWS.values())} |")
-    return "\n".join(lines)
+    title = f"{int(size):,} vectors, every kind"
+    return "\n".join(table(title, both["kinds"], ROWS)) if "kinds" in both else ""
 
 
-SIZE_ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
+SIZE_ROWS: Rows = {
     "CPU microseconds a vector": lambda each: f"{each['microseconds_a_vector']:.0f}",
     "seconds on two workers": lambda each: f"{each['seconds']:.0f}",
     "most memory": lambda each: f"{each['peak_megabytes'] / 1000:.2f} GB",
@@ -88,11 +81,8 @@ def scale(found: dict[str, Any]) -> str:
         f"As it grows: `{growth['kind']}`, {growth['memory']} to spend "
         f"(`tests/bench/index_scale.py`, commit {found['commit']}).",
         "",
-        f"| vectors | {' | '.join(f'{int(size):,}' for size in sizes)} |",
-        "|---" * (len(sizes) + 1) + "|",
+        *table("vectors", {f"{int(size):,}": each for size, each in sizes.items()}, SIZE_ROWS),
     ]
-    for name, cell in SIZE_ROWS.items():
-        lines.append(f"| {name} | {' | '.join(cell(each) for each in sizes.values())} |")
     one, two = workers["seconds"]["1"], workers["seconds"]["2"]
     lines += [
         "",
