@@ -41,6 +41,7 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     handle_errors(app)
+    routes.add_search(app.router)
     for router in (routes.watch, routes.api, clip_retrieval.routes):
         app.include_router(router)
     app.add_api_route("/", page, include_in_schema=False)

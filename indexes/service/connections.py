@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from indexes.service.errors import refusal
 from indexes.service.middleware import HEADERS
 
 LINGER = 1.0  # seconds a refused client has to hear why: one that is cut off while it sends may not
 LINGERING = 256  # refused clients that hear why at a time; more are cut off
+LONGEST_HEAD = 2**16  # bytes of a request's first line and headers; the parser would take any
 
 
 @dataclass
@@ -27,17 +29,18 @@ class Door:
     refused: int = 0
 
 
-class Connection(H11Protocol):
+class Connection(HttpToolsProtocol):
     """As uvicorn has it, within the limits of a door.
 
     uvicorn's own `limit_concurrency` would refuse requests of connections that exist, and count
-    nothing that sends no request; and it waits for the head of a request for ever.
+    nothing that sends no request; and it waits for the head of a request for ever, of any length.
     """
 
     def __init__(self, *given: Any, door: Door, **named: Any) -> None:
         super().__init__(*given, **named)
         self._door = door
         self._head: asyncio.TimerHandle | None = None  # runs while a head is waited for
+        self._read = 0  # bytes of that head so far
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= self._door.most:
@@ -49,8 +52,16 @@ class Connection(H11Protocol):
         self._watch()
 
     def data_received(self, data: bytes) -> None:
+        before: Any = self.cycle
         super().data_received(data)
         self._watch()
+        waits = self._head is not None and self.cycle is before
+        self._read = self._read + len(data) if waits else 0
+        if self._read > LONGEST_HEAD and not self.transport.is_closing():
+            if before is None or not before.more_body:  # else it is a body that nobody wants
+                told = "the head of this request is too long", "send less in it"
+                self.transport.write(_answer(431, *told))
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
@@ -87,7 +98,8 @@ class _Refused(asyncio.Protocol):
         if self._door.refused > LINGERING:
             transport.abort()
             return
-        transport.write(_refusal())
+        told = "too many connections at once", "ask again in a moment"
+        transport.write(_answer(503, *told))
         transport.write_eof()
         asyncio.get_running_loop().call_later(LINGER, transport.abort)
 
@@ -95,9 +107,9 @@ class _Refused(asyncio.Protocol):
         self._door.refused -= 1
 
 
-def _refusal() -> bytes:
+def _answer(status: int, what: str, way_out: str) -> bytes:
     """An answer to any request, which may not even have come."""
-    more = {"Connection": "close", **HEADERS}
-    answer = refusal(503, "too many connections at once", "ask again in a moment", more)
+    answer = refusal(status, what, way_out, {"Connection": "close", **HEADERS})
     headers = b"".join(b"%b: %b\r\n" % pair for pair in answer.raw_headers)
-    return b"HTTP/1.1 503 Service Unavailable\r\n%b\r\n%b" % (headers, bytes(answer.body))
+    line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()
+    return b"%b\r\n%b\r\n%b" % (line, headers, bytes(answer.body))

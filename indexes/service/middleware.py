@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Mapping
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,6 +26,7 @@ HEADERS: Mapping[str, str] = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 OPEN = ("/healthz",)  # needs no key and waits for nobody
 LOCAL = frozenset(("localhost", "127.0.0.1", "::1"))
 REFUSED = "refused"  # the route of requests that reached none
@@ -52,9 +53,9 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
+                given = {name for name, _ in message["headers"]}
+                ours = [pair for pair in RAW_HEADERS if pair[0] not in given]
+                message["headers"] = [*message["headers"], *ours]
             await send(message)
 
         try:

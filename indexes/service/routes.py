@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from indexes.service import models, subsets
+from indexes.service.direct import direct_route
 from indexes.service.errors import Json, RefusalError
 from indexes.service.live import Live
 from indexes.service.metrics import CONTENT_TYPE
@@ -14,11 +15,10 @@ from indexes.service.service import Service
 SMALLEST, LARGEST = 32, 1024  # pixels a side of a thumbnail
 CACHED = "private, max-age=3600"  # a uid's picture does not change
 
-api = APIRouter(
-    prefix="/api",
-    default_response_class=Json,
-    responses={status: {"model": models.Failure} for status in (400, 401, 403, 404, 413, 422, 503)},
-)
+FAILURES: dict[int | str, dict[str, Any]] = {
+    status: {"model": models.Failure} for status in (400, 401, 403, 404, 413, 422, 503)
+}
+api = APIRouter(prefix="/api", default_response_class=Json, responses=FAILURES)
 watch = APIRouter(default_response_class=Json)
 
 
@@ -36,6 +36,29 @@ async def live_of(name: str, request: Request) -> Live:
 Serving = Annotated[Service, Depends(service_of)]
 Named = Annotated[Live, Depends(live_of)]
 Where = Annotated[models.Words | None, Query(description="SQL condition over the columns")]
+
+
+async def search(live: Named, body: models.Search, service: Serving) -> Response:
+    """The rows most similar to a text, a picture, both, a row, or a vector."""
+    return Json(await service.asking.search(live, body))
+
+
+async def _search(request: Request, body: models.Search) -> Response:
+    live = await live_of(request.path_params["name"], request)
+    return await search(live, body, await service_of(request))
+
+
+def add_search(router: APIRouter) -> None:
+    """The route that is asked most, at the top of a router."""
+    router.add_api_route(
+        "/api/indexes/{name}/search",
+        search,
+        methods=["POST"],
+        response_model=models.Hits,
+        response_class=Json,
+        responses=FAILURES,
+        route_class_override=direct_route(models.Search, _search),
+    )
 
 
 @watch.get("/healthz", response_model=models.Health)
@@ -73,12 +96,6 @@ def _info(live: Live) -> dict[str, Any]:
         "columns": columns,
         "text": live.text,
     }
-
-
-@api.post("/indexes/{name}/search", response_model=models.Hits)
-async def search(live: Named, body: models.Search, service: Serving) -> Response:
-    """The rows most similar to a text, a picture, both, a row, or a vector."""
-    return Json(await service.asking.search(live, body))
 
 
 @api.get("/indexes/{name}/sample", response_model=models.Hits)

@@ -48,6 +48,8 @@ def serve(settings: ServiceSettings, fetch: Fetch | None = None) -> None:
             log_config=None,
             log_level="warning",
             server_header=False,
+            loop="asyncio",
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=SHUTDOWN,
         )

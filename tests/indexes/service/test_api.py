@@ -144,6 +144,14 @@ def test_what_is_no_json_is_told(api: TestClient, body: str) -> None:
     assert response.status_code in (400, 422) and "error" in response.json()
 
 
+def test_json_is_taken_by_its_content_type(api: TestClient) -> None:
+    body = json.dumps({"vector": [1.0] * 16, "k": 2})
+    for kind in ("application/json", "application/json; charset=utf-8", "application/x+json"):
+        assert len(api.post(SEARCH, content=body, headers={"content-type": kind}).json()["hits"])
+    told(api.post(SEARCH, content=body, headers={"content-type": "text/plain"}), 422)
+    told(api.put(SEARCH, content=body, headers=JSON), 405)
+
+
 def test_what_is_not_there_is_told(api: TestClient) -> None:
     assert (
         "'other'" in told(api.post("/api/indexes/other/search", json={"text": "a"}), 404)["error"]

@@ -1,6 +1,7 @@
 """The service as a real process: keys, limits, newer versions under load, its end."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import resource
@@ -173,7 +174,12 @@ def test_a_head_that_does_not_come_ends_its_connection(judged: str) -> None:
     with running(judged, "--deadline", "1", "--connections", "5") as server:
         address = urlsplit(server.url)
         whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        for sent in ((), (b"G",), (whole[:30], b"x"), (whole, b"GET / HTTP/1.1\r\n", b"x: y\r\n")):
+        for sent in (
+            (),
+            (b"GET /", b"x"),
+            (whole[:30], b"x"),
+            (whole, b"GET / HTTP/1.1\r\n", b"x: y\r\n"),
+        ):
             with socket.create_connection((address.hostname, address.port)) as slow:
                 assert not ended(slow, 0.5, *sent)
             with socket.create_connection((address.hostname, address.port)) as slow:
@@ -185,6 +191,22 @@ def test_a_head_that_does_not_come_ends_its_connection(judged: str) -> None:
         assert asked_again(idle)[0] == 200 and idle.sock is kept
         code, logged = server.stop()
         assert code == 0 and "Traceback" not in logged
+
+
+def test_a_head_without_end_is_refused(server: Server) -> None:
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as asked:
+        asked.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
+        with contextlib.suppress(ConnectionError):
+            for number in range(10_000):
+                asked.sendall(b"x-%d: %s\r\n" % (number, b"y" * 1000))
+        with contextlib.suppress(ConnectionError):
+            assert b" 431 " in asked.recv(65536)
+    for head in (b"\0\r\n\r\n", b"GET /\xff HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\n: \r\n\r\n"):
+        with socket.create_connection((address.hostname, address.port), timeout=30) as asked:
+            asked.sendall(head)
+            assert b" 400 " in asked.recv(65536)
+    assert server.ask("/healthz")[0] == 200
 
 
 def test_of_a_thousand_clients_at_once_none_is_lost(judged: str) -> None:
