@@ -18,13 +18,16 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from timm.models import checkpoint_seq
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
 
 from indexes.encoder import CONFIG as CLIP_CONFIG
 from indexes.encoder import WEIGHTS as CLIP_WEIGHTS
 from indexes.encoder import folder_files
 from infra.digests import generator
 from infra.errors import SluiceError
+from pretrain.declare import Pooling
 from pretrain.settings import TrainSettings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -158,7 +161,10 @@ def clip_files(parts: ClipParts) -> Iterator[tuple[str, bytes]]:
 
 @dataclass(frozen=True)
 class TimmEncoder:
-    """A timm model without classifier, and how to build it again."""
+    """A timm model without classifier, and how to build it again.
+
+    pooling: which vector stands for an image, where it is not the objective's declared one.
+    """
 
     model: Any
     width: int
@@ -166,6 +172,7 @@ class TimmEncoder:
     name: str
     kwargs: dict[str, Any]
     image_size: int
+    pooling: Pooling | None = None
 
     def files(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Iterator[tuple[str, bytes]]:
         """config.json and model.safetensors, with timm's own parameter names."""
@@ -179,6 +186,7 @@ class TimmEncoder:
             "interpolation": "bicubic",
             "resize_mode": "squash",
             "width": self.width,
+            **({"pooling": self.pooling} if self.pooling else {}),
         }
         yield CONFIG, json.dumps(config, indent=1, sort_keys=True).encode()
         yield WEIGHTS, to_bytes(self.model.state_dict())
@@ -215,6 +223,8 @@ def build_encoder(
             f"timm cannot build {name} with {settings.model_kwargs}: {failure}",
             "mend model, model_kwargs or image_size",
         ) from failure
+    if settings.declared.needs.drops_patches:
+        _check_dropping(model, settings.objective)
     embed = getattr(model, "patch_embed", None)
     _check_patch(getattr(embed, "patch_size", None), settings)
     for size in other_sizes:
@@ -225,6 +235,61 @@ def build_encoder(
     if settings.pretrained:
         _load_encoder(encoder, settings)
     return encoder
+
+
+def _check_dropping(model: nn.Module, objective: str) -> None:
+    if not isinstance(model, VisionTransformer) or model.pos_embed is None:
+        raise SluiceError(
+            f"{objective} cannot train a {type(model).__name__}: it must be able to drop patches",
+            "use a vision transformer of timm with absolute positions: vit_tiny_patch16_224, ...",
+        )
+    if model.num_reg_tokens or (model.no_embed_class and model.cls_token is not None):
+        raise SluiceError(
+            f"{objective} trains no transformer with register tokens or without a place for the "
+            "class token",
+            "leave reg_tokens and no_embed_class out of model_kwargs",
+        )
+
+
+def run_blocks(model: Any, tokens: Tensor) -> Tensor:
+    """Tokens [batch, n, width] through a transformer's blocks, which its forward would also do.
+
+    For objectives that make the tokens themselves; activations are kept or not as it is set to.
+    """
+    if model.grad_checkpointing:
+        return checkpoint_seq(model.blocks, tokens)
+    return model.blocks(tokens)
+
+
+def checkpoint_blocks(networks: nn.Module) -> None:
+    """Let all trained networks within keep no activations inside their blocks.
+
+    Raises SluiceError where none of them can.
+    """
+    able = list(_checkpointing(networks))
+    try:
+        for module in able:
+            module.set_grad_checkpointing(True)
+    except (AssertionError, NotImplementedError) as error:
+        able, reason = [], f": {error}"
+    else:
+        reason = ""
+    if not able:
+        raise SluiceError(
+            f"grad_checkpointing is set, and this network cannot do it{reason}",
+            "leave grad_checkpointing out, or use another model",
+        )
+
+
+def _checkpointing(module: Any) -> Iterator[Any]:
+    """The outermost modules that are trained and have the switch."""
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        return
+    if callable(getattr(module, "set_grad_checkpointing", None)):
+        yield module
+        return
+    for child in module.children():
+        yield from _checkpointing(child)
 
 
 def _load_encoder(encoder: TimmEncoder, settings: TrainSettings) -> None:

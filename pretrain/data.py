@@ -1,8 +1,7 @@
 """Samples for training: streamed from the tars of dataset versions in an order that is a number.
 
-The n-th sample of a source is a pure function of (seed, source, n): epochs permute the shards,
-and windows of consecutive shards permute their samples. So a stream's whole state is a cursor
-per source, and stopping at any step and going on gives the same samples.
+The n-th sample of a source is a pure function of (seed, source, n), its `Order`. So a stream's
+whole state is a cursor per source, and stopping at any step and going on gives the same samples.
 """
 
 import io
@@ -12,17 +11,19 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from functools import cached_property
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from infra import artifacts
 from infra.artifacts import Artifact
-from infra.dataset import index_id, read_samples
-from infra.digests import generator
+from infra.dataset import Dataset, index_id, read_samples
 from infra.errors import SluiceError
 from infra.samples import Sample
+from pretrain import meta
+from pretrain.order import Order
 
 NAMED = 5  # undecodable samples that are named, not only counted
 PIXEL_LIMIT = 2**26  # a larger image is refused before it is decoded
@@ -45,8 +46,9 @@ class Batch:
     images: uint8 [batch, canvas, canvas, 3], RGB, the whole image squeezed into a square.
     sizes: float32 [batch, 2], height and width of the original in pixels.
     ids: int64 [batch], index ids; sources: int64 [batch], which source each came from.
-    first: position of the first sample in the whole run.
+    places: int64 [batch], position of each sample in the whole run.
     state: where the stream stands after this batch.
+    texts: the samples' own JSON as it is stored, where the objective needs it; else empty.
     """
 
     images: np.ndarray
@@ -54,71 +56,25 @@ class Batch:
     captions: list[str]
     ids: np.ndarray
     sources: np.ndarray
-    first: int
+    places: np.ndarray
     state: Mapping[str, Any]
+    texts: Sequence[str | None] = ()
 
-
-class Order:
-    """The endless shuffled order of one source: position -> (shard, sample of the shard).
-
-    counts: samples of each shard. shuffle: a window closes once it holds so many samples.
-    Each epoch visits every sample once.
-    """
-
-    def __init__(self, counts: Sequence[int], shuffle: int, key: tuple[Any, ...]) -> None:
-        self.counts = np.asarray(counts, dtype=np.int64)
-        self.total = int(self.counts.sum())
-        self._shuffle = shuffle
-        self._key = key
-        self._epoch = -1
-        self._window = (-1, -1)
-        self._windows: list[list[int]] = []  # the shards of each
-        self._starts: list[int] = []  # the first position of each
-        self._entries = np.empty((0, 2), dtype=np.int64)
-
-    def _plan(self, epoch: int) -> None:
-        shards = generator(*self._key, "shards", epoch).permutation(len(self.counts))
-        self._windows, self._starts, start, filled = [], [], 0, self._shuffle
-        for shard in shards.tolist():
-            if filled >= self._shuffle:
-                self._windows.append([])
-                self._starts.append(start)
-                filled = 0
-            self._windows[-1].append(shard)
-            start += int(self.counts[shard])
-            filled += int(self.counts[shard])
-        self._epoch = epoch
-
-    def _open(self, window: int) -> None:
-        shards = np.asarray(self._windows[window])
-        counts = self.counts[shards]
-        ends = np.cumsum(counts)
-        inside = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
-        entries = np.stack([np.repeat(shards, counts), inside], axis=1)
-        shuffled = generator(*self._key, "window", self._epoch, window).permutation(len(entries))
-        self._entries = entries[shuffled]
-        self._window = (self._epoch, window)
-
-    def __getitem__(self, position: int) -> tuple[int, int]:
-        epoch, inside = divmod(position, self.total)
-        if epoch != self._epoch:
-            self._plan(epoch)
-        window = int(np.searchsorted(self._starts, inside, side="right")) - 1
-        if self._window != (epoch, window):
-            self._open(window)
-        shard, index = self._entries[inside - self._starts[window]]
-        return int(shard), int(index)
-
-    @property
-    def window_shards(self) -> set[int]:
-        """The shards of the window that was asked for last."""
-        return set(self._windows[self._window[1]])
+    @cached_property
+    def meta(self) -> list[dict[str, Any]]:
+        """The fields of each sample's own JSON; see `pretrain.meta.label` for classes."""
+        return [meta.parse(text) for text in self.texts]
 
 
 class Reader:
-    """Random access to the samples of a dataset version, a window of shards at a time."""
+    """Random access to the samples of a dataset version, a window of shards at a time.
 
-    def __init__(self, artifact: Artifact, shuffle: int, key: tuple[Any, ...]) -> None:
+    texts: read their own JSON, too.
+    """
+
+    def __init__(
+        self, artifact: Artifact, shuffle: int, key: tuple[Any, ...], texts: bool = False
+    ) -> None:
         self.url = artifact.url
         parts = [part for part in artifact.parts if part.kept]
         self._numbers = [int(part.name) for part in parts]
@@ -129,19 +85,20 @@ class Reader:
                 "loosen the rules that dropped them, or take this source out of the mix",
             )
         self.order = Order([part.kept for part in parts], shuffle, key)
-        self._shards: dict[int, list[Sample]] = {}
+        self._shards: dict[int, list[tuple[Sample, str | None]]] = {}
+        self._dataset = Dataset(artifact) if texts else None
 
-    def at(self, position: int) -> tuple[int, Sample]:
-        """The index id and the sample at a position of the endless order."""
+    def at(self, position: int) -> tuple[int, Sample, str | None]:
+        """The index id, the sample and its own JSON at a position of the endless order."""
         shard, index = self.order[position]
         if shard not in self._shards:
             window = self.order.window_shards
             self._shards = {key: held for key, held in self._shards.items() if key in window}
             self._shards[shard] = self._read(shard)
-        sample = self._shards[shard][index]
-        return index_id(self._numbers[shard], sample.row), sample
+        sample, text = self._shards[shard][index]
+        return index_id(self._numbers[shard], sample.row), sample, text
 
-    def _read(self, shard: int) -> list[Sample]:
+    def _read(self, shard: int) -> list[tuple[Sample, str | None]]:
         samples = list(read_samples(self.url, self._numbers[shard]))
         expected = int(self.order.counts[shard])
         if len(samples) != expected:
@@ -150,7 +107,10 @@ class Reader:
                 f"manifest says {expected}",
                 "remove that version's folder and run again; the store rebuilds it",
             )
-        return samples
+        if self._dataset is None:
+            return [(sample, None) for sample in samples]
+        texts = self._dataset.rows(self._numbers[shard], ["meta"])["meta"]
+        return [(sample, texts[sample.row].as_py()) for sample in samples]
 
 
 def decode(data: bytes, canvas: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -210,6 +170,15 @@ class _Cursor:
         }
 
 
+class _Drawn(NamedTuple):
+    """The next sample of the mix: which source, its index id there, and its own JSON."""
+
+    source: int
+    id: int
+    sample: Sample
+    text: str | None
+
+
 class Stream:
     """Batches of a mix of sources, from any state on.
 
@@ -227,6 +196,7 @@ class Stream:
         seed: int,
         cache_mib: int,
         threads: int,
+        texts: bool = False,
     ) -> None:
         found = [(open_source(source.url), source.weight) for source in sources]
         total = sum(weight for _, weight in found)
@@ -242,9 +212,11 @@ class Stream:
         self.shares = [share for _, share in used]
         self.digests = [artifact.digest for artifact, _ in used]
         self._readers = [
-            Reader(artifact, shuffle, (seed, "data", artifact.digest)) for artifact, _ in used
+            Reader(artifact, shuffle, (seed, "data", artifact.digest), texts)
+            for artifact, _ in used
         ]
         self._batch = batch
+        self._has_texts = texts
         self._threads = threads
         self._decoded = _Decoded(cache_mib, canvas)
 
@@ -261,29 +233,30 @@ class Stream:
 
     def _next(self, cursor: _Cursor, pool: ThreadPoolExecutor) -> Batch:
         first = sum(cursor.taken)
-        slots: list[tuple[int, int, Sample, Any]] = []
+        slots: list[tuple[_Drawn, Any]] = []
         while len(slots) < self._batch:
             plan = self._draw(cursor, self._batch - len(slots))
-            work = [((source, identifier), sample.image) for source, identifier, sample in plan]
-            for (source, identifier, sample), value in zip(
+            work = [((drawn.source, drawn.id), drawn.sample.image) for drawn in plan]
+            for drawn, value in zip(
                 plan, pool.map(lambda item: self._decoded.get(*item), work), strict=True
             ):
-                self._decoded.keep((source, identifier), value)
+                self._decoded.keep((drawn.source, drawn.id), value)
                 if value is None:
-                    self._skip(cursor, source, identifier)
+                    self._skip(cursor, drawn.source, drawn.id)
                 else:
-                    slots.append((source, identifier, sample, value))
+                    slots.append((drawn, value))
         return Batch(
-            images=np.stack([value[0] for *_, value in slots]),
-            sizes=np.asarray([value[1] for *_, value in slots], dtype=np.float32),
-            captions=[sample.caption for _, _, sample, _ in slots],
-            ids=np.asarray([identifier for _, identifier, _, _ in slots], dtype=np.int64),
-            sources=np.asarray([source for source, *_ in slots], dtype=np.int64),
-            first=first,
+            images=np.stack([value[0] for _, value in slots]),
+            sizes=np.asarray([value[1] for _, value in slots], dtype=np.float32),
+            captions=[drawn.sample.caption for drawn, _ in slots],
+            ids=np.asarray([drawn.id for drawn, _ in slots], dtype=np.int64),
+            sources=np.asarray([drawn.source for drawn, _ in slots], dtype=np.int64),
+            places=first + np.arange(len(slots)),
             state=cursor.freeze(),
+            texts=[drawn.text for drawn, _ in slots] if self._has_texts else (),
         )
 
-    def _draw(self, cursor: _Cursor, count: int) -> list[tuple[int, int, Sample]]:
+    def _draw(self, cursor: _Cursor, count: int) -> list[_Drawn]:
         """The next samples by the mix; a skip gives its source's place in the mix back."""
         plan = []
         for _ in range(count):
@@ -293,10 +266,10 @@ class Stream:
                 for share, taken in zip(self.shares, cursor.taken, strict=True)
             ]
             source = behind.index(max(behind))
-            identifier, sample = self._readers[source].at(cursor.positions[source])
+            found = self._readers[source].at(cursor.positions[source])
             cursor.positions[source] += 1
             cursor.taken[source] += 1
-            plan.append((source, identifier, sample))
+            plan.append(_Drawn(source, *found))
         return plan
 
     def _skip(self, cursor: _Cursor, source: int, identifier: int) -> None:

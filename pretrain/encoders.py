@@ -4,15 +4,15 @@
     load("random:<run url>")   its architecture with fresh random weights
     load("pixels")             no network: small images as vectors
 
-Which vector stands for an image: a CLIP run's image embedding; DINO's class token, on which its
-loss acts; MAE's mean of the patch tokens, since no loss ever acts on its class token (He et al.
-2021 average for their linear models, too).
+Which vector stands for an image: of an open_clip run its image embedding; of a timm network the
+class token or the mean of the patch tokens, as its objective declares (`pooling`) unless the run's
+own configuration says.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from infra import artifacts, filesystem
 from infra.digests import generator
 from infra.errors import SluiceError
 from infra.filesystem import join
+from pretrain import options
+from pretrain.declare import Pooling
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FIELDS = {"objective", "timm_name", "timm_kwargs", "image_size", "mean", "std"}
@@ -80,11 +82,11 @@ class TextImageEncoder:
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """A timm network that DINO or MAE trained; `objective` says which tokens are taken."""
+    """A timm network without classifier; `pooling` says which tokens are taken."""
 
     model: Any
     preprocess: Preprocess
-    objective: str
+    pooling: Pooling
     seed: int | None = None
 
     def encode_images(self, images: Images) -> NDArray[np.float32]:
@@ -103,7 +105,7 @@ class ImageEncoder:
         prefix = int(getattr(self.model, "num_prefix_tokens", 0))
         if tokens.ndim != 3:
             return self.model.forward_head(tokens, pre_logits=True)
-        if self.objective == "mae" or prefix == 0:
+        if self.pooling == "patch_mean" or prefix == 0:
             return tokens[:, prefix:].mean(1)
         return tokens[:, 0]
 
@@ -145,7 +147,9 @@ def _load(source: str, seed: int) -> Encoder:
         tuple(config["std"]),
         resize_mode=config.get("resize_mode", "squash"),
     )
-    return ImageEncoder(model, preprocess, config["objective"], seed if random else _run_seed(url))
+    return ImageEncoder(
+        model, preprocess, _pooling(config, url), seed if random else _run_seed(url)
+    )
 
 
 def _read_config(url: str) -> Mapping[str, Any]:
@@ -157,6 +161,24 @@ def _read_config(url: str) -> Mapping[str, Any]:
     if missing:
         raise SluiceError(f"{url} lacks {', '.join(sorted(missing))}", "train this run again")
     return config
+
+
+def _pooling(config: Mapping[str, Any], url: str) -> Pooling:
+    """What the run's configuration says, else what its objective declares."""
+    stated = config.get("pooling")
+    try:
+        pooling = options.declared(config["objective"]).pooling if stated is None else stated
+    except ValueError as error:
+        raise SluiceError(
+            f"{join(url, CONFIG)}: {error}",
+            "load it with the Sluice that trained it, or add `pooling` to that file",
+        ) from error
+    if pooling not in get_args(Pooling):
+        raise SluiceError(
+            f"{join(url, CONFIG)} has pooling {pooling!r}",
+            f"use one of {', '.join(get_args(Pooling))}",
+        )
+    return pooling
 
 
 def _fresh(seed: int) -> int:

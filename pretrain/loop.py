@@ -18,11 +18,14 @@ from infra.artifacts import Part
 from infra.digests import generator
 from infra.errors import SluiceError
 from pretrain import checkpoint, objectives
+from pretrain.average import Average
+from pretrain.backbones import checkpoint_blocks
 from pretrain.checkpoint import Saved
+from pretrain.compiled import Compiled
 from pretrain.data import Ahead, Batch, Stream
 from pretrain.job import PART, Job, Progress
 from pretrain.objectives.base import Objective
-from pretrain.settings import TrainSettings
+from pretrain.optimizers import learning_rate, make_optimizer, set_step
 
 METRICS = "metrics.jsonl"
 BATCHES_AHEAD = 2  # decoded before they are turned into views
@@ -60,32 +63,6 @@ def deterministic(threads: int) -> Iterator[None]:
         torch.use_deterministic_algorithms(strict)
 
 
-def learning_rate(settings: TrainSettings, step: int) -> float:
-    """Linear warm-up, then half a cosine down to `min_lr`, by step."""
-    warmup = int(settings.warmup * settings.steps)
-    if step < warmup:
-        return settings.lr * (step + 1) / warmup
-    share = (step - warmup) / max(settings.steps - warmup, 1)
-    return settings.min_lr + (settings.lr - settings.min_lr) * (1 + math.cos(math.pi * share)) / 2
-
-
-def make_optimizer(objective: Objective, settings: TrainSettings) -> torch.optim.Optimizer:
-    """AdamW (arXiv:1711.05101); vectors and scalars (norms, biases, scales) do not decay."""
-    trained = objective.trained()
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "decays": True},
-        {"params": [p for p in trained if p.ndim < 2], "decays": False, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        groups,
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-
-
 class Trainer:
     """A run in progress."""
 
@@ -102,16 +79,27 @@ class Trainer:
             seed=self.settings.seed,
             cache_mib=self.settings.cache_mib,
             threads=self.settings.threads,
+            texts=self.settings.declared.needs.meta,
         )
         # Convolutions are a third faster on channels-last weights, on a CPU too.
         self.objective = objectives.build(self.settings).to(self.device)
         self.objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.objective.train()
+        if self.settings.grad_checkpointing:
+            checkpoint_blocks(self.objective)
+        self.forward = Compiled(self.objective) if self.settings.compile else self.objective
         self.optimizer = make_optimizer(self.objective, self.settings)
-        saved = checkpoint.load_checkpoint(job.url, job.digest, self.objective, self.optimizer)
+        self.average = None
+        if self.settings.ema is not None:
+            self.average = Average(self.objective, self.settings.ema)
+        saved = checkpoint.load_checkpoint(job.url, job.digest, *self.kept())
         saved = saved or Saved(0, self.stream.start(), [])
         self.step, self.state, self.metrics = saved.step, saved.stream, list(saved.metrics)
         self._before = saved.seconds, saved.cpu_seconds
+
+    def kept(self) -> tuple[Objective, torch.optim.Optimizer, Mapping[str, torch.Tensor] | None]:
+        """What a checkpoint holds, beside the place."""
+        return self.objective, self.optimizer, self.average.tensors if self.average else None
 
     def spent(self) -> tuple[float, float]:
         """Seconds and CPU-seconds on this run, those before the last checkpoint included."""
@@ -136,6 +124,13 @@ class Trainer:
         """The views of each batch, and where the stream stands after it."""
         while True:
             batch = batches.next()
+            needs, start = self.settings.declared.needs, batch.places[0] == 0
+            if needs.captions and start and not any(batch.captions):
+                raise SluiceError(
+                    f"none of the first {len(batch.captions)} samples has a caption, and "
+                    f"{self.settings.objective} learns from captions",
+                    "check the caption field of these sources, or choose another objective",
+                )
             with torch.no_grad():
                 views = self.objective.views(batch, self.device)
             yield batch.state, views
@@ -145,21 +140,31 @@ class Trainer:
         settings, objective = self.settings, self.objective
         share = self.step / settings.steps
         rate = learning_rate(settings, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-            group["weight_decay"] = objective.weight_decay(share) if group["decays"] else 0.0
+        set_step(self.optimizer, rate, objective.weight_decay(share))
         # Dropout and drop path draw from PyTorch's own generator: key it by the step too.
         torch.manual_seed(int(generator(settings.seed, "step", self.step).integers(2**62)))
-        loss, figures = objective(views, share)
+        with self.autocast():
+            loss, figures = self.forward(views, share)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         objective.before_update(share)
         self.optimizer.step()
         objective.after_update(share)
+        if self.average:
+            self.average.update(self.step)
         self.step += 1
         self.state = dict(state)
         if self.step == 1 or self.step % settings.log_every == 0 or self.step == settings.steps:
             self.log(loss, rate, figures)
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the forward pass.
+
+        Casts of weights are not kept within it: one made without gradient would hide the weight
+        from a later use with gradient.
+        """
+        low = self.settings.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=low, cache_enabled=False)
 
     def log(self, loss: torch.Tensor, rate: float, figures: dict[str, torch.Tensor]) -> None:
         value = loss.item()
@@ -179,12 +184,12 @@ class Trainer:
 
     def save(self) -> None:
         saved = Saved(self.step, dict(self.state), self.metrics, *self.spent())
-        checkpoint.save_checkpoint(
-            self.job.url, self.job.digest, saved, self.objective, self.optimizer
-        )
+        checkpoint.save_checkpoint(self.job.url, self.job.digest, saved, *self.kept())
 
     def finish(self) -> Part:
         """Write the run's files; returns their record."""
+        if self.average:
+            self.average.apply()
         self.objective.eval()
         files = [
             filesystem.write_bytes(self.job.url, path, data)

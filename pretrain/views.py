@@ -20,15 +20,18 @@ TO_YIQ = np.asarray([LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])
 FROM_YIQ = np.linalg.inv(TO_YIQ)
 
 
-def uniforms(key: tuple[Any, ...], first: int, count: int, width: int) -> np.ndarray:
-    """Uniform numbers in [0, 1), float32 [count, width]; row i depends on (key, first + i).
+def uniforms(key: tuple[Any, ...], places: np.ndarray, width: int) -> np.ndarray:
+    """Uniform numbers in [0, 1), float32 [count, width]; row i depends on (key, places[i]).
 
-    Philox counts in blocks of four numbers, so a row takes a whole number of blocks.
+    places: positions in the run, int64 [count], which lie close together: the numbers of those
+    between them are drawn, too. Philox counts in blocks of four numbers, so a row takes a whole
+    number of blocks.
     """
-    blocks = -(-width // 4)
+    blocks, first = -(-width // 4), int(places.min())
     numbers = generator(*key)
     numbers.bit_generator.advance(first * blocks)  # type: ignore[attr-defined]
-    return numbers.random((count, blocks * 4))[:, :width].astype(np.float32)
+    drawn = numbers.random((int(places.max()) - first + 1, blocks * 4))
+    return drawn[places - first, :width].astype(np.float32)
 
 
 def drop_tokens(tokens: Tensor, numbers: np.ndarray, share: float) -> Tensor:

@@ -1,7 +1,6 @@
 """Labelled samples of a dataset version, encoded in one pass over its shards."""
 
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from PIL import Image
 
 from infra.dataset import Dataset
 from infra.errors import SluiceError
+from pretrain import meta
 from pretrain.data import FORMATS, PIXEL_LIMIT, open_source
 from pretrain.encoders import Encoder
 
@@ -69,7 +69,7 @@ def _samples(dataset: Dataset, field: str) -> Iterator[tuple[str, str, bytes]]:
         wanted = {row["row"]: row for row in rows if row["status"] == "ok"}
         for sample in dataset.samples(shard):
             row = wanted[sample.row]
-            label = _label(row["meta"], field)
+            label = meta.label(meta.parse(row["meta"]), field)
             if not label:
                 raise SluiceError(
                     f"{dataset.url}: sample {row['uid']} (shard {shard}, row {sample.row}) has no "
@@ -78,14 +78,6 @@ def _samples(dataset: Dataset, field: str) -> Iterator[tuple[str, str, bytes]]:
                     "that holds it, or add it to the samples' JSON",
                 )
             yield row["uid"], label, sample.image
-
-
-def _label(meta: str | None, field: str) -> str:
-    try:
-        value = json.loads(meta or "{}").get(field)
-    except (ValueError, AttributeError):
-        return ""
-    return "" if value is None or isinstance(value, (dict, list)) else str(value).strip()
 
 
 def _decode(data: bytes) -> NDArray[np.uint8] | None:

@@ -1,7 +1,7 @@
 """Pretraining objectives, one file each: `build(settings)` of pretrain/objectives/<name>.py.
 
-A new objective is one file with a class `<Name>(Objective)` and `build`, plus its options and
-defaults in pretrain/settings.py.
+A new objective is one file here with a class `<Name>(Objective)` and `build`, and one of the same
+name in pretrain/options that declares it.
 """
 
 import importlib

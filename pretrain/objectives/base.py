@@ -1,5 +1,6 @@
 """What an objective is: views of a batch, a loss on them, and files that others can load."""
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,8 +12,15 @@ from pretrain.data import Batch
 from pretrain.settings import TrainSettings
 
 
+def exact(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Within it, float32 tensors are multiplied as such, whatever precision a run has."""
+    return torch.autocast(device.type, enabled=False)
+
+
 class Objective(nn.Module, ABC):
     """A loss with all the networks it trains or keeps.
+
+    `pretrain/options/<name>.py` declares it, and has its options.
 
     The loop calls, each step: `views` (ahead), `forward`, backward, `before_update`,
     the optimizer, `after_update`. Whatever must survive a stop is a parameter or a buffer.
@@ -35,7 +43,11 @@ class Objective(nn.Module, ABC):
     def forward(
         self, views: Mapping[str, Any], progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and figures for the metrics, all scalars."""
+        """The loss, and figures for the metrics, all scalars.
+
+        With `settings.precision` bfloat16, products within are of that precision, and networks
+        give such outputs: turn them to float32 (`.float()`) and take the loss within `exact`.
+        """
 
     @abstractmethod
     def files(self) -> Iterator[tuple[str, bytes]]:
@@ -44,6 +56,10 @@ class Objective(nn.Module, ABC):
     def weight_decay(self, progress: float) -> float:
         """Weight decay of this step, for weights with two or more dimensions."""
         return self.settings.weight_decay
+
+    def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
+        """Share of the learning rate at which this trained parameter learns."""
+        return 1.0
 
     def before_update(self, progress: float) -> None:
         """After the backward pass: clip gradients to `settings.clip_grad`."""

@@ -14,8 +14,9 @@ from torch.nn import functional
 from pretrain import views
 from pretrain.backbones import ClipParts, build_clip, clip_files
 from pretrain.data import Batch
-from pretrain.objectives.base import Objective
-from pretrain.settings import ClipOptions, TrainSettings
+from pretrain.objectives.base import Objective, exact
+from pretrain.options.clip import ClipOptions
+from pretrain.settings import TrainSettings
 
 MAX_LOGIT_SCALE = math.log(100)
 KEPT_CAPTIONS = 2**15  # whose tokens are held
@@ -61,7 +62,7 @@ class Clip(Objective):
         return torch.stack([self._tokens[text] for text in captions])
 
     def views(self, batch: Batch, device: torch.device) -> dict[str, Any]:
-        numbers = views.uniforms(self.key("view"), batch.first, len(batch.captions), 12)
+        numbers = views.uniforms(self.key("view"), batch.places, 12)
         boxes = views.crop_boxes(numbers[:, :4], batch.sizes, self.options.crop_scale)
         pixels = torch.from_numpy(batch.images).to(device)
         mirrored = numbers[:, 4] < self.options.flip if self.options.flip else None
@@ -74,7 +75,7 @@ class Clip(Objective):
             images = views.solarize(images, numbers[:, 11] < self.options.invert, threshold=0.0)
         tokens = self._tokenize(batch.captions)
         if self.options.drop_tokens:
-            drawn = views.uniforms(self.key("token"), batch.first, *tokens.shape)
+            drawn = views.uniforms(self.key("token"), batch.places, tokens.shape[1])
             tokens = views.drop_tokens(tokens, drawn, self.options.drop_tokens)
         same = None
         if self.options.same_caption == "positive":
@@ -89,10 +90,11 @@ class Clip(Objective):
     def forward(
         self, views: Mapping[str, Any], progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        image = self.model.encode_image(views["images"], normalize=True)
-        text = self.model.encode_text(views["tokens"], normalize=True)
+        image = self.model.encode_image(views["images"], normalize=True).float()
+        text = self.model.encode_text(views["tokens"], normalize=True).float()
         scale = self.model.logit_scale.exp()
-        loss, logits = clip_loss(image, text, scale, views["same"])
+        with exact(image.device):
+            loss, logits = clip_loss(image, text, scale, views["same"])
         right = logits.argmax(1) == torch.arange(len(logits), device=logits.device)
         return loss, {"logit_scale": scale, "accuracy": right.float().mean()}
 

@@ -16,7 +16,8 @@ from pretrain import views
 from pretrain.backbones import IMAGENET_MEAN, IMAGENET_STD, TimmEncoder, build_encoder
 from pretrain.data import Batch
 from pretrain.objectives.base import Objective
-from pretrain.settings import DinoOptions, TrainSettings
+from pretrain.options.dino import DinoOptions
+from pretrain.settings import TrainSettings
 
 JITTER_CHANCE, GREY_CHANCE, SOLARIZE_CHANCE = 0.8, 0.2, 0.2
 BLUR_CHANCE = (1.0, 0.1)  # of the two global crops
@@ -124,7 +125,7 @@ class Dino(Objective):
         blur: float,
         solarize: float,
     ) -> Tensor:
-        numbers = views.uniforms(self.key(name), batch.first, len(pixels), 16)
+        numbers = views.uniforms(self.key(name), batch.places, 16)
         boxes = views.crop_boxes(numbers[:, :4], batch.sizes, scale)
         low, high = (sigma * size / 224 for sigma in views.BLUR_SIGMA)
         sigma = np.where(numbers[:, 11] < blur, low + (high - low) * numbers[:, 12], 0.0)
@@ -141,11 +142,12 @@ class Dino(Objective):
         wide, small = views["global"], views["local"]
         batch = len(wide) // 2
         with torch.no_grad():
-            teacher = self.teacher_head(self.teacher(wide)).view(2, batch, -1)
+            teacher = self.teacher_head(self.teacher(wide)).float().view(2, batch, -1)
         features = [self.student(wide)]
         if small is not None:
             features.append(self.student(small))
-        student = self.student_head(torch.cat(features)).view(-1, batch, teacher.shape[-1])
+        student = self.student_head(torch.cat(features)).float()
+        student = student.view(-1, batch, teacher.shape[-1])
         cool = self._teacher_temperature(progress)
         loss = dino_loss(student, teacher, self.center, cool, self.options.student_temperature)
         figures = self._figures(teacher, cool)

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from infra.errors import SluiceError
 from pretrain import views
-from pretrain.backbones import IMAGENET_MEAN, IMAGENET_STD, TimmEncoder, build_encoder
+from pretrain.backbones import IMAGENET_MEAN, IMAGENET_STD, TimmEncoder, build_encoder, run_blocks
 from pretrain.data import Batch
 from pretrain.objectives.base import Objective
-from pretrain.settings import MaeOptions, TrainSettings
+from pretrain.options.mae import MaeOptions
+from pretrain.settings import TrainSettings
 
 EPSILON = 1e-6
 
@@ -69,7 +70,7 @@ class Mae(Objective):
         assert isinstance(settings.options, MaeOptions)
         self.options = options = settings.options
         self.encoder = encoder
-        self.model = check(encoder.model)
+        self.model = encoder.model
         self.prefix = int(self.model.num_prefix_tokens)
         self.patch = int(self.model.patch_embed.patch_size[0])
         grid = self.model.patch_embed.grid_size
@@ -107,13 +108,12 @@ class Mae(Objective):
                 nn.init.normal_(self.model.cls_token, std=0.02)
 
     def views(self, batch: Batch, device: torch.device) -> dict[str, Any]:
-        count = len(batch.captions)
-        numbers = views.uniforms(self.key("view"), batch.first, count, 8)
+        numbers = views.uniforms(self.key("view"), batch.places, 8)
         boxes = views.crop_boxes(numbers[:, :4], batch.sizes, self.options.crop_scale)
         pixels = torch.from_numpy(batch.images).to(device)
         mirrored = numbers[:, 4] < self.options.flip
         images = views.crop(pixels, boxes, self.settings.image_size, mirrored)
-        noise = views.uniforms(self.key("mask"), batch.first, count, self.count)
+        noise = views.uniforms(self.key("mask"), batch.places, self.count)
         order = np.argsort(noise, axis=1, kind="stable")
         return {
             "images": views.normalize(images, IMAGENET_MEAN, IMAGENET_STD),
@@ -125,7 +125,7 @@ class Mae(Objective):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         images, order = views["images"], views["order"]
         back = order.argsort(1)
-        predicted = self._decode(self._encode(images, order[:, : self.keep]), back)
+        predicted = self._decode(self._encode(images, order[:, : self.keep]), back).float()
         hidden = (back >= self.keep).float()
         patches = patchify(images, self.patch)
         return mae_loss(predicted, patches, hidden, self.options.normalize_pixels), {}
@@ -139,7 +139,7 @@ class Mae(Objective):
         if self.prefix and model.cls_token is not None:
             first = model.cls_token + model.pos_embed[:, : model.pos_embed.shape[1] - self.count]
             tokens = torch.cat([first.expand(len(tokens), -1, -1), tokens], dim=1)
-        return model.norm(model.blocks(model.norm_pre(tokens)))
+        return model.norm(run_blocks(model, model.norm_pre(tokens)))
 
     def _decode(self, tokens: Tensor, back: Tensor) -> Tensor:
         """Predicted pixels [batch, patches, patch * patch * 3]."""
@@ -157,21 +157,6 @@ class Mae(Objective):
 def _take(tokens: Tensor, places: Tensor) -> Tensor:
     """tokens[b, places[b, i]] as [batch, places, width]."""
     return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))
-
-
-def check(model: nn.Module) -> Any:
-    """`model`, if its patches can be dropped; raises SluiceError otherwise."""
-    if not isinstance(model, VisionTransformer) or model.pos_embed is None:
-        raise SluiceError(
-            f"mae cannot train a {type(model).__name__}: it must be able to drop patches",
-            "use a vision transformer of timm with absolute positions: vit_tiny_patch16_224, ...",
-        )
-    if model.num_reg_tokens or (model.no_embed_class and model.cls_token is not None):
-        raise SluiceError(
-            "mae trains no transformer with register tokens or without a place for the class token",
-            "leave reg_tokens and no_embed_class out of model_kwargs",
-        )
-    return model
 
 
 def build(settings: TrainSettings) -> Mae:

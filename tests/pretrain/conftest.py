@@ -194,19 +194,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_version(tmp_path_factory.mktemp("broken") / "broken", samples)
 
 
-SMALL: dict[str, dict[str, Any]] = {
-    "clip": {"model": TINY_CLIP},
-    "dino": {
-        "model": "vit_tiny_patch16_224",
-        "model_kwargs": {name: TINY_VIT[name] for name in TINY_VIT if name != "img_size"},
-        "options": {"prototypes": 32, "hidden": 16, "bottleneck": 8, "local_crops": 2},
-    },
-    "mae": {
-        "model": "vit_tiny_patch16_224",
-        "model_kwargs": {name: TINY_VIT[name] for name in TINY_VIT if name != "img_size"},
-        "options": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
-    },
-}
+SMALL = Path(__file__).with_name("small")  # of each objective, what makes it quick
 
 
 @pytest.fixture
@@ -226,6 +214,7 @@ def small() -> Callable[..., Any]:
             "checkpoint_every": 7,
             "shuffle": 40,
         }
-        return TrainSettings.model_validate({**SMALL[objective], **common, **changes})
+        own = json.loads((SMALL / f"{objective}.json").read_text())
+        return TrainSettings.model_validate({**own, **common, **changes})
 
     return make

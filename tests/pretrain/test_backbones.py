@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from infra.errors import SluiceError
-from pretrain.backbones import build_clip, build_encoder, to_bytes
+from pretrain import objectives
+from pretrain.backbones import build_clip, build_encoder, checkpoint_blocks, to_bytes
 
 
 def test_the_seed_decides_the_weights(small: Callable[..., Any]) -> None:
@@ -103,3 +105,19 @@ def test_a_pickle_that_runs_code_is_refused(small: Callable[..., Any], tmp_path:
     with pytest.raises(SluiceError):
         build_clip(small("clip", pretrained=str(tmp_path / "bad.pt")))
     assert not marker.exists()
+
+
+def test_activations_are_not_kept_where_asked(small: Callable[..., Any]) -> None:
+    dino = objectives.build(small("dino"))
+    checkpoint_blocks(dino)
+    assert dino.student.grad_checkpointing
+    assert not dino.teacher.grad_checkpointing  # it is not trained, so it keeps none anyway
+    with pytest.raises(SluiceError, match="grad_checkpointing is set"):
+        checkpoint_blocks(dino.student_head)
+
+
+def test_an_encoder_may_say_which_vector_stands_for_an_image(small: Callable[..., Any]) -> None:
+    encoder = build_encoder(small("dino"))
+    for pooling in (None, "patch_mean"):
+        files = dict(replace(encoder, pooling=pooling).files((0.5,) * 3, (0.5,) * 3))
+        assert json.loads(files["config.json"]).get("pooling") == pooling

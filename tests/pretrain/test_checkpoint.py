@@ -1,7 +1,9 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from timm.optim import Lamb, Lars, Lion
 from torch import nn
 
 from pretrain.checkpoint import FILE, Saved, load_checkpoint, save_checkpoint
@@ -33,6 +35,31 @@ def test_weights_moments_and_place_come_back(tmp_path: Path) -> None:
         steps(one, two, 2)
     for one, two in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Rprop, Lamb, Lars, Lion])
+def test_any_optimizer_comes_back(kind: Any, tmp_path: Path) -> None:
+    """Whatever it keeps of parameters and of groups, as tensors or as numbers."""
+    pairs: list[tuple[nn.Module, torch.optim.Optimizer]] = []
+    for seed in (0, 1):
+        model, _ = fresh(seed)
+        inertia = {"momentum": 0.9} if kind in (torch.optim.SGD, Lars) else {}
+        pairs.append((model, kind(model.parameters(), lr=0.1, **inertia)))
+    steps(*pairs[0], 3)
+    save_checkpoint(str(tmp_path), "digest", SAVED, *pairs[0])
+    assert load_checkpoint(str(tmp_path), "digest", *pairs[1]) == SAVED
+    for pair in pairs:
+        steps(*pair, 2)
+    one, two = (pair[0].state_dict() for pair in pairs)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_an_average_comes_back(tmp_path: Path) -> None:
+    model, optimizer = fresh(0)
+    mean, other = {"0.weight": torch.rand(4, 3)}, {"0.weight": torch.zeros(4, 3)}
+    save_checkpoint(str(tmp_path), "digest", SAVED, model, optimizer, mean)
+    assert load_checkpoint(str(tmp_path), "digest", model, optimizer, other) == SAVED
+    assert torch.equal(other["0.weight"], mean["0.weight"])
 
 
 def test_the_last_one_stands_alone(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from PIL import Image
 from infra import artifacts
 from infra.artifacts import Spec
 from infra.errors import SluiceError
-from pretrain.data import Ahead, Batch, Order, Source, Stream, decode
+from pretrain import meta
+from pretrain.data import Ahead, Batch, Source, Stream, decode
+from pretrain.order import Order
 
 
 def stream(*sources: Source, **changes: Any) -> Stream:
@@ -75,7 +77,7 @@ def test_going_on_from_any_batch_gives_the_same_samples(pairs: str, greys: str) 
             assert one.sources.tolist() == other.sources.tolist()
             assert one.captions == other.captions
             assert np.array_equal(one.images, other.images)
-            assert (one.first, one.state) == (other.first, other.state)
+            assert (one.places[0], one.state) == (other.places[0], other.state)
 
 
 def test_sources_are_mixed_by_sample_mass(pairs: str, greys: str) -> None:
@@ -86,7 +88,7 @@ def test_sources_are_mixed_by_sample_mass(pairs: str, greys: str) -> None:
         share = batch.state["taken"][greyish] / (8 * count)
         assert abs(share - 0.3) <= 1 / (8 * count)
         assert sum(batch.state["taken"]) == 8 * count
-    assert batches[5].first == 40
+    assert batches[5].places.tolist() == [*range(40, 48)]
 
 
 def test_the_order_of_the_sources_does_not_matter(pairs: str, greys: str) -> None:
@@ -172,3 +174,22 @@ def test_closing_stops_an_endless_source(pairs: str) -> None:
     assert len(ahead.next().captions) == 8
     ahead.close()
     assert not ahead._thread.is_alive()
+
+
+def test_the_samples_own_fields_come_along_where_they_are_asked_for(pairs: str, greys: str) -> None:
+    sources = Source(pairs, 0.7), Source(greys, 0.3)
+    plain = stream(*sources)
+    told = stream(*sources, texts=True)
+    for one, two in zip(take(plain, 12), take(told, 12), strict=True):
+        assert one.captions == two.captions
+        assert (one.ids == two.ids).all()
+        assert one.meta == []
+        assert [fields["caption"] for fields in two.meta] == two.captions
+    colours = {caption.split()[0] for caption in two.captions}
+    labels = {meta.label(fields, "concept") for fields in two.meta}
+    assert labels == {name if name != "grey" else "" for name in colours}
+
+
+@pytest.mark.parametrize("text", [None, "", "nonsense", "[1]", "{}"])
+def test_a_sample_without_fields_has_none(text: str | None) -> None:
+    assert meta.label(meta.parse(text), "concept") == ""

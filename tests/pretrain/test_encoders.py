@@ -7,6 +7,7 @@ import pytest
 
 from infra.digests import generator
 from infra.errors import SluiceError
+from pretrain import options
 from pretrain.encoders import CHUNK, load
 
 RNG = generator("images")
@@ -67,6 +68,24 @@ def test_dino_takes_the_class_token_and_mae_the_mean_of_patches(runs, tmp_path):
             tokens[kind] = encoder.model.forward_features(encoder.preprocess(IMAGES[:2])).numpy()
     np.testing.assert_allclose(vectors["dino"], tokens["dino"][:, 0], atol=1e-5)
     np.testing.assert_allclose(vectors["mae"], tokens["mae"][:, 1:].mean(1), atol=1e-5)
+
+
+def test_a_run_may_say_itself_which_vector_is_taken(runs, tmp_path):
+    folder = copy(runs["dino"], tmp_path / "run")
+    change(folder, pooling="patch_mean")
+    assert load(str(folder)).pooling == "patch_mean"
+    change(folder, pooling="sum")
+    with pytest.raises(SluiceError, match=r"config\.json has pooling 'sum'"):
+        load(str(folder))
+
+
+def test_a_run_of_an_objective_of_another_sluice_is_named(runs, tmp_path):
+    folder = copy(runs["dino"], tmp_path / "run")
+    change(folder, objective="byol")
+    with pytest.raises(SluiceError, match=r"config\.json: objective is 'byol'; use one of"):
+        load(str(folder))
+    change(folder, pooling="class_token")
+    assert load(str(folder)).encode_images(IMAGES[:2]).shape == (2, 24)
 
 
 def test_a_network_without_a_class_token_is_pooled(image_run, tmp_path):
@@ -145,15 +164,13 @@ def test_weights_that_are_not_numbers_are_refused(runs, tmp_path):
         load(str(folder))
 
 
-@pytest.mark.parametrize("objective", KINDS)
-def test_reads_what_an_objective_writes(objective, tmp_path):
+@pytest.mark.parametrize("objective", options.names())
+def test_reads_what_an_objective_writes(objective, small, tmp_path):
     import torch
 
     from pretrain.objectives import build
-    from pretrain.settings import TrainSettings
 
-    settings = TrainSettings.model_validate({"objective": objective, "image_size": 32, "seed": 4})
-    model = build(settings).eval()
+    model = build(small(objective, seed=4)).eval()
     for name, data in model.files():
         (tmp_path / name).write_bytes(data)
     encoder = load(str(tmp_path))
@@ -163,5 +180,5 @@ def test_reads_what_an_objective_writes(objective, tmp_path):
         with torch.inference_mode():
             expected = model.encoder.model(encoder.preprocess(IMAGES[:3])).numpy()
         np.testing.assert_allclose(vectors, expected, atol=1e-5)
-    elif objective == "clip":
+    elif options.declared(objective).needs.model == "open_clip":
         assert encoder.encode_texts(["a cat"]).shape == vectors[:1].shape

@@ -1,6 +1,6 @@
 import json
-import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from infra import artifacts, filesystem
+from infra.dataset import read_samples
 from infra.errors import SluiceError
-from pretrain import loop, objectives
+from pretrain import loop, options
 from pretrain.data import Source
 from pretrain.job import Job
-from pretrain.loop import deterministic, learning_rate, make_optimizer, pick_device, run
+from pretrain.loop import deterministic, pick_device, run
 
 
 class StoppedError(Exception):
@@ -37,7 +38,7 @@ def files(url: str) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["clip", "dino", "mae"])
+@pytest.mark.parametrize("objective", options.names())
 def test_a_run_that_was_stopped_gives_the_same_bytes(
     objective: str, pairs: str, greys: str, small: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -67,6 +68,37 @@ def test_dropout_and_drop_path_resume_too(
     run(jobs[0], go)
     with pytest.raises(StoppedError):
         run(jobs[1], stop_at(9))
+    run(jobs[1], go)
+    assert files(jobs[0].url) == files(jobs[1].url)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "lamb", "schedule": "constant", "cooldown": 0.3},
+        {"optimizer": "lars", "lr": 0.1, "clip_grad": 1.0},
+        {"optimizer": "sgd", "lr": 0.1, "nesterov": True, "layer_decay": 0.5},
+        {"optimizer": "sgd", "lr": 0.1, "momentum": 0.0, "no_decay": "declared"},
+        {"ema": 0.9, "precision": "bfloat16"},
+        {"grad_checkpointing": True, "compile": True},
+    ],
+    ids=lambda changes: "-".join(map(str, changes.values())),
+)
+def test_whatever_trains_it_it_resumes(
+    changes: dict[str, Any],
+    pairs: str,
+    small: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Making machine code takes a minute; what is compiled, and when, is the same without.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    settings = small("mae", steps=9, checkpoint_every=3, **changes)
+    jobs = [Job(str(tmp_path / n), "d", settings, (Source(pairs),)) for n in ("whole", "broken")]
+    run(jobs[0], go)
+    for step in (4, 8):
+        with pytest.raises(StoppedError):
+            run(jobs[1], stop_at(step))
     run(jobs[1], go)
     assert files(jobs[0].url) == files(jobs[1].url)
 
@@ -111,25 +143,6 @@ def test_a_diverging_run_stops_with_advice(
     assert not artifacts.recorded_parts(str(tmp_path))
 
 
-def test_the_learning_rate_rises_then_falls(small: Callable[..., Any]) -> None:
-    settings = small("mae", steps=100, warmup=0.1, lr=1.0, min_lr=0.2)
-    rates = [learning_rate(settings, step) for step in range(100)]
-    assert rates[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
-    assert rates[10] == 1.0
-    assert rates[55] == pytest.approx(0.6)
-    assert rates[99] == pytest.approx(0.2 + 0.4 * (1 + math.cos(math.pi * 89 / 90)))
-    assert learning_rate(small("mae", steps=1), 0) > 0
-
-
-def test_vectors_do_not_decay(small: Callable[..., Any]) -> None:
-    objective = objectives.build(small("clip"))
-    decays, plain = make_optimizer(objective, small("clip")).param_groups
-    assert {p.ndim >= 2 for p in decays["params"]} == {True}
-    assert any(p is objective.model.logit_scale for p in plain["params"])
-    assert plain["weight_decay"] == 0.0
-    assert len(decays["params"]) + len(plain["params"]) == len(objective.trained())
-
-
 def test_the_callers_torch_is_left_as_it_was() -> None:
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     state = torch.get_rng_state()
@@ -158,3 +171,38 @@ def test_one_thread_or_cache_size_of_the_loader_changes_nothing(
         run(job, go)
     assert files(jobs[0].url) == files(jobs[1].url)
     assert filesystem.exists(f"{jobs[0].url}/_work/{loop.checkpoint.FILE}")
+
+
+def test_precision_checkpointing_and_compiling_change_a_run_by_little(
+    pairs: str, small: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    losses: dict[str, float] = {}
+    for changes in ({}, {"grad_checkpointing": True}, {"compile": True}, {"precision": "bfloat16"}):
+        name = "".join(changes)
+        settings = small("dino", steps=5, **changes)
+        part = run(Job(str(tmp_path / name), "d", settings, (Source(pairs),)), go)
+        losses[name] = part.extra["final"]["loss"]
+    assert losses["grad_checkpointing"] == losses["compile"] == losses[""]
+    assert losses["precision"] == pytest.approx(losses[""], rel=0.01)
+    assert losses["precision"] != losses[""]
+
+
+def test_an_average_of_the_weights_is_what_is_left(
+    pairs: str, small: Callable[..., Any], tmp_path: Path
+) -> None:
+    urls = {ema: str(tmp_path / str(ema)) for ema in (None, 0.9)}
+    for ema, url in urls.items():
+        run(Job(url, "d", small("mae", steps=4, ema=ema), (Source(pairs),)), go)
+    plain, mean = (files(url) for url in urls.values())
+    assert plain["metrics.jsonl"] == mean["metrics.jsonl"]
+    assert plain["model.safetensors"] != mean["model.safetensors"]
+
+
+def test_samples_without_any_caption_are_no_food_for_clip(
+    version: Callable[..., str], pairs: str, small: Callable[..., Any], tmp_path: Path
+) -> None:
+    images = [(sample.image, {}) for sample in read_samples(pairs, 0)]
+    job = Job(str(tmp_path / "run"), "d", small("clip"), (Source(version(tmp_path, images)),))
+    with pytest.raises(SluiceError, match="none of the first 8 samples has a caption"):
+        run(job, go)

@@ -20,14 +20,16 @@ def noise(size: int, count: int = 1) -> torch.Tensor:
 def test_the_numbers_of_a_sample_depend_on_its_position_alone(
     first: int, count: int, width: int
 ) -> None:
-    whole = views.uniforms(("key",), 0, first + count, width)
-    assert np.array_equal(views.uniforms(("key",), first, count, width), whole[first:])
+    whole = views.uniforms(("key",), np.arange(first + count), width)
+    assert np.array_equal(views.uniforms(("key",), first + np.arange(count), width), whole[first:])
+    some = np.arange(first, first + count, 3)[::-1]
+    assert np.array_equal(views.uniforms(("key",), some, width), whole[some])
     assert whole.min() >= 0
     assert whole.max() < 1
 
 
 def test_another_key_gives_other_numbers() -> None:
-    one, other = (views.uniforms(("key", seed), 0, 4, 4) for seed in (0, 1))
+    one, other = (views.uniforms(("key", seed), np.arange(4), 4) for seed in (0, 1))
     assert not np.array_equal(one, other)
 
 
@@ -85,7 +87,7 @@ def test_blur_is_gaussian() -> None:
 
 def test_colour_jitter_of_no_strength_or_no_luck_is_none() -> None:
     images = views.crop(noise(16, 4), np.repeat(WHOLE, 4, 0), 16)
-    numbers = views.uniforms(("key",), 0, 4, 5)
+    numbers = views.uniforms(("key",), np.arange(4), 5)
     assert torch.allclose(views.colour(images, numbers, 0.0, 1.0), images, atol=1e-5)
     assert torch.allclose(views.colour(images, numbers, 0.4, 0.0), images, atol=1e-5)
     assert not torch.allclose(views.colour(images, numbers, 0.4, 1.0), images, atol=1e-2)

@@ -13,27 +13,15 @@ from torch.nn.functional import normalize
 from infra import artifacts
 from infra.progress import SilentDisplay
 from pretrain import views
-from pretrain.data import Batch, Source
+from pretrain.data import Source
 from pretrain.objectives.clip import MAX_LOGIT_SCALE, build, clip_loss
 from pretrain.run import run_draft, train
+from tests.pretrain.batches import batch
 
 
 def unit(count: int, width: int, seed: int) -> torch.Tensor:
     rng = torch.Generator().manual_seed(seed)
     return normalize(torch.randn(count, width, generator=rng), dim=1)
-
-
-def batch(count: int, captions: list[str] | None = None) -> Batch:
-    rng = np.random.default_rng(0)
-    return Batch(
-        rng.integers(0, 256, (count, 48, 48, 3), dtype=np.uint8),
-        np.full((count, 2), 48, np.float32),
-        captions or [f"caption {number}" for number in range(count)],
-        np.arange(count),
-        np.zeros(count, np.int64),
-        0,
-        {},
-    )
 
 
 def test_the_loss_is_the_direct_formula() -> None:
@@ -76,7 +64,7 @@ def test_the_temperature_starts_as_published_and_stays_within_bounds(small: Any)
 
 def test_views_are_the_models_input(small: Callable[..., Any]) -> None:
     clip = build(small("clip", options={"jitter": 0.4, "grey": 0.5, "invert": 0.5, "flip": 0.5}))
-    found = clip.views(batch(4, ["a", "b", "a", "c"]), torch.device("cpu"))
+    found = clip.views(batch(4, captions=["a", "b", "a", "c"]), torch.device("cpu"))
     assert found["images"].shape == (4, 3, 32, 32)
     assert found["tokens"].shape == (4, 16)
     assert torch.equal(found["tokens"][0], found["tokens"][2])
@@ -87,7 +75,7 @@ def test_views_are_the_models_input(small: Callable[..., Any]) -> None:
 
 def test_positive_captions_reach_the_loss(small: Callable[..., Any]) -> None:
     clip = build(small("clip", options={"same_caption": "positive"}))
-    found = clip.views(batch(4, ["a", "b", "a", "c"]), torch.device("cpu"))
+    found = clip.views(batch(4, captions=["a", "b", "a", "c"]), torch.device("cpu"))
     assert found["same"].sum(1).tolist() == [2, 1, 2, 1]
     assert torch.isfinite(clip(found, 0.0)[0])
 

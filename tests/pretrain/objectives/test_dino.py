@@ -6,24 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.data import Batch
 from pretrain.objectives.dino import Dino, Head, build, dino_loss, local_size
-from pretrain.settings import DinoOptions
+from pretrain.options.dino import DinoOptions
+from tests.pretrain.batches import batch
 
 CPU = torch.device("cpu")
-
-
-def batch(count: int, first: int = 0) -> Batch:
-    rng = np.random.default_rng(first)
-    return Batch(
-        rng.integers(0, 256, (count, 48, 48, 3), dtype=np.uint8),
-        np.full((count, 2), 48, np.float32),
-        [""] * count,
-        np.arange(count),
-        np.zeros(count, np.int64),
-        first,
-        {},
-    )
 
 
 @pytest.fixture

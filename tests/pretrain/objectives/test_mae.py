@@ -6,23 +6,10 @@ import pytest
 import torch
 
 from infra.errors import SluiceError
-from pretrain.data import Batch
 from pretrain.objectives.mae import Mae, build, mae_loss, patchify, sincos
+from tests.pretrain.batches import batch
 
 CPU = torch.device("cpu")
-
-
-def batch(count: int, first: int = 0) -> Batch:
-    rng = np.random.default_rng(0)
-    return Batch(
-        rng.integers(0, 256, (count, 48, 48, 3), dtype=np.uint8),
-        np.full((count, 2), 48, np.float32),
-        [""] * count,
-        np.arange(count),
-        np.zeros(count, np.int64),
-        first,
-        {},
-    )
 
 
 @pytest.fixture

@@ -1,0 +1,78 @@
+"""What an objective declares of itself, read without importing PyTorch.
+
+`pretrain/options/<name>.py` holds one `DECLARED` each; `pretrain.options` finds them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Range = tuple[float, float]
+Library = Literal["open_clip", "timm"]
+Pooling = Literal["class_token", "patch_mean"]
+
+# A CLIP of 3.9 million parameters (3.2 of them token embeddings) that learns on two cores.
+TINY_CLIP: dict[str, Any] = {
+    "embed_dim": 64,
+    "vision_cfg": {"layers": [1, 1, 1, 1], "width": 16, "head_width": 64, "image_size": 64},
+    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
+}
+TINY_VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3}
+
+
+class Settings(BaseModel):
+    """Settings that are part of a run's digest.
+
+    `LATER` names the fields that were added when runs had already been made without them. At its
+    default such a field changes nothing, and is left out of the digest: earlier runs keep theirs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    LATER: ClassVar[frozenset[str]] = frozenset()
+
+    def unsaid(self) -> set[str]:
+        """The later fields that stand at their default."""
+        fields = type(self).model_fields
+        return {name for name in self.LATER if getattr(self, name) == fields[name].default}
+
+
+class Options(Settings):
+    """Base of every objective's own options."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an objective takes.
+
+    model: who builds its network; an open_clip model has two towers, a timm model sees images.
+    least_batch: samples of a step at least, 2 where samples are compared with each other.
+    captions: a run whose samples have none is refused.
+    meta: the samples' own JSON fields are read with them (`Batch.meta`): labels and the like.
+    drops_patches: the network must be able to work on some of its patches alone.
+    """
+
+    model: Library = "timm"
+    least_batch: int = 1
+    captions: bool = False
+    meta: bool = False
+    drops_patches: bool = False
+
+
+@dataclass(frozen=True)
+class Declared:
+    """An objective, but for its code.
+
+    defaults: of fields of TrainSettings, where a recipe does not give them; `model`, `lr`,
+    `weight_decay`, `betas` and `eps` have no other.
+    paper: its publication. pooling: which vector of its encoder stands for an image, where the
+    network has tokens. keeps_average: the encoder it leaves is an average of weights already.
+    """
+
+    options: type[Options]
+    defaults: Mapping[str, Any]
+    paper: str
+    needs: Needs = Needs()
+    pooling: Pooling = "class_token"
+    keeps_average: bool = False

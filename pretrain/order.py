@@ -1,0 +1,68 @@
+"""The order in which the samples of a dataset version are seen: a function of a number.
+
+Epochs permute the shards, and windows of consecutive shards permute their samples.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from infra.digests import generator
+
+
+class Order:
+    """The endless shuffled order of one source: position -> (shard, sample of the shard).
+
+    counts: samples of each shard. shuffle: a window closes once it holds so many samples.
+    Each epoch visits every sample once.
+    """
+
+    def __init__(self, counts: Sequence[int], shuffle: int, key: tuple[Any, ...]) -> None:
+        self.counts = np.asarray(counts, dtype=np.int64)
+        self.total = int(self.counts.sum())
+        self._shuffle = shuffle
+        self._key = key
+        self._epoch = -1
+        self._window = (-1, -1)
+        self._windows: list[list[int]] = []  # the shards of each
+        self._starts: list[int] = []  # the first position of each
+        self._entries = np.empty((0, 2), dtype=np.int64)
+
+    def _plan(self, epoch: int) -> None:
+        shards = generator(*self._key, "shards", epoch).permutation(len(self.counts))
+        self._windows, self._starts, start, filled = [], [], 0, self._shuffle
+        for shard in shards.tolist():
+            if filled >= self._shuffle:
+                self._windows.append([])
+                self._starts.append(start)
+                filled = 0
+            self._windows[-1].append(shard)
+            start += int(self.counts[shard])
+            filled += int(self.counts[shard])
+        self._epoch = epoch
+
+    def _open(self, window: int) -> None:
+        shards = np.asarray(self._windows[window])
+        counts = self.counts[shards]
+        ends = np.cumsum(counts)
+        inside = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+        entries = np.stack([np.repeat(shards, counts), inside], axis=1)
+        shuffled = generator(*self._key, "window", self._epoch, window).permutation(len(entries))
+        self._entries = entries[shuffled]
+        self._window = (self._epoch, window)
+
+    def __getitem__(self, position: int) -> tuple[int, int]:
+        epoch, inside = divmod(position, self.total)
+        if epoch != self._epoch:
+            self._plan(epoch)
+        window = int(np.searchsorted(self._starts, inside, side="right")) - 1
+        if self._window != (epoch, window):
+            self._open(window)
+        shard, index = self._entries[inside - self._starts[window]]
+        return int(shard), int(index)
+
+    @property
+    def window_shards(self) -> set[int]:
+        """The shards of the window that was asked for last."""
+        return set(self._windows[self._window[1]])
