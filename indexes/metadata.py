@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,15 +37,19 @@ from indexes.metadata_files import (
     write_schema,
 )
 from infra.artifacts import Artifact, Part
-from infra.dataset import ROW_BITS, Dataset, index_id, of_shard, part_name, read_table
+from infra.dataset import ROW_BITS, Dataset, index_id, part_name, read_table
 from infra.digests import digest
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, join
+
+if TYPE_CHECKING:
+    from indexes.metadata_rows import Columns, Piece
 
 FOLDER = "metadata"
 COLUMNS = "columns.arrow"
 ROW_COLUMNS = ["uid", "caption", "url", "width", "height", "format", "bytes", "sha256"]
 SHARDS_OPEN = 4096  # whose maps are held; a process may have some 65,000
+CHOICES = 64  # of columns, whose types are held
 
 EMPTY = pa.schema([("id", pa.int64()), ("uid", pa.string())])
 
@@ -148,8 +152,9 @@ class Metadata:
         self._every = ids
         self._removed = np.empty(0, np.int64) if removed is None else removed
         self._gone = np.searchsorted(ids, self._removed)[self._holds(self._removed)]
+        self._asked = lru_cache(CHOICES)(lambda names: _columns(schema, names))
         self._checked = lru_cache(SHARDS_OPEN)(
-            lambda shard: check_batches(map_batches(join(folder, metadata_path(shard))))
+            lambda shard: check_batches(map_batches(join(folder, metadata_path(shard)), schema))
         )
 
     @staticmethod
@@ -187,29 +192,27 @@ class Metadata:
 
         SluiceError for an id that is not here.
         """
-        schema = self.schema
-        if columns is not None:
-            schema = pa.schema([schema.field(name) for name in columns])
+        from indexes.metadata_rows import found, gathered  # numba, which not everyone needs
+
+        asked = self._asked(None if columns is None else tuple(columns))
+        if not len(ids):
+            return asked.schema.empty_table()
         order = np.argsort(ids, kind="stable")
         ascending = np.asarray(ids, np.int64)[order]
-        back = np.empty(len(order), np.int64)
-        back[order] = np.arange(len(order))
-        taken = pa.Table.from_batches(self._taken(ascending, schema), schema)
-        return taken.combine_chunks().take(pa.array(back))
-
-    def _taken(self, ids: Ids, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        held = self._holds(ids)
+        held = self._holds(ascending)
         if not held.all():
-            raise SluiceError(f"there are no metadata of the id {ids[~held][0]}", AGAIN)
-        for shard in np.unique(ids >> np.int64(ROW_BITS)).tolist():
-            wanted = ids[of_shard(ids, shard)]
-            for batch in self._checked(shard):
-                end = int(np.searchsorted(wanted, batch.ids[-1], side="right"))
-                if end:
-                    yield batch.take(wanted[:end], schema)
-                wanted = wanted[end:]
-            if len(wanted):
-                raise SluiceError(f"there are no metadata of the id {wanted[0]}", AGAIN)
+            raise SluiceError(f"there are no metadata of the id {ascending[~held][0]}", AGAIN)
+        shards = ascending >> np.int64(ROW_BITS)
+        bounds = [0, *(np.flatnonzero(shards[1:] != shards[:-1]) + 1).tolist(), len(ids)]
+        if len(bounds) - 1 > SHARDS_OPEN:  # a part of them at a time, so that few maps are held
+            ends = [*bounds[:-1:SHARDS_OPEN], len(ids)]
+            parts = [self.take(ascending[low:high], columns) for low, high in pairwise(ends)]
+            return pa.concat_tables(parts).combine_chunks().take(pa.array(np.argsort(order)))
+        pieces: list[Piece] = []
+        for start, stop in pairwise(bounds):
+            batches = self._checked(int(shards[start]))
+            pieces += found(batches, ascending[start:stop], order[start:stop])
+        return gathered(pieces, asked)
 
     def matching(self, where: str) -> Ids:
         """The ids of the rows for which a SQL condition over `columns` is true, ascending."""
@@ -268,3 +271,11 @@ class Metadata:
             for start, stop in pairwise([-1, *gone.tolist(), len(batch.ids)]):
                 if stop - start > 1:
                     yield rows.slice(start + 1, stop - start - 1)
+
+
+def _columns(schema: pa.Schema, names: Sequence[str] | None) -> "Columns":
+    """Those of some names, or all; KeyError for one that is none."""
+    from indexes.metadata_rows import Columns
+
+    numbers = {name: number for number, name in enumerate(schema.names)}
+    return Columns(schema, [numbers[name] for name in (numbers if names is None else names)])

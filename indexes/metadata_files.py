@@ -12,6 +12,7 @@ A file of a schema alone has no rows.
 import contextlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ MIXERS = np.array(  # odd: texts that differ in one word of 8 bytes have keys th
 )
 AGAIN = "remove that index's folder and run `prefect run index` again"
 
+Bytes = npt.NDArray[np.uint8]
 Ids = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
 
@@ -85,26 +87,40 @@ def _encoded(uid: str) -> bytes:
 
 @dataclass(frozen=True)
 class Batch:
-    """Mapped rows of one shard, their ids, and the rows by key of uid."""
+    """Mapped rows of one shard, their ids, and the rows by key of uid.
+
+    file: all bytes of the shard's file. schema: the columns of all shards together.
+    """
 
     url: str
+    file: Bytes
+    schema: pa.Schema
     rows: pa.RecordBatch
     ids: Ids
     keys: Keys
     places: npt.NDArray[np.int32]
 
-    def take(self, wanted: Ids, schema: pa.Schema) -> pa.RecordBatch:
-        """The rows of ids, which ascend and are not above the last of this batch, as `schema`."""
-        places = np.searchsorted(self.ids, wanted)
-        if not np.array_equal(self.ids[places], wanted):
-            gone = wanted[self.ids[places] != wanted][0]
-            raise SluiceError(f"{self.url} has no row with the id {gone}", AGAIN)
-        rows, there = self.rows, self.rows.schema.names
-        if schema.names != there:
-            rows = rows.select([name for name in schema.names if name in there])
+    @cached_property
+    def layout(self) -> Ids:
+        """Where in the file each column of `schema` lies: indexes.metadata_kernels."""
+        from indexes.metadata_layout import layout  # numba, which not everyone needs
+
+        return layout(self.schema, self.rows, self.file)
+
+    @cached_property
+    def unlaid(self) -> frozenset[int]:
+        """The columns of `schema` that the layout does not tell of."""
+        from indexes.metadata_layout import unlaid
+
+        return unlaid(self.layout)
+
+    def take(self, places: Ids, schema: pa.Schema) -> pa.RecordBatch:
+        """The rows at places, as `schema`; SluiceError for text that is no UTF-8."""
+        there = self.rows.schema.names
+        rows = self.rows.select([name for name in schema.names if name in there])
         taken = rows.take(pa.array(places))
         with _naming(self.url):
-            taken.validate(full=True)  # finds text that is no UTF-8
+            taken.validate(full=True)
         return self._conformed(taken, schema)
 
     def conformed(self, schema: pa.Schema) -> pa.RecordBatch:
@@ -138,28 +154,34 @@ class Batch:
                 place += 1
 
 
-def map_batches(url: str) -> list[Batch]:
-    """The batches of a file, of which nothing but their places is read; a remote one whole."""
+def map_batches(url: str, schema: pa.Schema | None = None) -> list[Batch]:
+    """The batches of a file, of which nothing but their places is read; a remote one whole.
+
+    schema: the columns of all shards together; without it those of this one.
+    """
     with _naming(url):
         if not filesystem.is_local(url):
-            return _batches(url, pa.ipc.open_file(pa.BufferReader(filesystem.read_bytes(url))))
+            return _batches(url, pa.py_buffer(filesystem.read_bytes(url)), schema)
         with pa.memory_map(filesystem.resolve(url)[1]) as source:  # the map outlives its file
-            return _batches(url, pa.ipc.open_file(source))
+            return _batches(url, source.read_buffer(), schema)
 
 
-def _batches(url: str, reader: Any) -> list[Batch]:
-    schema: pa.Schema = reader.schema
+def _batches(url: str, file: pa.Buffer, schema: pa.Schema | None) -> list[Batch]:
+    reader = pa.ipc.open_file(file)
+    own: pa.Schema = reader.schema
     expected = {pa.field("id", pa.int64()), pa.field("uid", pa.string()), *LOOKUP}
-    if len(set(schema.names)) < len(schema) or not expected <= set(schema):
+    if len(set(own.names)) < len(own) or not expected <= set(own):
         raise SluiceError(f"{url} is not what an index knows of its rows", AGAIN)
     batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-    return [_batch(url, batch) for batch in batches if batch.num_rows]
+    content = np.frombuffer(file, np.uint8)
+    return [_batch(url, content, batch, schema) for batch in batches if batch.num_rows]
 
 
-def _batch(url: str, batch: pa.RecordBatch) -> Batch:
+def _batch(url: str, file: Bytes, batch: pa.RecordBatch, schema: pa.Schema | None) -> Batch:
     batch.validate()
     ids, keys, places = (batch.column(name).to_numpy() for name in ("id", UID_KEY, UID_ROW))
-    return Batch(url, batch.drop_columns([UID_KEY, UID_ROW]), ids, keys, places)
+    rows = batch.drop_columns([UID_KEY, UID_ROW])
+    return Batch(url, file, schema or rows.schema, rows, ids, keys, places)
 
 
 def check_batches(batches: list[Batch]) -> list[Batch]:
@@ -168,9 +190,9 @@ def check_batches(batches: list[Batch]) -> list[Batch]:
         with _naming(batch.url):
             for column in batch.rows.columns:
                 column.validate(full=not _is_text(column.type))
-                if _is_text(column.type) and (np.diff(_offsets(column)) < 0).any():
+                if _is_text(column.type) and _runs_backwards(_offsets(column)):
                     raise pa.ArrowInvalid("text runs backwards")
-            if (np.diff(batch.ids) <= 0).any():
+            if (batch.ids[1:] <= batch.ids[:-1]).any():
                 raise pa.ArrowInvalid("ids do not ascend")
             if batch.places.min() < 0 or batch.places.max() >= len(batch.ids):
                 raise pa.ArrowInvalid("uids have no rows")
@@ -179,6 +201,10 @@ def check_batches(batches: list[Batch]) -> list[Batch]:
 
 def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_binary(kind)
+
+
+def _runs_backwards(offsets: npt.NDArray[np.int32]) -> bool:
+    return bool((offsets[1:] < offsets[:-1]).any())  # their differences may not fit 32 bits
 
 
 def _offsets(column: pa.Array) -> npt.NDArray[np.int32]:
@@ -196,4 +222,9 @@ def _naming(url: str) -> Generator[None]:
     except PermissionError as error:
         raise SluiceError(f"{url} cannot be read", "let this user read it") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise SluiceError(f"{url} is damaged: {str(error).splitlines()[0]}", AGAIN) from error
+        raise damaged(url, str(error).splitlines()[0]) from error
+
+
+def damaged(url: str, why: str) -> SluiceError:
+    """What a file that is not as it was written is told as."""
+    return SluiceError(f"{url} is damaged: {why}", AGAIN)

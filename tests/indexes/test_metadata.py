@@ -66,9 +66,9 @@ def mapped_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     mapped = metadata_files.map_batches
 
-    def noted(url: str) -> Any:
+    def noted(url: str, schema: Any = None) -> Any:
         names.append(url.rpartition("/")[2])
-        return mapped(url)
+        return mapped(url, schema)
 
     monkeypatch.setattr("indexes.metadata.map_batches", noted)
     return names
