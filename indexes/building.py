@@ -52,7 +52,7 @@ from infra.runner import Runner, own_processors
 from infra.stage import Draft, Item, Work, run_stage
 
 STAGE = "indexes.build"
-CODE = 3  # raised when the same vectors give other files
+CODE = 4  # raised when the same vectors give other files
 PART = "index"
 LATENCY = "latency.json"
 

@@ -5,8 +5,9 @@ again with the stored vectors: a kind needs to bring the neighbours near the top
 To add a kind, write a function that makes it, add it to KINDS and its name to the settings.
 """
 
+import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,7 +174,22 @@ def candidates(
     else:
         parameters = faiss().SearchParametersIVF(nprobe=effort, **options)
     if hasattr(index, "chain"):
-        outer = faiss().SearchParametersPreTransform()
-        outer.index_params = parameters
-        return index.search(queries, k, params=outer)[1]
-    return index.search(queries, k, params=parameters)[1]
+        inner_parameters, parameters = parameters, faiss().SearchParametersPreTransform()
+        parameters.index_params = inner_parameters
+    with _one_thread() if len(queries) == 1 else contextlib.nullcontext():
+        return index.search(queries, k, params=parameters)[1]
+
+
+@contextlib.contextmanager
+def _one_thread() -> Generator[None]:
+    """faiss on one thread, for calls of this thread alone (OpenMP keeps the number for each).
+
+    faiss looks into lists on a thread for each query, but shares out even one query's rotation:
+    on a busy machine waiting for the other threads took ten times as long as the whole query.
+    """
+    threads = faiss().omp_get_max_threads()
+    faiss().omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss().omp_set_num_threads(threads)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from indexes import exact
 from indexes.embeddings import Embedding
-from indexes.kinds import KINDS
+from indexes.kinds import KINDS, LINKS
 from indexes.lookup import LEAST, Lookup
 from indexes.quantizer import NEIGHBOURS, Trained
 from infra.dataset import index_id
@@ -29,6 +29,7 @@ FACTORS = (1, 2, 3, 5, 8, 12, 20, 32, 64, 128)  # candidates compared for each r
 MORE = (1, 1.3, 1.7, 2.2)  # lists than the fewest that do, if fewer candidates do then
 POINTS = (0.25, 0.5, 2)  # times the lists chosen, whose recall@10 is told, too
 BYTE_SECONDS, PAIR_SECONDS = 8e-11, 3e-7  # to look at a code's byte, and to compare a candidate
+MOST_IN_VIEW = 2**12  # of a graph: with more, a query costs as much as comparing 250,000 vectors
 STEP = 1.25  # as much effort again, while the other half finds it too little
 SURE = 1.96  # standard errors below a mean: true in 39 of 40 cases
 LATENCIES = 200  # queries timed one by one
@@ -105,36 +106,60 @@ def _merged(
 
 def measure(lookup: Lookup, queries: dict[str, Queries], target: float) -> dict[str, Any]:
     """The effort that reaches the target, and the recall it has: a function of the inputs alone."""
-    lists = int(lookup.figures["lists"])
     halves = {kind: each.half(0) for kind, each in queries.items() if len(each.own) > 1}
     others = {kind: each.half(1) for kind, each in queries.items() if len(each.own) > 1}
     if lookup.index is None:
         recall = _recalls(lookup, others, 0, 1)
         return {"probes": 0, "factor": 1, **recall, "points": []}
-    factors = _factors(lookup)
-    most = lists or lookup.size
-
-    @cache
-    def reached(effort: int) -> dict[int, float]:
-        return _least(lookup, halves, effort, factors)
-
-    least = _fewest(most, lambda effort: max(reached(effort).values()) >= target)
-    seconds = BYTE_SECONDS * _code_bytes(lookup)  # to look at a code
-    options: list[tuple[float, int, int]] = []
-    for effort in sorted({min(most, math.ceil(least * more)) for more in MORE}):
-        enough = [factor for factor, recall in reached(effort).items() if recall >= target]
-        factor = min(enough, default=factors[-1])
-        cost = effort * lookup.size / max(lists, 1) * seconds + LEAST * factor * PAIR_SECONDS
-        options.append((cost, effort, factor))
-    _, probes, factor = min(options)
+    factors, most = _factors(lookup), _most(lookup)
+    probes, factor = _cheapest(lookup, halves, factors, target)
     while probes < most and _worst(lookup, others, probes, factor) < target:
-        probes, factor = min(most, math.ceil(probes * STEP)), math.ceil(factor * STEP)
+        probes = min(most, math.ceil(probes * STEP))
+        if len(factors) > 1:
+            factor = math.ceil(factor * STEP)
     points = [
         {"probes": effort, **_recalls(lookup, others, effort, factor, (LEAST,))}
         for effort in sorted({min(most, math.ceil(probes * times)) for times in POINTS} - {probes})
     ]
     chosen = {"probes": probes, "factor": factor, **_recalls(lookup, others, probes, factor)}
     return {**chosen, "points": points}
+
+
+def _cheapest(
+    lookup: Lookup, queries: dict[str, Queries], factors: tuple[int, ...], target: float
+) -> tuple[int, int]:
+    """The effort and factor that reach the target at the least cost; the most where none do."""
+    most = _most(lookup)
+
+    @cache
+    def reached(effort: int) -> dict[int, float]:
+        return _least(lookup, queries, effort, factors)
+
+    least = _fewest(most, lambda effort: max(reached(effort).values()) >= target)
+    seconds = BYTE_SECONDS * _code_bytes(lookup) * _looked_at(lookup)  # for a list, or one in view
+    options: list[tuple[float, int, int]] = []
+    for effort in sorted({min(most, math.ceil(least * more)) for more in MORE}):
+        enough = [factor for factor, recall in reached(effort).items() if recall >= target]
+        factor = min(enough, default=factors[-1])
+        options.append((effort * seconds + LEAST * factor * PAIR_SECONDS, effort, factor))
+        if len(factors) == 1:
+            break  # more effort would spare no candidates
+    _, effort, factor = min(options)
+    return effort, factor
+
+
+def _is_graph(lookup: Lookup) -> bool:
+    return lookup.index is not None and not lookup.figures["lists"]
+
+
+def _most(lookup: Lookup) -> int:
+    """The most effort worth trying: every list, or so many vectors of a graph in view."""
+    return int(lookup.figures["lists"]) or min(lookup.size, MOST_IN_VIEW)
+
+
+def _looked_at(lookup: Lookup) -> float:
+    """Codes that are looked at for each unit of effort."""
+    return 2 * LINKS if _is_graph(lookup) else lookup.size / int(lookup.figures["lists"])
 
 
 def _factors(lookup: Lookup) -> tuple[int, ...]:
@@ -183,17 +208,19 @@ def _recalls(
 ) -> dict[str, dict[str, float]]:
     """Recall at some k by kind of query, from one search for the largest of them.
 
-    A graph is asked for each k anew, since it keeps more in view for more results.
+    A graph is asked anew for fewer, where it then keeps less in view.
     """
     recalls: dict[str, dict[str, float]] = {f"recall@{k}": {} for k in at}
-    graph = lookup.index is not None and not lookup.figures["lists"]
     for kind, each in queries.items():
         spare = int((each.own >= 0).any())
         wanted = {k: min(max(k, LEAST) * factor + spare, lookup.size) for k in at}
-        similarity, found = _asked(lookup, each, max(wanted.values()), effort)
-        for k, count in wanted.items():
-            if graph:
+        widest = max(wanted.values())
+        similarity, found = _asked(lookup, each, widest, effort)
+        view = max(effort, widest)
+        for k, count in sorted(wanted.items(), reverse=True):
+            if _is_graph(lookup) and max(effort, count) < view:
                 similarity, found = _asked(lookup, each, count, effort)
+                view = max(effort, count)
             recall = each.recalls(similarity[:, :count], found[:, :count], k).mean()
             recalls[f"recall@{k}"][kind] = round(float(recall), 6)
     return recalls

@@ -4,6 +4,8 @@ Vectors lie in uneven clusters, as on the web, and a tenth are near-copies of ot
 would flatter nobody. Both read the same float16 files, have the same memory to spend, two threads,
 and answer the same new queries of the same law; recall is against brute force.
 Run: python tests/bench/index.py --peer PATH/bin/python --sizes 200000 1000000
+With --kinds every kind named is built and asked over the same vectors instead, without the peer.
+Run: python tests/bench/index.py --kinds flat ivf_flat ivf_sq8 ivf_pq ivf_rabitq hnsw
 """
 
 import argparse
@@ -15,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,7 @@ if __name__ == "__main__":
     figures = asked(search, queries, truth, int(turns), int(k))
     facts = {name: idx.figures[name] for name in ("kind", "lists", "probes", "factor", "why")}
     facts["bytes_a_vector"] = idx.figures["bytes_per_vector"]
+    facts["recall@10 measured"] = idx.figures["recall@10"]
     print(json.dumps({**facts, **built, **figures}))
 """
 )
@@ -219,34 +222,48 @@ def run(python: str, script: Path, *arguments: str) -> dict[str, Any]:
     return {**json.loads(said.strip().splitlines()[-1]), "peak_megabytes": round(most / 1e6)}
 
 
-def compare(
-    count: int, memory: str, peer: str | None, folder: Path, kinds: Sequence[str]
-) -> dict[str, Any]:
-    """Both builds over one set of vectors; ours also of each of `kinds`."""
+@contextlib.contextmanager
+def prepared(count: int, folder: Path) -> Generator[tuple[str, Path]]:
+    """The URL of a version of so many rows, and its store, for the time of the block."""
     store = folder / str(count)
     store.mkdir()
     url = make(store, count)
     truth(url, store)
-    ours, theirs = folder / "ours.py", folder / "peer.py"
-    ours.write_text(OURS)
-    theirs.write_text(PEER)
-    common = THREADS, str(TURNS), str(K)
-    figures: dict[str, Any] = {"memory": memory}
-    mine = str(store), memory, *common, str(SHARD)
-    figures["ours"] = run(sys.executable, ours, *mine, "auto")
-    print(json.dumps(figures), file=sys.stderr, flush=True)
-    if kinds:
-        figures["kinds"] = {kind: run(sys.executable, ours, *mine, kind) for kind in kinds}
-    if peer is not None:
-        vectors = str(next(Path(url).glob("scores/*/image")))
-        figures["autofaiss"] = run(peer, theirs, vectors, str(store), memory, *common)
-        ratios = {
-            name: round(figures["ours"][name] / figures["autofaiss"][name], 3)
-            for name in ("cpu_seconds", "queries_a_second")
-        }
-        figures["ratio"] = ratios
+    yield url, store
     shutil.rmtree(store)
+
+
+def ours(store: Path, memory: str, kind: str) -> dict[str, Any]:
+    """The figures of an index of a kind over the version in a store."""
+    script = store / "ours.py"
+    script.write_text(OURS)
+    arguments = str(store), memory, THREADS, str(TURNS), str(K), str(SHARD), kind
+    found = run(sys.executable, script, *arguments)
+    print(json.dumps(found), file=sys.stderr, flush=True)
+    return found
+
+
+def compare(count: int, memory: str, peer: str | None, folder: Path) -> dict[str, Any]:
+    """Both builds over one set of vectors."""
+    with prepared(count, folder) as (url, store):
+        figures: dict[str, Any] = {"memory": memory, "ours": ours(store, memory, "auto")}
+        if peer is not None:
+            theirs = store / "peer.py"
+            theirs.write_text(PEER)
+            vectors = str(next(Path(url).glob("scores/*/image")))
+            common = THREADS, str(TURNS), str(K)
+            figures["autofaiss"] = run(peer, theirs, vectors, str(store), memory, *common)
+            figures["ratio"] = {
+                name: round(figures["ours"][name] / figures["autofaiss"][name], 3)
+                for name in ("cpu_seconds", "queries_a_second")
+            }
     return figures
+
+
+def every_kind(count: int, memory: str, folder: Path, kinds: Sequence[str]) -> dict[str, Any]:
+    """An index of each of `kinds` over one set of vectors."""
+    with prepared(count, folder) as (_, store):
+        return {"memory": memory, "kinds": {kind: ours(store, memory, kind) for kind in kinds}}
 
 
 def main() -> None:
@@ -254,17 +271,20 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[200_000])
     parser.add_argument("--memory", default="2G", help="what an opened index may take")
     parser.add_argument("--peer", help="a Python that has autofaiss 2.18")
-    parser.add_argument("--kinds", nargs="*", default=[], help="of the first size, ours alone")
+    parser.add_argument("--kinds", nargs="*", default=[], help="these alone, each of ours")
     parser.add_argument("--folder", help="where the vectors are written")
     options = parser.parse_args()
     figures: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
         for count in options.sizes:
-            kinds = options.kinds if count == options.sizes[0] else ()
-            found = compare(count, options.memory, options.peer, Path(folder), kinds)
+            if options.kinds:
+                found = every_kind(count, options.memory, Path(name), options.kinds)
+            else:
+                found = compare(count, options.memory, options.peer, Path(name))
             figures[str(count)] = found
     what = f"{DIMENSION} dimensions, {THREADS} threads, {QUERIES} queries"
-    keep("index", {"what": what, **figures}, "faiss-gpu", "numpy")
+    result = "index_kinds" if options.kinds else "index"
+    keep(result, {"what": what, **figures}, "faiss-gpu", "numpy")
 
 
 if __name__ == "__main__":
