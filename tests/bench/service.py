@@ -190,15 +190,18 @@ async def paced(url: str, requests: list[bytes]) -> dict[str, Any]:
             free.put_nowait(client)
         start = time.perf_counter()
 
-        async def ask(number: int) -> None:
-            due = start + number / PACED
-            await asyncio.sleep(due - time.perf_counter())
+        async def ask(number: int, due: float) -> None:
             client = await free.get()
             status, _ = await client.ask(requests[number % len(requests)])
             answers.append((status, time.perf_counter() - due))
             free.put_nowait(client)
 
-        await asyncio.gather(*(ask(number) for number in range(PACED * SECONDS)))
+        asked: list[asyncio.Task[None]] = []
+        for number in range(PACED * SECONDS):
+            due = start + number / PACED
+            await asyncio.sleep(due - time.perf_counter())
+            asked.append(asyncio.create_task(ask(number, due)))
+        await asyncio.gather(*asked)
         seconds = time.perf_counter() - start
     return {"asked_a_second": PACED, **told(answers, seconds)}
 
