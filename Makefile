@@ -1,5 +1,6 @@
 # make demo     the environment, the main job on real images, and where its report lies
 # make test     the environment, the static checks and all tests
+# make coverage the tests, and the lines they run
 # make check    the static checks alone: ruff, pyright, import-linter
 # make unit     the quick tests alone: no Ray, no Prefect server
 # make bench    the measurements under tests/bench
@@ -28,7 +29,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help demo test check pytest unit bench format lock clean
+.PHONY: help demo test check pytest coverage unit bench format lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -50,6 +51,9 @@ check: $(READY)
 	@$(BIN)/lint-imports
 
 pytest: $(READY)
+	@$(BIN)/pytest -n auto --dist loadgroup
+
+coverage: $(READY)
 	@$(BIN)/pytest -n auto --dist loadgroup --cov --cov-report=term:skip-covered
 
 unit: $(READY)

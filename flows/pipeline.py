@@ -33,6 +33,7 @@ from infra.stage import Draft, Item
 from pretrain import run
 from pretrain.data import Source
 from pretrain.evaluate import stage as evaluation
+from pretrain.evaluate.sources import content
 from pretrain.evaluate_settings import EvaluateSettings
 from pretrain.settings import TrainSettings
 
@@ -349,7 +350,7 @@ class Pipeline:
         digests = {source: digest for source, (_, digest) in found.items()}
         check_distinct(digests, key)
         draft = run.run_draft(self.store, name, settings, digests, dict(sources))
-        mixed = [Source(found[source][0], weight) for source, weight in sources.items()]
+        mixed = [Source(found[source][0], weight, source) for source, weight in sources.items()]
 
         def train(lent: Session) -> Mapping[str, Artifact]:
             made = run.train(draft, mixed, settings, lent.launcher, lent.display, lent.address)
@@ -374,9 +375,13 @@ class Pipeline:
             urls[f"{RANDOM}-{objective}"] = f"{RANDOM}:{runs[name].url}"
         digests[PIXELS] = urls[PIXELS] = PIXELS
         train, test = self._split("trusted"), self._split("evaluation")
-        splits = {"train": train.spec.digest, "test": test.spec.digest}
+        splits, outside = {"train": train.spec.digest, "test": test.spec.digest}, ""
+        needs = ["ingest trusted", "ingest evaluation"]
+        if "out_of_distribution" in settings.tasks:
+            outside, splits["outside"] = self._outside(settings.outside)
+            needs += [f"ingest {settings.outside}"] if self._has(settings.outside) else []
         draft = evaluation.evaluate_draft(self.store, digests, splits, settings)
-        work = evaluation.EvaluateWork(draft.url, urls, train.url, test.url, settings)
+        work = evaluation.EvaluateWork(draft.url, urls, train.url, test.url, settings, outside)
         self._add(
             sharded(
                 "evaluation",
@@ -384,10 +389,16 @@ class Pipeline:
                 {"": draft},
                 lambda: evaluation.evaluate_items(digests),
                 work,
-                [*(f"pretrain {name}" for name in runs), "ingest trusted", "ingest evaluation"],
+                [*(f"pretrain {name}" for name in runs), *needs],
                 extra=work.comparisons,
             )
         )
+
+    def _outside(self, name: str) -> tuple[str, str]:
+        """URL and digest of `evaluate.outside`: of the recipe, of the store, or a URL."""
+        if is_version(name) or self._has(name):
+            return self._source(name, "evaluate.outside")
+        return name, content(name)
 
 
 def folder_of(draft: Draft) -> str:

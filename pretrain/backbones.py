@@ -9,7 +9,7 @@ import logging
 import pickle
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from timm.layers import resample_abs_pos_embed
 from timm.models import checkpoint_seq
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from infra.digests import generator
 from infra.errors import SluiceError
 from pretrain.declare import Pooling
 from pretrain.settings import TrainSettings
+from pretrain.sharing import current
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -38,6 +40,10 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 def seed_weights(settings: TrainSettings) -> None:
     """Make the next random weights a function of the run's seed."""
     torch.manual_seed(int(generator(settings.seed, "weights").integers(2**62)))
+
+
+class ImageSizeError(SluiceError):
+    """A network that takes no image of the size that is asked for; of another size it may."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,11 @@ class ClipParts:
     image_size: int
 
 
-def build_clip(settings: TrainSettings) -> ClipParts:
-    """The open_clip model of `settings`; raises SluiceError where it cannot be built."""
+def build_clip(settings: TrainSettings, **stated: Any) -> ClipParts:
+    """The open_clip model of `settings`; raises SluiceError where it cannot be built.
+
+    stated: entries of its configuration that the objective decides, as init_logit_bias.
+    """
     if isinstance(settings.model, str):
         config = open_clip.get_model_config(settings.model)
         if config is None:
@@ -69,6 +78,7 @@ def build_clip(settings: TrainSettings) -> ClipParts:
             "it needs embed_dim, vision_cfg and text_cfg, as open_clip's own have",
         )
     config["vision_cfg"]["image_size"] = settings.image_size
+    config |= stated
     mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
     seed_weights(settings)
     before = logging.root.manager.disable
@@ -86,6 +96,10 @@ def build_clip(settings: TrainSettings) -> ClipParts:
         finally:
             logging.disable(before)
     _check_patch(getattr(model.visual, "patch_size", None), settings)
+    if (shared := current()) is not None:
+        shared.place(model)
+    tower = config["vision_cfg"].get("timm_model_name", "the image tower")
+    _check_sizes(model.encode_image, model, tower, [settings.image_size])
     if settings.pretrained:
         _load_clip(model, settings)
     return ClipParts(model, tokenizer, config, mean, std, settings.image_size)
@@ -95,7 +109,7 @@ def _check_patch(patch: Any, settings: TrainSettings, size: int | None = None) -
     side = patch[0] if isinstance(patch, tuple) else patch
     size = size or settings.image_size
     if isinstance(side, int) and size % side:
-        raise SluiceError(
+        raise ImageSizeError(
             f"an image of {size} pixels is not divisible by the patch size {side} of "
             f"{settings.model}",
             f"use {max(size // side, 1) * side} pixels",
@@ -164,6 +178,7 @@ class TimmEncoder:
     """A timm model without classifier, and how to build it again.
 
     pooling: which vector stands for an image, where it is not the objective's declared one.
+    fresh: its weights are random, and its objective may draw them in its own way.
     """
 
     model: Any
@@ -173,6 +188,7 @@ class TimmEncoder:
     kwargs: dict[str, Any]
     image_size: int
     pooling: Pooling | None = None
+    fresh: bool = True
 
     def files(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Iterator[tuple[str, bytes]]:
         """config.json and model.safetensors, with timm's own parameter names."""
@@ -199,11 +215,36 @@ def build_encoder(
 
     other_sizes: further image sizes it must take. training: arguments that only training needs
     (drop path), not written to its configuration; dropped for models that do not know them.
+    Within `sharing.sharing`, the encoder that is shared, and then copies of it.
     """
+    shared = current()
+    if shared is not None and not shared.taken:
+        encoder = replace(shared.take(), objective=settings.objective, fresh=False)
+        seed_weights(settings)  # of what its objective adds to it
+    else:
+        encoder = _new_encoder(settings, other_sizes, training)
+        if shared is not None:
+            shared.follow(encoder.model, given=bool(settings.pretrained))
+    if settings.declared.needs.drops_patches:
+        _check_dropping(encoder.model, settings.objective)
+    embed, sizes = getattr(encoder.model, "patch_embed", None), [settings.image_size, *other_sizes]
+    overlaps = getattr(getattr(embed, "proj", None), "stride", None) != getattr(
+        embed, "patch_size", None
+    )
+    for size in [] if overlaps else sizes:
+        _check_patch(getattr(embed, "patch_size", None), settings, size)
+    _check_sizes(encoder.model.forward_features, encoder.model, encoder.name, sizes)
+    return encoder
+
+
+def _new_encoder(
+    settings: TrainSettings, other_sizes: Sequence[int], training: dict[str, Any]
+) -> TimmEncoder:
     name = str(settings.model)
     if not timm.is_model(name):
         raise SluiceError(f"timm knows no model {name!r}", "use a name timm.list_models() gives")
-    flexible = {"dynamic_img_size": True} if any(other_sizes) else {}
+    several = any(other_sizes) or settings.curriculum is not None
+    flexible = {"dynamic_img_size": True} if several else {}
     fixed = {"num_classes": 0, **settings.model_kwargs}
     sized = {**fixed, "img_size": settings.image_size}
     failure: Exception | None = None
@@ -223,18 +264,36 @@ def build_encoder(
             f"timm cannot build {name} with {settings.model_kwargs}: {failure}",
             "mend model, model_kwargs or image_size",
         ) from failure
-    if settings.declared.needs.drops_patches:
-        _check_dropping(model, settings.objective)
-    embed = getattr(model, "patch_embed", None)
-    _check_patch(getattr(embed, "patch_size", None), settings)
-    for size in other_sizes:
-        _check_patch(getattr(embed, "patch_size", None), settings, size)
     encoder = TimmEncoder(
-        model, int(model.num_features), settings.objective, name, kwargs, settings.image_size
+        model,
+        int(model.num_features),
+        settings.objective,
+        name,
+        kwargs,
+        settings.image_size,
+        fresh=not settings.pretrained,
     )
     if settings.pretrained:
         _load_encoder(encoder, settings)
     return encoder
+
+
+@torch.no_grad()
+def _check_sizes(encode: Any, model: nn.Module, name: str, sizes: Sequence[int]) -> None:
+    """Let a network see one black image of each size: few say beforehand which they take."""
+    before = model.training
+    model.eval()
+    for size in dict.fromkeys(sizes):
+        try:
+            encode(torch.zeros(1, 3, size, size))
+        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            also = f" beside {sizes[0]}" if size != sizes[0] else ""
+            raise ImageSizeError(
+                f"{name} takes no image of {size} pixels{also}: {str(error).splitlines()[0]}",
+                "choose another image_size or another model; for an objective with small crops a "
+                "model of any size (a ConvNet, vit_*), or options.local_crops: 0",
+            ) from error
+    model.train(before)
 
 
 def _check_dropping(model: nn.Module, objective: str) -> None:
@@ -298,12 +357,29 @@ def _load_encoder(encoder: TimmEncoder, settings: TrainSettings) -> None:
     try:
         if path is None:
             raise FileNotFoundError("there is no such file, and no such folder of a run")
-        encoder.model.load_state_dict(load_file(path), strict=True)
+        encoder.model.load_state_dict(_fitting(load_file(path), encoder.model), strict=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise SluiceError(
             f"weights {settings.pretrained} do not fit {encoder.name} or cannot be read: {error}",
-            "give a run of this very model and image size, or leave `pretrained` out",
+            "give weights of this very model, or leave `pretrained` out",
         ) from error
+
+
+def _fitting(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """Weights without a classifier, positions of another image size resampled to the model's."""
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    named = config.get("classifier") or ()
+    heads = tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
+    own = model.state_dict()
+    state = {k: value for k, value in state.items() if k in own or not k.startswith(heads)}
+    places = state.get("pos_embed")
+    if not isinstance(model, VisionTransformer) or places is None or model.pos_embed is None:
+        return state
+    if places.shape != model.pos_embed.shape and places.shape[-1] == model.embed_dim:
+        prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+        grid = list(model.patch_embed.grid_size)
+        state["pos_embed"] = resample_abs_pos_embed(places, grid, num_prefix_tokens=prefix)
+    return state
 
 
 def to_bytes(state: dict[str, Tensor]) -> bytes:

@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
-
-from pretrain.objectives.base import Objective
+from torch import Tensor, nn
 
 
 class Compiled:
@@ -17,7 +15,7 @@ class Compiled:
     the code of a run that was never stopped.
     """
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: nn.Module) -> None:
         self._objective = objective
         self._forward = torch.compile(objective)
         self._ready = False

@@ -7,10 +7,11 @@ whole state is a cursor per source, and stopping at any step and going on gives 
 import io
 import queue
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -19,13 +20,13 @@ from PIL import Image
 
 from infra import artifacts
 from infra.artifacts import Artifact
-from infra.dataset import Dataset, index_id, read_samples
 from infra.errors import SluiceError
 from infra.samples import Sample
 from pretrain import meta
-from pretrain.order import Order
+from pretrain.ranks import Ranks
+from pretrain.reader import Place, Reader
 
-NAMED = 5  # undecodable samples that are named, not only counted
+KNOWN = 10_000  # samples and shards that cannot be used, by name; beyond, they are only counted
 PIXEL_LIMIT = 2**26  # a larger image is refused before it is decoded
 FORMATS = ("JPEG", "PNG", "WEBP")
 T = TypeVar("T")
@@ -33,10 +34,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset version and its share of the samples seen, relative to the other sources."""
+    """A dataset version and its share of the samples seen, relative to the other sources.
+
+    name: by which a run's settings may call it.
+    """
 
     url: str
     weight: float = 1.0
+    name: str = ""
+
+    def names(self, digest: str) -> frozenset[str]:
+        """All it goes by: the digest of its version, and its name, else as its URL ends."""
+        ends = {self.name} if self.name else {*self.url.rstrip("/").rsplit("/", 2)[-2:]}
+        return frozenset({digest, *ends})
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,8 @@ class Batch:
     places: int64 [batch], position of each sample in the whole run.
     state: where the stream stands after this batch.
     texts: the samples' own JSON as it is stored, where the objective needs it; else empty.
+    strength: share of their strength at which colours are changed; less than 1 in a curriculum.
+    names: all that each source goes by, by its number in `sources`.
     """
 
     images: np.ndarray
@@ -59,58 +71,26 @@ class Batch:
     places: np.ndarray
     state: Mapping[str, Any]
     texts: Sequence[str | None] = ()
+    strength: float = 1.0
+    names: Sequence[frozenset[str]] = ()
+
+    def select(self, rows: np.ndarray) -> "Batch":
+        """Those samples alone; rows: int64, their numbers in this batch."""
+        return replace(
+            self,
+            images=self.images[rows],
+            sizes=self.sizes[rows],
+            captions=[self.captions[row] for row in rows],
+            ids=self.ids[rows],
+            sources=self.sources[rows],
+            places=self.places[rows],
+            texts=[self.texts[row] for row in rows] if self.texts else (),
+        )
 
     @cached_property
     def meta(self) -> list[dict[str, Any]]:
         """The fields of each sample's own JSON; see `pretrain.meta.label` for classes."""
         return [meta.parse(text) for text in self.texts]
-
-
-class Reader:
-    """Random access to the samples of a dataset version, a window of shards at a time.
-
-    texts: read their own JSON, too.
-    """
-
-    def __init__(
-        self, artifact: Artifact, shuffle: int, key: tuple[Any, ...], texts: bool = False
-    ) -> None:
-        self.url = artifact.url
-        parts = [part for part in artifact.parts if part.kept]
-        self._numbers = [int(part.name) for part in parts]
-        if not parts:
-            raise SluiceError(
-                f"{artifact.url} has no samples to train on ({artifact.totals['rows']} rows, "
-                "none kept)",
-                "loosen the rules that dropped them, or take this source out of the mix",
-            )
-        self.order = Order([part.kept for part in parts], shuffle, key)
-        self._shards: dict[int, list[tuple[Sample, str | None]]] = {}
-        self._dataset = Dataset(artifact) if texts else None
-
-    def at(self, position: int) -> tuple[int, Sample, str | None]:
-        """The index id, the sample and its own JSON at a position of the endless order."""
-        shard, index = self.order[position]
-        if shard not in self._shards:
-            window = self.order.window_shards
-            self._shards = {key: held for key, held in self._shards.items() if key in window}
-            self._shards[shard] = self._read(shard)
-        sample, text = self._shards[shard][index]
-        return index_id(self._numbers[shard], sample.row), sample, text
-
-    def _read(self, shard: int) -> list[tuple[Sample, str | None]]:
-        samples = list(read_samples(self.url, self._numbers[shard]))
-        expected = int(self.order.counts[shard])
-        if len(samples) != expected:
-            raise SluiceError(
-                f"shard {self._numbers[shard]} of {self.url} holds {len(samples)} samples, its "
-                f"manifest says {expected}",
-                "remove that version's folder and run again; the store rebuilds it",
-            )
-        if self._dataset is None:
-            return [(sample, None) for sample in samples]
-        texts = self._dataset.rows(self._numbers[shard], ["meta"])["meta"]
-        return [(sample, texts[sample.row].as_py()) for sample in samples]
 
 
 def decode(data: bytes, canvas: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -171,19 +151,34 @@ class _Cursor:
 
 
 class _Drawn(NamedTuple):
-    """The next sample of the mix: which source, its index id there, and its own JSON."""
+    """A sample of the mix: which source, its position in that one's order, and where that is."""
 
     source: int
+    position: int
+    place: Place
+
+
+class _Read(NamedTuple):
+    """A sample that was read. value: pixels and size, or None where it cannot be decoded."""
+
     id: int
-    sample: Sample
+    caption: str
     text: str | None
+    value: Any
+
+
+UNREAD = _Read(-1, "", None, None)
 
 
 class Stream:
     """Batches of a mix of sources, from any state on.
 
     Sources are interleaved by sample mass: each next sample comes from the source that is
-    furthest behind its share. A sample that cannot be decoded is skipped, counted and named.
+    furthest behind its share. A sample that cannot be decoded, or whose shard cannot be read, is
+    skipped, counted and named.
+    So is one of whose JSON `unusable` says why it is of no use.
+    Of several processes each reads and decodes its own part of every batch, and all of them
+    have the same state: it tells nothing of how many they were.
     """
 
     def __init__(
@@ -197,26 +192,34 @@ class Stream:
         cache_mib: int,
         threads: int,
         texts: bool = False,
+        ranks: Ranks | None = None,
+        unusable: Callable[[Mapping[str, Any], Collection[str]], str | None] | None = None,
     ) -> None:
-        found = [(open_source(source.url), source.weight) for source in sources]
-        total = sum(weight for _, weight in found)
-        if not found or total <= 0 or min(weight for _, weight in found) < 0:
+        self._ranks = ranks or Ranks()
+        self._ranks.check(batch)
+        found = [(open_source(source.url), source) for source in sources]
+        weights = [source.weight for source in sources]
+        total = sum(weights)
+        if not weights or total <= 0 or min(weights) < 0:
             raise SluiceError(
-                f"the mix sums to nothing: shares {[weight for _, weight in found]}",
+                f"the mix sums to nothing: shares {weights}",
                 "give at least one source, no negative share, and a share above 0",
             )
         used = sorted(
-            ((artifact, weight / total) for artifact, weight in found if weight > 0),
+            ((artifact, source) for artifact, source in found if source.weight > 0),
             key=lambda pair: pair[0].digest,
         )
-        self.shares = [share for _, share in used]
+        self.shares = [source.weight / total for _, source in used]
+        self.names = [source.names(artifact.digest) for artifact, source in used]
         self.digests = [artifact.digest for artifact, _ in used]
         self._readers = [
             Reader(artifact, shuffle, (seed, "data", artifact.digest), texts)
             for artifact, _ in used
         ]
+        self.order = {"seed": seed, "shuffle": shuffle, "sources": self.digests}
         self._batch = batch
         self._has_texts = texts
+        self._unusable = unusable
         self._threads = threads
         self._decoded = _Decoded(cache_mib, canvas)
 
@@ -233,32 +236,71 @@ class Stream:
 
     def _next(self, cursor: _Cursor, pool: ThreadPoolExecutor) -> Batch:
         first = sum(cursor.taken)
-        slots: list[tuple[_Drawn, Any]] = []
-        while len(slots) < self._batch:
-            plan = self._draw(cursor, self._batch - len(slots))
-            work = [((drawn.source, drawn.id), drawn.sample.image) for drawn in plan]
-            for drawn, value in zip(
-                plan, pool.map(lambda item: self._decoded.get(*item), work), strict=True
-            ):
-                self._decoded.keep((drawn.source, drawn.id), value)
-                if value is None:
-                    self._skip(cursor, drawn.source, drawn.id)
+        good: list[_Drawn] = []
+        read: dict[_Drawn, _Read] = {}
+        while len(good) < self._batch:
+            drawn = self._draw(cursor, self._batch - len(good))
+            read |= self._read(self._own(drawn), pool)
+            fails = [each in read and read[each].value is None for each in drawn]
+            for each, failed in zip(drawn, self._ranks.any(np.array(fails)), strict=True):
+                if failed:
+                    self._skip(cursor, each)
                 else:
-                    slots.append((drawn, value))
+                    good.append(each)
+        own = self._own(good)  # another part than was read, where a sample has failed
+        read |= self._read([each for each in own if each not in read], pool)
+        places = {each: first + number for number, each in enumerate(good)}
+        return self._batched(
+            [read[each] for each in own], own, [places[each] for each in own], cursor
+        )
+
+    def _own(self, drawn: Sequence[_Drawn]) -> list[_Drawn]:
+        """Those that this process has to read, in their order."""
+        numbers = self._ranks.own([(each.source, each.place.shard) for each in drawn])
+        return [drawn[number] for number in numbers]
+
+    def _read(self, drawn: Sequence[_Drawn], pool: ThreadPoolExecutor) -> dict[_Drawn, _Read]:
+        read: dict[_Drawn, _Read] = {}
+        found: list[tuple[_Drawn, int, Sample, str | None]] = []
+        for each in drawn:
+            sample = self._readers[each.source].at(each.place)
+            if sample is None:
+                read[each] = UNREAD
+            else:
+                found.append((each, *sample))
+        work = [((each.source, identifier), sample.image) for each, identifier, sample, _ in found]
+        for (each, identifier, sample, text), value in zip(
+            found, pool.map(lambda item: self._decoded.get(*item), work), strict=True
+        ):
+            self._decoded.keep((each.source, identifier), value)
+            value = value if self._reason(each, text) is None else None
+            read[each] = _Read(identifier, sample.caption, text, value)
+        return read
+
+    def _reason(self, drawn: _Drawn, text: str | None) -> str | None:
+        """Why the objective has no use for a sample with this JSON; None where it has."""
+        if self._unusable is None:
+            return None
+        return self._unusable(meta.parse(text), self.names[drawn.source])
+
+    def _batched(
+        self, read: Sequence[_Read], own: Sequence[_Drawn], places: Sequence[int], cursor: _Cursor
+    ) -> Batch:
         return Batch(
-            images=np.stack([value[0] for _, value in slots]),
-            sizes=np.asarray([value[1] for _, value in slots], dtype=np.float32),
-            captions=[drawn.sample.caption for drawn, _ in slots],
-            ids=np.asarray([drawn.id for drawn, _ in slots], dtype=np.int64),
-            sources=np.asarray([drawn.source for drawn, _ in slots], dtype=np.int64),
-            places=first + np.arange(len(slots)),
+            images=np.stack([each.value[0] for each in read]),
+            sizes=np.asarray([each.value[1] for each in read], dtype=np.float32),
+            captions=[each.caption for each in read],
+            ids=np.asarray([each.id for each in read], dtype=np.int64),
+            sources=np.asarray([each.source for each in own], dtype=np.int64),
+            places=np.asarray(places, dtype=np.int64),
             state=cursor.freeze(),
-            texts=[drawn.text for drawn, _ in slots] if self._has_texts else (),
+            texts=[each.text for each in read] if self._has_texts else (),
+            names=self.names,
         )
 
     def _draw(self, cursor: _Cursor, count: int) -> list[_Drawn]:
         """The next samples by the mix; a skip gives its source's place in the mix back."""
-        plan = []
+        plan: list[_Drawn] = []
         for _ in range(count):
             after = sum(cursor.taken) + 1
             behind = [
@@ -266,22 +308,25 @@ class Stream:
                 for share, taken in zip(self.shares, cursor.taken, strict=True)
             ]
             source = behind.index(max(behind))
-            found = self._readers[source].at(cursor.positions[source])
+            position = cursor.positions[source]
+            plan.append(_Drawn(source, position, self._readers[source].place(position)))
             cursor.positions[source] += 1
             cursor.taken[source] += 1
-            plan.append(_Drawn(source, *found))
         return plan
 
-    def _skip(self, cursor: _Cursor, source: int, identifier: int) -> None:
+    def _skip(self, cursor: _Cursor, drawn: _Drawn) -> None:
+        source, reader = drawn.source, self._readers[drawn.source]
+        sample = reader.at(drawn.place)
+        reason = self._reason(drawn, sample[2]) if sample else None
         cursor.taken[source] -= 1
         cursor.skipped[source] += 1
-        reader = self._readers[source]
-        name = f"{reader.url.rstrip('/').rsplit('/', 1)[-1]}:{identifier:015d}"
-        if len(cursor.bad) < NAMED and name not in cursor.bad:
+        name = reader.name(drawn.place)
+        if len(cursor.bad) < KNOWN and name not in cursor.bad:
             cursor.bad.append(name)
         if cursor.taken[source] <= 0 and cursor.skipped[source] >= reader.order.total:
             raise SluiceError(
-                f"no sample of {reader.url} can be decoded, the first being {name}",
+                f"no sample of {reader.url} can be {'used' if reason else 'decoded'}, the first "
+                f"being {name}{f' ({reason})' if reason else ''}",
                 "take this source out of the mix, or ingest it again",
             )
 
@@ -322,8 +367,28 @@ class Ahead(Generic[T]):
                 continue
         return False
 
-    def next(self) -> T:
-        item = self._queue.get()
+    def next(
+        self, patience: float | None = None, late: Callable[[float, bool], None] | None = None
+    ) -> T:
+        """The next item, however long it takes.
+
+        late: called every `patience` seconds meanwhile, with the seconds waited, and whether the
+        thread lives. SluiceError where it has died without a word.
+        """
+        begin = time.monotonic()
+        while True:
+            try:
+                item = self._queue.get(timeout=patience)
+                break
+            except queue.Empty:
+                alive = self._thread.is_alive()
+                if late:
+                    late(time.monotonic() - begin, alive)
+                if not alive and self._queue.empty():
+                    raise SluiceError(
+                        "the thread that makes batches has died",
+                        "start the run again: it goes on from its last checkpoint",
+                    ) from None
         if isinstance(item, BaseException):
             raise item
         return item

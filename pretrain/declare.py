@@ -3,8 +3,8 @@
 `pretrain/options/<name>.py` holds one `DECLARED` each; `pretrain.options` finds them.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 Range = tuple[float, float]
 Library = Literal["open_clip", "timm"]
 Pooling = Literal["class_token", "patch_mean"]
+Divides = Literal["mean", "features"]
 
 # A CLIP of 3.9 million parameters (3.2 of them token embeddings) that learns on two cores.
 TINY_CLIP: dict[str, Any] = {
@@ -39,7 +40,42 @@ class Settings(BaseModel):
 
 
 class Options(Settings):
-    """Base of every objective's own options."""
+    """Base of every objective's own options.
+
+    `WEIGHTS` names the fields that say where weights are, a file or a run's folder: in the digest
+    of a run they are what lies there, not the path.
+    """
+
+    WEIGHTS: ClassVar[frozenset[str]] = frozenset()
+
+    def unusable(self, fields: Mapping[str, Any], names: Collection[str] = ()) -> str | None:
+        """Why a sample with these fields in its JSON cannot be learnt from; None where it can.
+
+        names: those of its source (`Stream.names`). Asked with `Needs(meta=True)`: such a sample
+        is skipped, counted and named.
+        """
+        return None
+
+    def identity(
+        self, network: Callable[[str], Any], sources: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """These options as JSON, as the digest of a run has them.
+
+        network: gives what lies where a field of `WEIGHTS` says. sources: digest of each source by
+        its name, once they are known.
+        """
+        stated = self.model_dump(mode="json", exclude=self.unsaid())
+        for name in sorted(self.WEIGHTS & stated.keys()):
+            if stated[name] is not None:
+                stated[name] = network(stated[name])
+        return stated
+
+    def undivided(self) -> str | None:
+        """Why a step with these options cannot be taken in micro-batches; None where it can.
+
+        Asked where `Declared.divides` says that the objective can.
+        """
+        return None
 
 
 @dataclass(frozen=True)
@@ -68,6 +104,11 @@ class Declared:
     `weight_decay`, `betas` and `eps` have no other.
     paper: its publication. pooling: which vector of its encoder stands for an image, where the
     network has tokens. keeps_average: the encoder it leaves is an average of weights already.
+    probe: options that must be given before anything can be built, as `pretrain.probe` gives them;
+    of those that name weights the value does not matter.
+    divides: how a step is taken in micro-batches. mean: its loss is a mean over samples, and so are
+    its gradients; features: samples are compared by what `Objective.features` gives of each. None:
+    it needs the whole batch at once, for the reason that `whole` gives.
     """
 
     options: type[Options]
@@ -76,3 +117,6 @@ class Declared:
     needs: Needs = Needs()
     pooling: Pooling = "class_token"
     keeps_average: bool = False
+    probe: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    divides: Divides | None = None
+    whole: str = "it is not declared that its loss is a mean over samples"

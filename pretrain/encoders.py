@@ -96,11 +96,11 @@ class ImageEncoder:
                 pixels = self.preprocess(images[start : start + CHUNK])
                 count = len(pixels)
                 padding = pixels[-1:].expand(CHUNK - count, *pixels.shape[1:])
-                vectors = self._pool(self.model.forward_features(torch.cat([pixels, padding])))
+                vectors = self.pool(self.model.forward_features(torch.cat([pixels, padding])))
                 outputs.append(vectors[:count].float().numpy())
         return np.concatenate(outputs)
 
-    def _pool(self, tokens: Tensor) -> Tensor:
+    def pool(self, tokens: Tensor) -> Tensor:
         """Network output -> [n, dimension]; a network without tokens pools in its own way."""
         prefix = int(getattr(self.model, "num_prefix_tokens", 0))
         if tokens.ndim != 3:

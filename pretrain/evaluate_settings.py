@@ -1,10 +1,40 @@
 """Settings of the evaluation of encoders. Light: read with the recipe, without PyTorch."""
 
-from typing import Literal
+from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Task = Literal["zero_shot", "knn", "linear_probe"]
+from pretrain.declare import Settings
+
+Task = Literal[
+    "zero_shot",
+    "zero_shot_descriptions",
+    "knn",
+    "linear_probe",
+    "few_shot",
+    "retrieval",
+    "calibration",
+    "multi_label",
+    "out_of_distribution",
+    "robustness",
+]
+CLASSES: tuple[Task, ...] = ("zero_shot", "zero_shot_descriptions", "knn", "linear_probe")
+"""Tasks that name a class for every sample: of these are accuracies and paired comparisons."""
+
+Corruption = Literal[
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "motion_blur",
+    "zoom_blur",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+]
 
 
 class Comparison(BaseModel):
@@ -22,15 +52,29 @@ class Comparison(BaseModel):
     )
 
 
-class EvaluateSettings(BaseModel):
+class EvaluateSettings(Settings):
     """What every encoder is asked, and how sure the answers are."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {
+            "descriptions",
+            "shots",
+            "draws",
+            "captions",
+            "recalls",
+            "bins",
+            "labels",
+            "outside",
+            "corruptions",
+            "severities",
+            "corrupted",
+        }
+    )
 
     tasks: tuple[Task, ...] = Field(
         ("zero_shot", "knn", "linear_probe"),
         min_length=1,
-        description="zero_shot is for encoders with a text tower",
+        description="zero_shot... and retrieval are for encoders with a text tower",
     )
     label: str = Field("concept", min_length=1, description="field of a row's meta: its class")
     templates: tuple[str, ...] = Field(
@@ -46,12 +90,49 @@ class EvaluateSettings(BaseModel):
         min_length=1,
         description="prompts of zero_shot; {} stands for the class's name",
     )
-    neighbours: int = Field(20, ge=1, description="k of knn")
+    descriptions: dict[str, tuple[str, ...]] = Field(
+        {},
+        description="for zero_shot_descriptions: sentences on what each class looks like; {} "
+        "stands for the class's name",
+    )
+    neighbours: int = Field(
+        20, ge=1, description="k of knn; out_of_distribution takes the distance to the k-th"
+    )
     temperature: float = Field(0.07, gt=0, description="of knn's votes: exp(cosine / temperature)")
     strengths: tuple[float, ...] = Field(
         (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),
         min_length=1,
         description="C of linear_probe, inverse L2 strength; chosen on a fifth of the train split",
+    )
+    shots: tuple[int, ...] = Field(
+        (1, 5, 10), min_length=1, description="samples of each class that few_shot learns from"
+    )
+    draws: int = Field(10, ge=2, description="random choices of these samples")
+    captions: str = Field(
+        "captions",
+        description="for retrieval: field of a row's meta with a list of captions; where a row has "
+        "none, its one caption counts",
+    )
+    recalls: tuple[int, ...] = Field((1, 5, 10), min_length=1, description="K of recall at K")
+    bins: int = Field(
+        15, ge=2, description="of equal width, for the calibration error (15 in Guo et al. 2017)"
+    )
+    labels: str = Field(
+        "labels", min_length=1, description="for multi_label: field with a list of classes"
+    )
+    outside: str = Field(
+        "",
+        description="for out_of_distribution: a version of other classes, as NAME@VERSION, as an "
+        "evaluation set of the recipe, or as the URL of a version or of Parquet with image bytes",
+    )
+    corruptions: tuple[Corruption, ...] = Field(
+        get_args(Corruption), min_length=1, description="of robustness"
+    )
+    severities: tuple[int, ...] = Field(
+        (1, 2, 3, 4, 5), min_length=1, description="of each corruption: 1 is mild, 5 severe"
+    )
+    corrupted: int = Field(
+        1000, ge=0, description="test samples that are corrupted, spread evenly; 0: all of them"
     )
     pixels: int = Field(16, ge=4, le=64, description="side of the raw-pixel baseline's images")
     resamples: int = Field(1000, ge=100, description="bootstrap resamples of the test split")
@@ -73,3 +154,37 @@ class EvaluateSettings(BaseModel):
         if min(strengths) <= 0:
             raise ValueError("strengths must be above 0")
         return tuple(sorted(strengths))
+
+    @field_validator("shots", "recalls", "severities")
+    @classmethod
+    def _counts(cls, counts: tuple[int, ...]) -> tuple[int, ...]:
+        if min(counts) < 1:
+            raise ValueError("counts start at 1")
+        return tuple(sorted(set(counts)))
+
+    @field_validator("severities")
+    @classmethod
+    def _known(cls, severities: tuple[int, ...]) -> tuple[int, ...]:
+        if max(severities) > 5:
+            raise ValueError("severities are 1 to 5")
+        return severities
+
+    @field_validator("descriptions")
+    @classmethod
+    def _some(cls, descriptions: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, sentences in descriptions.items():
+            if not sentences or not all(sentence.strip() for sentence in sentences):
+                raise ValueError(f"class {name!r} has no description, or an empty one")
+        return descriptions
+
+    @model_validator(mode="after")
+    def _given(self) -> "EvaluateSettings":
+        if "zero_shot_descriptions" in self.tasks and not self.descriptions:
+            raise ValueError("task zero_shot_descriptions needs `descriptions` of the classes")
+        if "out_of_distribution" in self.tasks and not self.outside:
+            raise ValueError("task out_of_distribution needs `outside`, another dataset version")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """All settings as JSON, without the later ones that stand at their default."""
+        return self.model_dump(mode="json", exclude=self.unsaid())

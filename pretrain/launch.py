@@ -5,6 +5,9 @@ seconds of processor time to start, most of it imports, so it is kept: one Ray T
 serves the runs of a process one after the other, and a second one is opened only where two
 runs ask at once. Jobs, progress and outcomes pass over a desk, an actor of Ray, so the driver
 and the worker need to share nothing but the store.
+
+Of several workers that share every batch the first one speaks with the desk. Ray Train starts all
+of them anew when one dies, fewer where there is no room for as many, and so does a failure.
 """
 
 import asyncio
@@ -22,7 +25,6 @@ from typing import Any
 from infra import filesystem
 from infra.errors import SluiceError
 from infra.ray_runner import start_ray
-from pretrain.data import Source
 from pretrain.job import Job, Progress
 
 LOOK = 0.2  # seconds between two looks at the desk
@@ -84,7 +86,9 @@ class Desk:
         return not self._closed
 
     async def finish(self, failure: tuple[str, str] | None) -> None:
-        assert self._current
+        """Note the end of the current job; of several workers the first word counts."""
+        if self._current is None:
+            return
         name = self._current[0]
         self._states[name] = replace(self._states[name], done=True, failure=failure)
         self._current = None
@@ -101,10 +105,12 @@ def serve(config: dict[str, Any]) -> None:
     import ray
 
     from pretrain.loop import run
+    from pretrain.ranks import joined
 
-    desk = config["desk"]
+    desk, ranks = config["desk"], joined()
     while True:
-        data: Any = ray.get(desk.take.remote(os.getpid()))
+        mine: Any = ray.get(desk.take.remote(os.getpid())) if ranks.first else None
+        data = ranks.told(mine)
         if data is None:
             return
         job: Job = pickle.loads(data)
@@ -114,8 +120,13 @@ def serve(config: dict[str, Any]) -> None:
         except SluiceError as error:
             failure = (error.what, error.way_out)
         except _AbandonedError:
+            if ranks.count > 1:
+                raise  # the others wait for this one
             return
-        ray.get(desk.finish.remote(failure))
+        if ranks.first or failure:
+            ray.get(desk.finish.remote(failure))
+        if failure and ranks.count > 1:
+            raise SluiceError(*failure)  # likewise
 
 
 class _AbandonedError(Exception):
@@ -138,15 +149,15 @@ def _teller(desk: Any, steps: int) -> Progress:
 
 
 class Session:
-    """A Ray Train run of one worker that serves jobs until it is closed."""
+    """A Ray Train run of one worker, or of several, that serves jobs until it is closed."""
 
-    def __init__(self, gpu: bool, max_failures: int) -> None:
+    def __init__(self, gpu: bool, max_failures: int, count: int) -> None:
         import ray
 
-        self.kind = (gpu, max_failures, _cluster())
+        self.kind = (gpu, max_failures, count, _cluster())
         self.busy = True
         self.workers: set[int] = set()  # every process that was at a job of this session
-        self._gpu, self._max_failures = gpu, max_failures
+        self._gpu, self._max_failures, self._count = gpu, max_failures, count
         self._error: BaseException | None = None
         self._desk: Any = ray.remote(Desk).options(num_cpus=0).remote()
         # Ray Train takes over Ctrl-C when it runs in the main thread; ours shall keep it.
@@ -160,13 +171,21 @@ class Session:
         # PyTorch here and in its controller: 700 MB and four seconds each.
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+        kind = DataParallelTrainer
+        if self._count > 1:
+            from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+            kind = TorchTrainer
+
         prefix = "sluice-train-"
         with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as storage:
-            trainer = DataParallelTrainer(
+            trainer = kind(
                 serve,
                 train_loop_config={"desk": self._desk},
                 scaling_config=ScalingConfig(
-                    num_workers=1, use_gpu=self._gpu, resources_per_worker={"CPU": 1}
+                    num_workers=1 if self._count == 1 else (1, self._count),
+                    use_gpu=self._gpu,
+                    resources_per_worker={"CPU": 1},
                 ),
                 run_config=RunConfig(
                     name="sluice",
@@ -196,7 +215,8 @@ class Session:
             if state.step:
                 progress(state.step, state.note)
             if state.done:
-                self.busy = False
+                # Of several workers that have failed all have to be started anew: not kept.
+                self.busy = state.failure is not None and self._count > 1
                 if state.failure:
                     raise SluiceError(*state.failure)
                 return
@@ -231,7 +251,7 @@ def run_on_ray(job: Job, progress: Progress, address: str = "local") -> None:
     quiet = ENVIRONMENT | (LOCAL_ENVIRONMENT if address == "local" else {})
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
-    start_ray(1, address)
+    start_ray(job.settings.workers, address)
     session = _session(job)
     try:
         session.run(_absolute(job), progress)
@@ -243,7 +263,7 @@ def close() -> None:
     """End the sessions that are kept for further runs; Ray itself stays."""
     with _lock:
         for session in _sessions:
-            if session.alive and session.kind[2] == _cluster():
+            if session.alive and session.kind[-1] == _cluster():
                 session.close()
         _sessions.clear()
 
@@ -254,15 +274,15 @@ def _session(job: Job) -> Session:
 
     # Ray's word and not PyTorch's: the GPU may be on another machine than this process.
     gpu = job.settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1
-    kind = (gpu, job.settings.max_failures, _cluster())
+    kind = (gpu, job.settings.max_failures, job.settings.workers, _cluster())
     with _lock:
         # Those of a Ray that has gone went with it.
-        _sessions[:] = [session for session in _sessions if session.kind[2] == kind[2]]
+        _sessions[:] = [session for session in _sessions if session.kind[-1] == kind[-1]]
         for session in _sessions:
             if session.kind == kind and session.alive and not session.busy:
                 session.busy = True
                 return session
-        session = Session(*kind[:2])
+        session = Session(*kind[:-1])
         _sessions.append(session)
         return session
 
@@ -296,7 +316,7 @@ def _absolute(job: Job) -> Job:
     settings = job.settings
     if settings.pretrained and Path(settings.pretrained).exists():
         settings = settings.model_copy(update={"pretrained": whole(settings.pretrained)})
-    sources = tuple(Source(whole(source.url), source.weight) for source in job.sources)
+    sources = tuple(replace(source, url=whole(source.url)) for source in job.sources)
     return replace(job, url=whole(job.url), sources=sources, settings=settings)
 
 

@@ -1,51 +1,61 @@
-"""The training loop: plain PyTorch on one process, the same bytes wherever it is started.
+"""The training loop: plain PyTorch, the same bytes wherever it is started.
 
 On a CPU every step is a pure function of the settings and the step's number: threads are fixed,
 algorithms deterministic, random numbers keyed by position, and a checkpoint holds the rest.
+Several processes share each batch (`pretrain.ranks`); sums are then rounded in another order.
 """
 
 import contextlib
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from infra import artifacts, filesystem
 from infra.artifacts import Part
 from infra.digests import generator
 from infra.errors import SluiceError
-from pretrain import checkpoint, objectives
+from pretrain import checkpoint, micro, objectives, sharding
 from pretrain.average import Average
 from pretrain.backbones import checkpoint_blocks
-from pretrain.checkpoint import Saved
+from pretrain.checkpoint import Saved, Writer
 from pretrain.compiled import Compiled
+from pretrain.curriculum import Curriculum
 from pretrain.data import Ahead, Batch, Stream
 from pretrain.job import PART, Job, Progress
 from pretrain.objectives.base import Objective
+from pretrain.observe import Observer
 from pretrain.optimizers import learning_rate, make_optimizer, set_step
+from pretrain.ranks import Ranks, joined
+from pretrain.seen import STREAM
 
 METRICS = "metrics.jsonl"
+NAMED = 5  # undecodable samples that the record names, not only counts
 BATCHES_AHEAD = 2  # decoded before they are turned into views
 VIEWS_AHEAD = 1  # made before the step that needs them: they are several times larger
 Viewed = tuple[Mapping[str, Any], Mapping[str, Any]]  # where the stream stands, and views
 
 
-def run(job: Job, progress: Progress) -> Part:
-    """Train from the last checkpoint, if any, to the end; write the files and record the part."""
-    recorded = artifacts.recorded_parts(job.url)
-    if PART in recorded:  # a worker that died between its last file and its last word
-        return recorded[PART][0]
+def run(job: Job, progress: Progress) -> None:
+    """Train from the last checkpoint, if any, to the end; write the files and record the part.
+
+    Of several processes that torch.distributed has joined, each calls this; the first one writes.
+    """
+    if PART in artifacts.recorded_parts(job.url):
+        return  # a worker died between its last file and its last word
     with deterministic(job.settings.threads):
-        trainer = Trainer(job)
+        trainer = Trainer(job, joined())
         if trainer.step:
             progress(trainer.step, "resumed")
         trainer.train(progress)
-        part = trainer.finish()
-    artifacts.record_part(job.url, part, *trainer.spent())
-    return part
+        trainer.conclude()
+        if trainer.ranks.first:
+            artifacts.record_part(job.url, trainer.finish(), *trainer.spent())
 
 
 @contextlib.contextmanager
@@ -66,8 +76,10 @@ def deterministic(threads: int) -> Iterator[None]:
 class Trainer:
     """A run in progress."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, ranks: Ranks | None = None) -> None:
         self.job = job
+        self.observer: Observer | None = None  # while it trains
+        self.ranks = ranks or Ranks()
         self.settings = job.settings
         self._start = time.monotonic(), time.process_time()
         self.device = pick_device(self.settings.device)
@@ -80,15 +92,28 @@ class Trainer:
             cache_mib=self.settings.cache_mib,
             threads=self.settings.threads,
             texts=self.settings.declared.needs.meta,
+            ranks=self.ranks,
+            unusable=self.settings.options.unusable if self.settings.declared.needs.meta else None,
         )
+        self.cut = self.settings.sharding == "fsdp" and self.ranks.count > 1
         # Convolutions are a third faster on channels-last weights, on a CPU too.
         self.objective = objectives.build(self.settings).to(self.device)
         self.objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.objective.train()
         if self.settings.grad_checkpointing:
             checkpoint_blocks(self.objective)
-        self.forward = Compiled(self.objective) if self.settings.compile else self.objective
+        if self.settings.micro_batch:
+            micro.check(self.objective)
+        self.curriculum = Curriculum(self.settings, self.objective)
+        shared: nn.Module = self.objective
+        if self.cut:
+            sharding.shard(self.objective, self.device)
+        elif not self.settings.micro_batch:
+            shared = self.ranks.shared(self.objective)
+        self.forward = Compiled(shared) if self.settings.compile else shared
         self.optimizer = make_optimizer(self.objective, self.settings)
+        if self.cut:
+            sharding.part_scalars(self.optimizer)
         self.average = None
         if self.settings.ema is not None:
             self.average = Average(self.objective, self.settings.ema)
@@ -96,6 +121,8 @@ class Trainer:
         saved = saved or Saved(0, self.stream.start(), [])
         self.step, self.state, self.metrics = saved.step, saved.stream, list(saved.metrics)
         self._before = saved.seconds, saved.cpu_seconds
+        self.writer = Writer(job.url, self.settings.keep_checkpoints)
+        self._losses: list[float] = []  # logged since the last checkpoint
 
     def kept(self) -> tuple[Objective, torch.optim.Optimizer, Mapping[str, torch.Tensor] | None]:
         """What a checkpoint holds, beside the place."""
@@ -107,32 +134,51 @@ class Trainer:
         return seconds, time.process_time() - self._start[1] + self._before[1]
 
     def train(self, progress: Progress) -> None:
+        self.observer = observer = Observer(
+            self.job, self.objective, self.device, self.step, self.ranks.first
+        )
         batches = Ahead(self.stream.batches(self.state), BATCHES_AHEAD)
         viewed = Ahead(self.viewed(batches), VIEWS_AHEAD)
+        tried = False
         try:
             while self.step < self.settings.steps:
-                self.advance(*viewed.next())
-                progress(self.step, f"loss {json.loads(self.metrics[-1])['loss']:.3f}")
+                state, views = observer.next(viewed)
+                if not tried:
+                    self.curriculum.check(self.objective, views)
+                    tried = True
+                size = self.curriculum.stage(self.step).size
+                self.advance(state, self.curriculum.shrink(views, size))
+                observer.done()
+                if self.ranks.first:
+                    progress(self.step, f"loss {json.loads(self.metrics[-1])['loss']:.3f}")
                 due = self.step % self.settings.checkpoint_every == 0
-                if due and self.step < self.settings.steps:
+                if due and self.step < self.settings.steps and (self.ranks.first or self.cut):
                     self.save()
+                    observer.save()
+            observer.save()
+            self.writer.wait()
         finally:
             viewed.close()
             batches.close()
+            self.writer.close()
+            observer.close()
 
     def viewed(self, batches: Ahead[Batch]) -> Iterator[Viewed]:
         """The views of each batch, and where the stream stands after it."""
         while True:
             batch = batches.next()
-            needs, start = self.settings.declared.needs, batch.places[0] == 0
+            needs, start = self.settings.declared.needs, batch.places[0] < self.settings.batch
             if needs.captions and start and not any(batch.captions):
                 raise SluiceError(
                     f"none of the first {len(batch.captions)} samples has a caption, and "
                     f"{self.settings.objective} learns from captions",
                     "check the caption field of these sources, or choose another objective",
                 )
+            step = int(batch.places.min()) // self.settings.batch
+            if self.observer:
+                self.observer.read(step, batch.captions)
             with torch.no_grad():
-                views = self.objective.views(batch, self.device)
+                views = self.objective.views(self.curriculum.weaken(batch, step), self.device)
             yield batch.state, views
 
     def advance(self, state: Mapping[str, Any], views: Mapping[str, Any]) -> None:
@@ -142,11 +188,12 @@ class Trainer:
         rate = learning_rate(settings, self.step)
         set_step(self.optimizer, rate, objective.weight_decay(share))
         # Dropout and drop path draw from PyTorch's own generator: key it by the step too.
-        torch.manual_seed(int(generator(settings.seed, "step", self.step).integers(2**62)))
-        with self.autocast():
-            loss, figures = self.forward(views, share)
+        key = (settings.seed, "step", self.step, *self.ranks.key)
+        torch.manual_seed(int(generator(*key).integers(2**62)))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if self.observer:
+            self.observer.start(self.logs(self.step + 1))
+        loss, figures = self.gradients(views, share)
         objective.before_update(share)
         self.optimizer.step()
         objective.after_update(share)
@@ -154,8 +201,29 @@ class Trainer:
             self.average.update(self.step)
         self.step += 1
         self.state = dict(state)
-        if self.step == 1 or self.step % settings.log_every == 0 or self.step == settings.steps:
+        if self.logs(self.step):
             self.log(loss, rate, figures)
+
+    def logs(self, step: int) -> bool:
+        """Whether metrics.jsonl has a line of this step."""
+        return step in (1, self.settings.steps) or step % self.settings.log_every == 0
+
+    def gradients(self, views: Mapping[str, Any], progress: float) -> micro.Told:
+        """A pass forth and back; leaves the gradients of the whole batch, over all processes."""
+        settings, size = self.settings, self.settings.micro_batch
+        samples = settings.batch // self.ranks.count
+        if size is None:
+            told = micro.whole(self.forward, views, progress, self.autocast)
+        elif settings.declared.divides == "features":
+            told = micro.cached(self.objective, views, progress, samples, size, self.autocast)
+        else:
+            told = micro.accumulated(self.forward, views, progress, samples, size, self.autocast)
+        trained = self.objective.trained()
+        if self.cut:
+            self.ranks.average(sharding.scalars(trained))
+        elif size is not None:
+            self.ranks.average(trained)
+        return told
 
     def autocast(self) -> torch.autocast:
         """The precision of the forward pass.
@@ -167,7 +235,7 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=low, cache_enabled=False)
 
     def log(self, loss: torch.Tensor, rate: float, figures: dict[str, torch.Tensor]) -> None:
-        value = loss.item()
+        value, *told = self.ranks.mean([loss, *figures.values()])
         if not math.isfinite(value):
             raise SluiceError(
                 f"the loss is {value} at step {self.step} of {self.job.url}",
@@ -178,18 +246,38 @@ class Trainer:
             "samples": self.step * self.settings.batch,
             "loss": value,
             "lr": rate,
-            **{name: figure.item() for name, figure in figures.items()},
+            **dict(zip(figures, told, strict=True)),
         }
         self.metrics.append(json.dumps(line))
+        self._losses.append(value)
+        if self.observer:
+            self.observer.line(line)
 
     def save(self) -> None:
-        saved = Saved(self.step, dict(self.state), self.metrics, *self.spent())
-        checkpoint.save_checkpoint(self.job.url, self.job.digest, saved, *self.kept())
+        """Copy where the run stands, and begin to write it."""
+        order = self.stream.order
+        saved = Saved(self.step, dict(self.state), self.metrics, *self.spent(), order)
+        loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
+        self._losses = []
+        first = self.ranks.first
+        copied = checkpoint.snapshot(self.job.digest, saved, *self.kept(), first=first, loss=loss)
+        if first:
+            self.writer.write(copied)
+
+    @torch.no_grad()
+    def conclude(self) -> None:
+        """Leave the weights to be written, whole, in the first process."""
+        if self.average:
+            self.average.apply()
+        if self.cut:
+            state: dict[str, torch.Tensor] = self.objective.state_dict()
+            whole = {name: sharding.joined(value).cpu() for name, value in state.items()}
+            if self.ranks.first:
+                self.objective = objectives.build(self.settings)
+                self.objective.load_state_dict(whole)
 
     def finish(self) -> Part:
         """Write the run's files; returns their record."""
-        if self.average:
-            self.average.apply()
         self.objective.eval()
         files = [
             filesystem.write_bytes(self.job.url, path, data)
@@ -197,6 +285,8 @@ class Trainer:
         ]
         lines = "".join(f"{line}\n" for line in self.metrics).encode()
         files.append(filesystem.write_bytes(self.job.url, METRICS, lines))
+        ended = json.dumps({**self.stream.order, "state": dict(self.state)}).encode()
+        files.append(filesystem.write_bytes(self.job.url, STREAM, ended))
         return Part(PART, tuple(files), extra=self.summary())
 
     def summary(self) -> dict[str, Any]:
@@ -223,7 +313,7 @@ class Trainer:
                     strict=True,
                 )
             ],
-            "undecodable": list(self.state["bad"]),
+            "undecodable": list(self.state["bad"][:NAMED]),
             "final": json.loads(self.metrics[-1]),
         }
 
@@ -233,4 +323,7 @@ def pick_device(name: str) -> torch.device:
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
         raise SluiceError("device is cuda, but PyTorch sees no GPU here", "set device to auto")
-    return torch.device("cuda" if there and name != "cpu" else "cpu")
+    if not there or name == "cpu":
+        return torch.device("cpu")
+    # Of several processes on a machine each has a GPU, by the number that its launcher gives it.
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())

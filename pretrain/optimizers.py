@@ -14,7 +14,9 @@ from pretrain.settings import TrainSettings
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
-    """Linear warm-up, then by step half a cosine down to `min_lr`, or `lr` up to the cooldown."""
+    """Linear warm-up; then by step half a cosine down to `min_lr`, or `lr` up to the cooldown,
+    or `lr` times `gamma` for each milestone that was reached.
+    """
     steps, floor, span = settings.steps, settings.min_lr, settings.lr - settings.min_lr
     warmup = int(settings.warmup * steps)
     if step < warmup:
@@ -22,6 +24,9 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
     if settings.schedule == "cosine":
         share = (step - warmup) / max(steps - warmup, 1)
         return floor + span * (1 + math.cos(math.pi * share)) / 2
+    if settings.schedule == "steps":
+        reached = sum(step >= share * steps for share in settings.milestones)
+        return max(settings.lr * settings.gamma**reached, floor)
     cooldown = int(settings.cooldown * steps)
     left = steps - step
     return floor + span * left / cooldown if left < cooldown else settings.lr

@@ -3,7 +3,7 @@
 Epochs permute the shards, and windows of consecutive shards permute their samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Order:
         self._windows: list[list[int]] = []  # the shards of each
         self._starts: list[int] = []  # the first position of each
         self._entries = np.empty((0, 2), dtype=np.int64)
+        self.window: frozenset[int] = frozenset()  # the shards among which the last one lies
 
     def _plan(self, epoch: int) -> None:
         shards = generator(*self._key, "shards", epoch).permutation(len(self.counts))
@@ -51,6 +52,14 @@ class Order:
         shuffled = generator(*self._key, "window", self._epoch, window).permutation(len(entries))
         self._entries = entries[shuffled]
         self._window = (self._epoch, window)
+        self.window = frozenset(self._windows[window])
+
+    def windows(self, epoch: int) -> Iterator[np.ndarray]:
+        """(shard, sample) [samples, 2] of each window of an epoch, in its order."""
+        self._plan(epoch)
+        for window in range(len(self._windows)):
+            self._open(window)
+            yield self._entries
 
     def __getitem__(self, position: int) -> tuple[int, int]:
         epoch, inside = divmod(position, self.total)
@@ -61,8 +70,3 @@ class Order:
             self._open(window)
         shard, index = self._entries[inside - self._starts[window]]
         return int(shard), int(index)
-
-    @property
-    def window_shards(self) -> set[int]:
-        """The shards of the window that was asked for last."""
-        return set(self._windows[self._window[1]])

@@ -16,6 +16,11 @@ from pretrain.data import Source, open_source
 from pretrain.job import WORK, Job
 from pretrain.settings import TrainSettings
 
+# The files of a run's folder: weights, and what says of which network.
+NETWORKS = {
+    "open_clip_model.safetensors": "open_clip_config.json",
+    "model.safetensors": "config.json",
+}
 CODE = 1  # raised when the same settings on the same data give other bytes
 
 
@@ -40,7 +45,9 @@ def run_draft(
     mix = _mix(
         [(digest, weights[key] if weights else 1.0) for key, digest in source_digests.items()], name
     )
-    identity: dict[str, Any] = {**settings.identity(), "mix": mix}
+    counted = {digest for digest, _ in mix}
+    named = {key: digest for key, digest in source_digests.items() if digest in counted}
+    identity: dict[str, Any] = {**settings.identity(_network, named), "mix": mix}
     if settings.pretrained:
         identity["pretrained"] = _fingerprint(settings.pretrained)
     spec = Spec(
@@ -69,11 +76,24 @@ def _hash(path: str, size: int, changed: int) -> str:
 def _fingerprint(pretrained: str) -> str:
     """What a run's start is: a file by its bytes, a tag by its name."""
     path = Path(pretrained)
-    for name in ("open_clip_model.safetensors", "model.safetensors"):
+    for name in NETWORKS:
         if path.is_dir() and (path / name).is_file():
             path = path / name
-    if not path.is_file():
-        return pretrained
+    return _file_hash(path) if path.is_file() else pretrained
+
+
+def _network(stated: str) -> str | list[str]:
+    """What another network is: its weights, and the configuration beside them, by their bytes.
+
+    A tag, or a folder on another file system, is its name; that of a run ends with its digest.
+    """
+    path, weights = Path(stated), _fingerprint(stated)
+    folder = path if path.is_dir() else path.parent
+    beside = [folder / name for name in NETWORKS.values() if (folder / name).is_file()]
+    return [weights, *map(_file_hash, beside)] if path.exists() and beside else weights
+
+
+def _file_hash(path: Path) -> str:
     state = path.stat()
     return _hash(str(path), state.st_size, state.st_mtime_ns)
 
@@ -94,6 +114,10 @@ def train(
     found = artifacts.load(draft.url)
     if found is not None:
         return found
+    if settings.loggers:
+        from pretrain import sinks  # PyTorch
+
+        sinks.check(settings.loggers)
     mix = _mix([(open_source(source.url).digest, source.weight) for source in sources], draft.url)
     if mix != [list(pair) for pair in draft.spec.settings["mix"]]:
         raise SluiceError(

@@ -1,14 +1,31 @@
 """Settings of a training run. Light: a recipe is read and checked without importing PyTorch."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, SerializeAsAny, model_validator
 
+from pretrain import capabilities
 from pretrain import options as registry
 from pretrain.declare import Declared, Options, Range, Settings
+from pretrain.stages import Stage, fault
 
-# What cannot change a single byte of a run, and so is no part of its digest.
-EXECUTION = frozenset({"cache_mib", "checkpoint_every", "max_failures"})
+# Defaults of an objective that go with another one, and leave with it.
+FOLLOW = {"optimizer": ("nesterov",), "schedule": ("milestones", "gamma", "cooldown")}
+
+# What cannot change a single byte of a run, and so is no part of its digest. Of several workers
+# sums are rounded in another order; the samples and all random numbers of them are the same.
+EXECUTION = frozenset(
+    {
+        "cache_mib",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "loggers",
+        "max_failures",
+        "sharding",
+        "workers",
+    }
+)
 
 
 class TrainSettings(Settings):
@@ -21,6 +38,8 @@ class TrainSettings(Settings):
         {
             "schedule",
             "cooldown",
+            "milestones",
+            "gamma",
             "optimizer",
             "momentum",
             "nesterov",
@@ -30,6 +49,8 @@ class TrainSettings(Settings):
             "precision",
             "compile",
             "grad_checkpointing",
+            "micro_batch",
+            "curriculum",
         }
     )
 
@@ -51,7 +72,7 @@ class TrainSettings(Settings):
     lr: float = Field(gt=0, description="peak learning rate of the optimizer")
     min_lr: float = Field(0.0, ge=0, description="at the end of the run, where the rate falls")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising rate")
-    schedule: Literal["cosine", "constant"] = Field(
+    schedule: Literal["cosine", "constant", "steps"] = Field(
         "cosine", description="of the learning rate after the warm-up"
     )
     cooldown: float = Field(
@@ -60,6 +81,12 @@ class TrainSettings(Settings):
         le=1,
         description="constant: share of the steps, the last, over which the rate falls in a line "
         "to min_lr; 0.2 is usual (arXiv:2405.18392)",
+    )
+    milestones: tuple[float, ...] = Field(
+        (), description="steps: shares of the run after each of which the rate falls by gamma"
+    )
+    gamma: float = Field(
+        0.1, gt=0, lt=1, description="steps: factor of the rate at each milestone, down to min_lr"
     )
     optimizer: Literal["adamw", "lamb", "lars", "sgd"] = Field(
         "adamw",
@@ -107,6 +134,18 @@ class TrainSettings(Settings):
         description="keep no activations within blocks, compute them again: less memory, a "
         "quarter more time. Batch norms then see each batch twice",
     )
+    micro_batch: int | None = Field(
+        None,
+        gt=0,
+        description="samples whose activations a process holds at a time: less memory, and for "
+        "objectives that compare samples a third more time (GradCache, arXiv:2101.06983); unset: "
+        "all of a step",
+    )
+    curriculum: Literal["efficienttrain"] | tuple[Stage, ...] | None = Field(
+        None,
+        description="stages of image size and of the strength of augmentation; efficienttrain: the "
+        "published ones (arXiv:2211.09703), for the first three fifths 5/7 of the size",
+    )
     seed: int = 0
     threads: int = Field(2, gt=0, description="of one process; another count may round differently")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where one is")
@@ -126,6 +165,25 @@ class TrainSettings(Settings):
     cache_mib: int = Field(256, ge=0, description="MiB of decoded samples kept between epochs")
     checkpoint_every: int = Field(100, gt=0, description="steps between two checkpoints")
     max_failures: int = Field(2, ge=0, description="times a lost worker is replaced")
+    workers: int = Field(
+        1,
+        gt=0,
+        description="processes of Ray Train that share every batch, each with a GPU where there "
+        "are some; fewer while the cluster has no room for more",
+    )
+    sharding: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="several workers: each has the whole model, or a piece of it (FSDP2), which "
+        "takes less memory and more messages",
+    )
+    keep_checkpoints: int = Field(
+        1, gt=0, description="the last ones, and beside them the one of the lowest loss if above 1"
+    )
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        (),
+        description="where the metrics go besides metrics.jsonl and the terminal, into files only; "
+        "each needs its package",
+    )
     options: SerializeAsAny[Options]
 
     @model_validator(mode="before")
@@ -137,6 +195,10 @@ class TrainSettings(Settings):
         defaults = dict(registry.declared(objective).defaults)
         if "model" in value:
             defaults.pop("model_kwargs", None)
+        for name, followers in FOLLOW.items():
+            if value.get(name) not in (None, defaults.get(name)):
+                for follower in followers:
+                    defaults.pop(follower, None)
         filled = {
             **defaults,
             **{
@@ -166,6 +228,9 @@ class TrainSettings(Settings):
             )
         if needs.model == "timm" and not isinstance(self.model, str):
             raise ValueError(f"model of {self.objective} is the name of a timm model")
+        reason = capabilities.refused(self.model, self.objective) if needs.model == "timm" else None
+        if reason:
+            raise ValueError(f"{reason}; pretrain/README.md shows which models can")
         if self.ema is not None and declared.keeps_average:
             raise ValueError(
                 f"{self.objective} leaves an average of weights of its own; leave ema out"
@@ -185,11 +250,51 @@ class TrainSettings(Settings):
                 f"cooldown is {self.cooldown}, but a {self.schedule} falls by itself; set "
                 "schedule to constant, or leave cooldown out"
             )
+        self._check_milestones()
         if self.cooldown + self.warmup > 1:
             raise ValueError(f"warmup {self.warmup} and cooldown {self.cooldown} exceed the run")
         if self.nesterov and (self.optimizer not in ("sgd", "lars") or not self.momentum):
             raise ValueError("nesterov is of sgd and lars, with a momentum above 0")
         return self
+
+    @model_validator(mode="after")
+    def _can_be_cut(self) -> "TrainSettings":
+        if self.micro_batch is not None:
+            divides = self.declared.divides
+            reason = self.options.undivided() if divides else self.declared.whole
+            if reason:
+                raise ValueError(
+                    f"micro_batch is set, but {self.objective} needs the whole batch: {reason}; "
+                    "leave it out, and set grad_checkpointing or a smaller batch instead"
+                )
+            if self.compile and divides == "features":
+                raise ValueError(
+                    f"micro_batch of {self.objective} cannot be compiled; leave one of them out"
+                )
+        if isinstance(self.curriculum, tuple):
+            wrong = fault(self.curriculum, self.image_size, self.patch_size)
+            if wrong:
+                raise ValueError(wrong)
+        if self.curriculum is not None and self.compile:
+            raise ValueError(
+                "compile is of one image size, and curriculum has several; leave one of them out"
+            )
+        if self.sharding == "fsdp" and self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(
+                f"{self.optimizer} needs the norm of whole weights, and fsdp cuts them into "
+                "pieces; use adamw or sgd, or sharding ddp"
+            )
+        return self
+
+    def _check_milestones(self) -> None:
+        marks = list(self.milestones)
+        if (self.schedule == "steps") != bool(marks):
+            raise ValueError(
+                f"schedule is {self.schedule} and milestones are {marks}: schedule steps needs "
+                "milestones, such as [0.3, 0.6, 0.8], and no other takes them"
+            )
+        if marks and (marks != sorted(set(marks)) or marks[0] <= 0 or marks[-1] >= 1):
+            raise ValueError(f"milestones are {marks}: give rising shares of the run, within 0..1")
 
     @property
     def declared(self) -> Declared:
@@ -209,9 +314,14 @@ class TrainSettings(Settings):
     def canvas_size(self) -> int:
         return self.canvas or self.image_size * 3 // 2
 
-    def identity(self) -> dict[str, Any]:
-        """All settings that shape the result, as JSON: the part of the run's digest they make."""
+    def identity(
+        self,
+        network: Callable[[str], Any] = str,
+        sources: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """All settings that shape the result, as JSON: the part of the run's digest they make.
+
+        network, sources: see `Options.identity`.
+        """
         stated = self.model_dump(mode="json", exclude=set(EXECUTION | self.unsaid()))
-        for name in self.options.unsaid():
-            del stated["options"][name]
-        return stated
+        return stated | {"options": self.options.identity(network, sources)}

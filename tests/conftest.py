@@ -23,16 +23,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
 
 
-HEAVY = ("ray", "prefect", "slow")
+HEAVY = ("ray", "prefect")
 SHARED = ("curated_store",)  # fixtures
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Groups for `--dist loadgroup`: of ordinary tests each file is one.
 
-    Those that start clusters and servers, or kill processes at their moments, are one group
-    together: they run one after the other, beside the ordinary ones. So are those that look at a
-    store that takes long to make, so that one worker makes it.
+    Those that start clusters and servers are one group together: they run one after the other,
+    beside the ordinary ones. So are those that look at a store that takes long to make, so that
+    one worker makes it.
     """
     for item in items:
         heavy = any(item.get_closest_marker(name) for name in HEAVY)

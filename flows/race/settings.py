@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from curation.measures.settings import MeasureSettings
 from flows.settings import load_yaml, merge, override, validate
 from infra.errors import SluiceError
-from pretrain.evaluate_settings import EvaluateSettings
+from pretrain.evaluate_settings import CLASSES, EvaluateSettings
 from pretrain.settings import TrainSettings
 
 DEFAULT = Path(__file__).parent / "race.yaml"
@@ -60,6 +60,11 @@ class RaceSettings(BaseModel):
             raise ValueError(f"budget {self.budget} is less than one batch, {self.train.batch}")
         if self.evaluate.compare:
             raise ValueError("evaluate.compare is not for a race: every recipe is compared")
+        if other := [task for task in self.evaluate.tasks if task not in CLASSES]:
+            raise ValueError(
+                f"evaluate.tasks has {other[0]}, a race is of tasks that name a class: "
+                f"{', '.join(CLASSES)}"
+            )
         return self
 
     @property

@@ -10,7 +10,8 @@ from flows.report.context import ReportContext
 from infra import artifacts, charts
 from infra.artifacts import Artifact
 from infra.charts import label
-from pretrain.evaluate.stage import read_results
+from pretrain.evaluate.stage import lower_is_better, read_results
+from pretrain.evaluate_settings import CLASSES
 
 METRIC = "accuracy"  # of the headline and the charts; the other metrics stand in tables
 OVER_SEEDS = "_over_seeds"
@@ -36,6 +37,17 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Details:
+    """The metrics of a task that has its own, of every encoder it is for."""
+
+    task: str
+    encoders: Sequence[str]
+    metrics: Sequence[str]
+    figures: Mapping[tuple[str, str], Figure]  # by encoder and metric
+    best: Mapping[str, str]  # encoder by metric
+
+
+@dataclass(frozen=True)
 class Difference:
     """One comparison on one task: the first encoder's figure minus the second's."""
 
@@ -54,6 +66,7 @@ class Evaluation:
     encoders: Sequence[str]  # baselines last
     baselines: frozenset[str]
     tables: Sequence[Table]
+    details: Sequence[Details]
     differences: Sequence[Difference]
     charts: Sequence[Markup]
     n: int
@@ -91,16 +104,21 @@ def evaluation(context: ReportContext) -> Evaluation | None:
         {row["encoder"] for row in plain}, key=lambda name: (name in baselines, named.index(name))
     )
     order: list[str] = list(artifact.settings["tasks"])
-    tasks = [task for task in order if any(row["task"] == task for row in plain)]
-    metrics = sorted({row["metric"] for row in plain}, key=lambda name: (name != METRIC, name))
-    tables = [_table(metric, plain) for metric in metrics]
+    there = [task for task in order if any(row["task"] == task for row in plain)]
+    tasks = [task for task in there if task in CLASSES]
+    of_classes = [row for row in plain if row["task"] in CLASSES]
+    metrics = sorted({row["metric"] for row in of_classes}, key=lambda name: (name != METRIC, name))
+    tables = [_table(metric, of_classes) for metric in metrics]
+    details = [_details(task, encoders, plain) for task in there if task not in CLASSES]
     differences = _differences(artifact, rows)
     drawn = [_chart(task, encoders, baselines, tables[0]) for task in tasks] if tables else []
     if differences:
         drawn.append(_difference_chart(differences))
     confidence = f"{100 * artifact.settings.get('confidence', 0.95):.0f}\u00a0%"
-    n = max((row["n"] for row in plain), default=0)
-    return Evaluation(tasks, encoders, baselines, tables, differences, drawn, n, confidence)
+    n = max((row["n"] for row in of_classes or plain), default=0)
+    return Evaluation(
+        tasks, encoders, baselines, tables, details, differences, drawn, n, confidence
+    )
 
 
 def _table(metric: str, rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -112,6 +130,21 @@ def _table(metric: str, rows: Sequence[Mapping[str, Any]]) -> Table:
         if task not in best or figure.value > figures[best[task], task].value:
             best[task] = encoder
     return Table(metric, figures, best)
+
+
+def _details(task: str, encoders: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Details:
+    found = [row for row in rows if row["task"] == task]
+    figures = {(row["encoder"], row["metric"]): _figure(row) for row in found}
+    named = [name for name in encoders if any(row["encoder"] == name for row in found)]
+    metrics = list(dict.fromkeys(row["metric"] for row in found))
+    best: dict[str, str] = {}
+    for metric in metrics:
+        sign = -1 if lower_is_better(metric) else 1
+        values = {
+            name: sign * figures[name, metric].value for name in named if (name, metric) in figures
+        }
+        best[metric] = max(values, key=lambda name: values[name])
+    return Details(task, named, metrics, figures, best)
 
 
 def _figure(row: Mapping[str, Any]) -> Figure:

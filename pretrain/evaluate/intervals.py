@@ -4,7 +4,7 @@ All encoders are resampled with the same numbers, so the interval of a differenc
 one (Efron & Tibshirani 1993, percentile method).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from infra.digests import generator
 
 BATCH = 64  # resamples held in memory at a time
+
+Weights = NDArray[np.float64]
+Statistic = Callable[[Weights], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,7 @@ def accuracies(
     rng = generator(seed, "bootstrap", len(labels))
     for start in range(0, resamples, BATCH):
         count = min(BATCH, resamples - start)
-        drawn = rng.integers(len(labels), size=(count, len(labels)))
-        weights = np.stack([np.bincount(row, minlength=len(labels)) for row in drawn])
+        weights = _resample(rng, count, len(labels))
         plain.append(weights @ right / len(labels))
         sums, sizes = (weights * right) @ one_hot, weights @ one_hot
         balanced.append(
@@ -64,8 +66,35 @@ def _estimate(
     value: float, draws: list[NDArray[np.float64]], confidence: float, n: int
 ) -> Estimate:
     tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(draws), [tail, 1 - tail])
+    low, high = np.nanquantile(np.concatenate(draws), [tail, 1 - tail])
     return Estimate(value, float(low), float(high), n)
+
+
+def _resample(rng: np.random.Generator, count: int, n: int) -> NDArray[np.int64]:
+    """How often each of n samples is drawn in each of `count` resamples, [count, n]."""
+    drawn = rng.integers(n, size=(count, n))
+    return np.stack([np.bincount(row, minlength=n) for row in drawn])
+
+
+def bootstrap(
+    statistic: Statistic, sizes: Sequence[int], resamples: int, confidence: float, seed: int
+) -> list[Estimate]:
+    """The figures of a statistic with their intervals.
+
+    statistic: how often each sample counts [r, n] -> figures [r, k], NaN where there is none.
+    sizes: of the groups that are resampled each for itself, in order; they sum to n.
+    """
+    value = statistic(np.ones((1, sum(sizes))))[0]
+    rng = generator(seed, "bootstrap", *sizes)
+    draws = []
+    for start in range(0, resamples, BATCH):
+        count = min(BATCH, resamples - start)
+        weights = [_resample(rng, count, size) for size in sizes]
+        draws.append(statistic(np.concatenate(weights, axis=1).astype(np.float64)))
+    return [
+        _estimate(float(of_all), [draw[:, place] for draw in draws], confidence, sum(sizes))
+        for place, of_all in enumerate(value)
+    ]
 
 
 def over_seeds(values: Sequence[float], confidence: float) -> Estimate:

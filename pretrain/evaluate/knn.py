@@ -6,6 +6,8 @@ Neighbours by cosine; each votes for its class with exp(cosine / temperature) (W
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.evaluate.task import Asked, Reply, Task
+
 CHUNK = 1024  # queries compared with the bank at a time
 
 
@@ -41,3 +43,18 @@ def classify(
         np.add.at(votes, (rows, bank_labels[nearest].ravel()), np.exp(values / temperature).ravel())
         answers[start : start + CHUNK] = np.argmax(votes, axis=1)
     return answers
+
+
+def run(asked: Asked) -> Reply:
+    answers = classify(
+        asked.train.features,
+        asked.train_numbers,
+        asked.test.features,
+        len(asked.classes),
+        asked.settings.neighbours,
+        asked.settings.temperature,
+    )
+    return Reply(answers)
+
+
+TASK = Task(run)

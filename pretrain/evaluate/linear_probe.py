@@ -2,16 +2,70 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.digests import generator
+from pretrain.evaluate.task import Asked, Reply, Task
 
 HELD_OUT = 5  # one in so many train samples chooses the penalty
 ITERATIONS = 500
 TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted probe: weights [present, dimension] and bias [present] on standardised features.
+
+    present: the numbers of the classes it was fitted to.
+    """
+
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+    weights: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    present: NDArray[np.int64]
+
+    def logits(self, rows: NDArray[np.float32], classes: int) -> NDArray[np.float64]:
+        """Features [n, dimension] -> [n, classes]; minus infinity for a class it never saw."""
+        found = np.full((len(rows), classes), -np.inf)
+        scaled = ((rows - self.mean) / self.deviation).astype(np.float64)
+        found[:, self.present] = scaled @ self.weights.T + self.bias
+        return found
+
+    def classify(self, rows: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Features [n, dimension] -> class numbers [n]."""
+        return np.argmax(self.logits(rows, int(self.present[-1]) + 1), axis=1)
+
+
+def choose(
+    train: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    strengths: Sequence[float],
+    seed: int = 0,
+) -> float:
+    """The inverse strength of the penalty that answers best on a held-out fifth of `train`.
+
+    The same share of every class is held out; the strongest penalty of equals is taken, and the
+    weakest where there is nothing to choose on.
+    """
+    inside, held = split(labels, seed)
+    if not len(held) or len(np.unique(labels[inside])) == 1:
+        return max(strengths)
+    path = _path(train[inside], labels[inside], strengths)
+    right = [(probe.classify(train[held]) == labels[held]).mean() for probe in path]
+    return sorted(strengths)[int(np.argmax(right))]
+
+
+def fit(train: NDArray[np.float32], labels: NDArray[np.int64], strength: float) -> Probe:
+    """The probe of this inverse strength, fitted to all of `train` [n, dimension], labels [n].
+
+    Features are standardised by their means and deviations in `train`.
+    """
+    return _path(train, labels, [strength])[0]
 
 
 def classify(
@@ -21,22 +75,9 @@ def classify(
     strengths: Sequence[float],
     seed: int = 0,
 ) -> tuple[NDArray[np.int64], float]:
-    """Class numbers of the test rows, [t], and the inverse strength of the penalty chosen.
-
-    train [n, dimension] with labels [n]; test [t, dimension]. Features are standardised by the
-    train split's means and deviations. A fifth of the train split, the same share of every
-    class, chooses among `strengths` (the strongest penalty of equals); then the probe is fitted
-    to all of it.
-    """
-    inside, held = split(train_labels, seed)
-    chosen = max(strengths)
-    if len(held) and len(np.unique(train_labels[inside])) > 1:
-        scores = _path(train[inside], train_labels[inside], train[held], strengths)
-        right = [(answers == train_labels[held]).mean() for answers in scores]
-        chosen = sorted(strengths)[int(np.argmax(right))]
-    if len(np.unique(train_labels)) == 1:
-        return np.full(len(test), train_labels[0]), chosen
-    return _path(train, train_labels, test, [chosen])[0], chosen
+    """Class numbers of the test rows, [t], and the inverse strength of the penalty chosen."""
+    chosen = choose(train, train_labels, strengths, seed)
+    return fit(train, train_labels, chosen).classify(test), chosen
 
 
 def split(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -51,24 +92,35 @@ def split(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDAr
 
 
 def _path(
-    train: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    test: NDArray[np.float32],
-    strengths: Sequence[float],
-) -> list[NDArray[np.int64]]:
-    """Answers for each strength, ascending; each fit starts from the one before."""
+    train: NDArray[np.float32], labels: NDArray[np.int64], strengths: Sequence[float]
+) -> list[Probe]:
+    """A probe for each strength, ascending; each fit starts from the one before."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     mean, deviation = train.mean(axis=0), train.std(axis=0)
-    deviation = np.where(deviation > 1e-6, deviation, 1.0)
-    scaled, scaled_test = (((rows - mean) / deviation).astype(np.float64) for rows in (train, test))
+    deviation = np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
+    present = np.unique(labels)
+    if len(present) == 1:
+        alone = Probe(mean, deviation, np.zeros((1, train.shape[1])), np.zeros(1), present)
+        return [alone for _ in strengths]
+    scaled = ((train - mean) / deviation).astype(np.float64)
     model: Any = LogisticRegression(max_iter=ITERATIONS, tol=TOLERANCE, warm_start=True)
-    answers = []
+    probes = []
     for strength in sorted(strengths):
         model.set_params(C=strength)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # weak penalties on few samples
             model.fit(scaled, labels)
-        answers.append(model.predict(scaled_test).astype(np.int64))
-    return answers
+        weights, bias = model.coef_.copy(), model.intercept_.copy()
+        if len(present) == 2:  # scikit-learn keeps the log odds of the second class
+            weights, bias = (np.concatenate([0 * part, part]) for part in (weights, bias))
+        probes.append(Probe(mean, deviation, weights, bias, present))
+    return probes
+
+
+def run(asked: Asked) -> Reply:
+    return Reply(asked.probe.classify(asked.test.features), notes={"strength": asked.strength})
+
+
+TASK = Task(run)

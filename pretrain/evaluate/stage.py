@@ -31,7 +31,7 @@ RESULTS = pa.schema(
     [
         ("encoder", pa.string()),  # a name of the recipe; "a - b" for a difference
         ("task", pa.string()),
-        ("metric", pa.string()),  # accuracy, mean_per_class; ..._over_seeds for a mean of pairs
+        ("metric", pa.string()),  # accuracy, ece_15_bins; ..._over_seeds for a mean of pairs
         ("value", pa.float64()),
         ("ci_low", pa.float64()),
         ("ci_high", pa.float64()),
@@ -50,19 +50,22 @@ def evaluate_draft(
     """The evaluation to be.
 
     encoders: by name, a run's digest, "random:<run digest>" or "pixels". datasets: digests of
-    the versions "train" (bank, training set) and "test". Raises SluiceError for a name that
-    cannot be a file's, or a comparison of an encoder that is not there.
+    the versions "train" (bank, training set) and "test", and of "outside" where
+    out_of_distribution is asked for (`sources.content` gives that of Parquet files). Raises
+    SluiceError for a name that cannot be a file's, or a comparison of an encoder that is not
+    there.
     """
     check_names(encoders, settings)
+    roles = ("train", "test", *(["outside"] if "out_of_distribution" in settings.tasks else []))
     spec = Spec(
         "evaluation",
         "evaluate",
         {
             "encoders": dict(sorted(encoders.items())),
-            "datasets": {role: datasets[role] for role in ("train", "test")},
-            **settings.model_dump(mode="json"),
+            "datasets": {role: datasets[role] for role in roles},
+            **settings.identity(),
         },
-        tuple(datasets[role] for role in ("train", "test"))
+        tuple(datasets[role] for role in roles)
         + tuple(sorted({source.rpartition(":")[2] for source in encoders.values()} - {"pixels"})),
         CODE,
     )
@@ -98,7 +101,8 @@ def evaluate_items(encoders: Mapping[str, str]) -> list[Item]:
 class EvaluateWork:
     """Evaluates one encoder and writes its results and answers under `url`.
 
-    encoders: by name, a run's URL, "random:<run url>" or "pixels".
+    encoders: by name, a run's URL, "random:<run url>" or "pixels". The other URLs are of dataset
+    versions, or of Parquet with image bytes; outside_url is for out_of_distribution.
     """
 
     url: str
@@ -106,6 +110,7 @@ class EvaluateWork:
     train_url: str
     test_url: str
     settings: EvaluateSettings
+    outside_url: str = ""
 
     def __call__(self, name: str, todo: list[str]) -> dict[str, Part]:
         from pretrain import encoders
@@ -114,11 +119,11 @@ class EvaluateWork:
         settings = self.settings
         with tasks.single_thread():
             encoder = encoders.load(self.encoders[name], seed=settings.seed, pixels=settings.pixels)
-            outcome = tasks.evaluate(encoder, self.train_url, self.test_url, settings)
+            outcome = tasks.evaluate(
+                encoder, self.train_url, self.test_url, settings, self.outside_url
+            )
         rows = [
-            {"encoder": name, "seed": encoder.seed, **figure}
-            for task in outcome.answers
-            for figure in tasks.figures(task, outcome.right(task), outcome.labels, settings)
+            {"encoder": name, "seed": encoder.seed, **figure} for figure in outcome.rows(settings)
         ]
         table = pa.table({"uid": outcome.uids, "label": outcome.labels, **outcome.answers})
         files = (
@@ -145,6 +150,11 @@ class EvaluateWork:
         answers = {n: read_table(join(self.url, "predictions", f"{n}.parquet")) for n in names}
         rows = tasks.compare(answers, self.settings)
         return {draft: {"comparisons": rows} for draft in parts}
+
+
+def lower_is_better(metric: str) -> bool:
+    """Of a calibration error and a Brier score."""
+    return "_ece_" in metric or "_brier" in metric
 
 
 def read_results(evaluation: Artifact) -> pa.Table:

@@ -1,9 +1,9 @@
 """What is asked of one encoder, and how two are compared on the same test samples."""
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,26 +12,43 @@ from numpy.typing import NDArray
 
 from infra.errors import SluiceError
 from pretrain.encoders import Encoder
-from pretrain.evaluate import intervals, knn, linear_probe, zero_shot
+from pretrain.evaluate import intervals
 from pretrain.evaluate.intervals import Estimate
 from pretrain.evaluate.labelled import encode
+from pretrain.evaluate.task import Asked
+from pretrain.evaluate.task import task as task_of
 from pretrain.evaluate_settings import EvaluateSettings
-
-TextEncoder = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The answers of one encoder: for each task, a class name for each test sample."""
+    """What one encoder was found to do.
+
+    answers: for each task that names classes, a class name for each test sample. figures: of the
+    other tasks, by task and metric.
+    """
 
     uids: list[str]
     labels: list[str]
     answers: dict[str, list[str]]
     undecodable: int
     notes: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, dict[str, Estimate]] = field(default_factory=dict)
 
     def right(self, task: str) -> NDArray[np.float64]:
         return correct(self.answers[task], self.labels)
+
+    def rows(self, settings: EvaluateSettings) -> list[dict[str, Any]]:
+        """The rows of all tasks, without encoder and seed."""
+        return [
+            row
+            for name in settings.tasks
+            for row in (
+                figures(name, self.right(name), self.labels, settings)
+                if name in self.answers
+                else [_row(name, *each) for each in self.figures.get(name, {}).items()]
+            )
+        ]
 
 
 def correct(answers: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
@@ -55,41 +72,43 @@ def single_thread() -> Generator[None]:
 
 
 def evaluate(
-    encoder: Encoder, train_url: str, test_url: str, settings: EvaluateSettings
+    encoder: Encoder,
+    train_url: str,
+    test_url: str,
+    settings: EvaluateSettings,
+    outside_url: str = "",
 ) -> Outcome:
-    """Encode both splits once and do every task the encoder can do."""
-    train = encode(train_url, settings.label, encoder)
-    test = encode(test_url, settings.label, encoder)
-    classes = sorted({*train.labels, *test.labels})
-    number = {name: index for index, name in enumerate(classes)}
-    bank_labels = np.asarray([number[name] for name in train.labels], np.int64)
-    answers: dict[str, NDArray[np.int64]] = {}
+    """Encode the splits once and do every task the encoder can do.
+
+    URLs are of dataset versions, or of Parquet with image bytes; outside_url: of other classes.
+    """
+    tasks = {name: task_of(name) for name in settings.tasks}
+    labels = any(each.labels for each in tasks.values())
+    train, test = (
+        encode(url, settings.label, encoder, labels, settings.captions, settings.labels)
+        for url in (train_url, test_url)
+    )
+    outside = None
+    if outside_url and "out_of_distribution" in tasks:
+        outside = encode(outside_url, settings.label, encoder, required=False)
+    asked = Asked(encoder, train, test, settings, test_url, outside)
     notes: dict[str, Any] = {
-        "classes": len(classes),
+        "classes": len(asked.classes),
         "dimension": int(test.features.shape[1]),
         "train": len(train.uids),
         "train_undecodable": train.undecodable,
     }
-    encode_texts = cast(TextEncoder | None, getattr(encoder, "encode_texts", None))
-    for task in settings.tasks:
-        if task == "zero_shot" and encode_texts is not None:
-            vectors = zero_shot.class_vectors(encode_texts, classes, settings.templates)
-            answers[task] = zero_shot.classify(test.features, vectors)
-        elif task == "knn":
-            answers[task] = knn.classify(
-                train.features,
-                bank_labels,
-                test.features,
-                len(classes),
-                settings.neighbours,
-                settings.temperature,
-            )
-        elif task == "linear_probe":
-            answers[task], notes["strength"] = linear_probe.classify(
-                train.features, bank_labels, test.features, settings.strengths, settings.seed
-            )
-    named = {task: [classes[index] for index in values] for task, values in answers.items()}
-    return Outcome(test.uids, test.labels, named, test.undecodable, notes)
+    answers: dict[str, list[str]] = {}
+    found: dict[str, dict[str, Estimate]] = {}
+    for name, each in tasks.items():
+        reply = each.run(asked)
+        if reply is None:
+            continue
+        if reply.answers is not None:
+            answers[name] = [asked.classes[number] for number in reply.answers]
+        found[name] = reply.figures
+        notes.update(reply.notes)
+    return Outcome(test.uids, test.labels, answers, test.undecodable, notes, found)
 
 
 def figures(

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.evaluate.task import Asked, Reply, Task
+
 
 def class_vectors(
     encode_texts: Callable[[Sequence[str]], NDArray[np.float32]],
@@ -25,3 +27,12 @@ def class_vectors(
 def classify(features: NDArray[np.float32], classes: NDArray[np.float32]) -> NDArray[np.int64]:
     """Image features [n, dimension] -> the number of the class with the largest cosine, [n]."""
     return np.argmax(features @ classes.T, axis=1)
+
+
+def run(asked: Asked) -> Reply | None:
+    if asked.class_vectors is None:
+        return None
+    return Reply(classify(asked.test.features, asked.class_vectors))
+
+
+TASK = Task(run)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pretrain.data import Batch
 from pretrain.settings import TrainSettings
+from pretrain.sharding import clip_norm
 
 
 def exact(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -26,6 +27,12 @@ class Objective(nn.Module, ABC):
     the optimizer, `after_update`. Whatever must survive a stop is a parameter or a buffer.
     `progress` is step / steps, from 0 up to but not 1.
     """
+
+    # Views that a curriculum leaves as they are, such as those of a finished teacher.
+    full_size: frozenset[str] = frozenset()
+    # Whether it reaches into blocks of the network instead of calling them; fsdp then puts all
+    # weights together for the whole forward pass.
+    opens_blocks: bool = False
 
     def __init__(self, settings: TrainSettings) -> None:
         super().__init__()
@@ -49,6 +56,23 @@ class Objective(nn.Module, ABC):
         give such outputs: turn them to float32 (`.float()`) and take the loss within `exact`.
         """
 
+    def features(self, views: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """What the networks give of each sample, [batch, ...] each, for `compare`.
+
+        Of objectives that declare `divides="features"`: their `forward` is `compare` of these, so
+        that a step can hold the activations of a few samples at a time (`pretrain.micro`).
+        """
+        raise NotImplementedError
+
+    def compare(
+        self, features: tuple[Tensor, ...], views: Mapping[str, Any], progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the features of a whole batch, and figures; see `features`.
+
+        It may use parameters that are scalars, such as a temperature, and no networks.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def files(self) -> Iterator[tuple[str, bytes]]:
         """The finished encoder as (path, bytes), in formats that other tools load."""
@@ -64,7 +88,7 @@ class Objective(nn.Module, ABC):
     def before_update(self, progress: float) -> None:
         """After the backward pass: clip gradients to `settings.clip_grad`."""
         if self.settings.clip_grad is not None:
-            nn.utils.clip_grad_norm_(self.trained(), self.settings.clip_grad)
+            clip_norm(self.trained(), self.settings.clip_grad)
 
     def after_update(self, progress: float) -> None:
         """After the optimizer's step: clamp, average, and the like."""

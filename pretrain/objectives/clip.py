@@ -2,108 +2,137 @@
 Supervision" (arXiv:2103.00020), on any model that open_clip can build.
 """
 
+import hashlib
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pretrain import views
-from pretrain.backbones import ClipParts, build_clip, clip_files
+from pretrain.backbones import ClipParts, build_clip
 from pretrain.data import Batch
-from pretrain.objectives.base import Objective, exact
+from pretrain.distributed import gather, rank
+from pretrain.objectives.base import exact
 from pretrain.options.clip import ClipOptions
+from pretrain.pairs import Pairs
 from pretrain.settings import TrainSettings
 
 MAX_LOGIT_SCALE = math.log(100)
-KEPT_CAPTIONS = 2**15  # whose tokens are held
+Negatives = Literal["global", "local_exact"]
+
+
+class Similarities(NamedTuple):
+    """Logits of a batch, or of those of its rows that this process takes.
+
+    images: of images to texts, texts: of texts to images, [rows, batch] each; own: int64 [rows],
+    the column of each row's own partner.
+    """
+
+    images: Tensor
+    texts: Tensor
+    own: Tensor
+
+
+def similarities(
+    image: Tensor, text: Tensor, scale: Tensor, negatives: Negatives = "global"
+) -> Similarities:
+    """Of L2-normalised [n, dim] of each process; scale: the factor itself, not its logarithm.
+
+    global: all rows, [batch, batch], the same in every process; local_exact: this process's own
+    rows, [n, batch]. The columns are of all processes, and have gradients: with those of the
+    rows alone, the mean over processes would be no gradient of any loss.
+    """
+    images, texts = gather(image), gather(text)
+    if negatives == "global":
+        logits = scale * images @ texts.T
+        return Similarities(logits, logits.T, torch.arange(len(logits), device=logits.device))
+    own = torch.arange(len(image), device=image.device) + rank() * len(image)
+    return Similarities(scale * image @ texts.T, scale * text @ images.T, own)
+
+
+def contrast(found: Similarities, same: Tensor | None = None) -> Tensor:
+    """Symmetric cross-entropy against each row's own partner.
+
+    same: bool [rows, batch], pairs that count as positives beside it; each row's positives share
+    its target evenly.
+    """
+    target = found.own if same is None else same.float() / same.sum(1, keepdim=True)
+    loss = functional.cross_entropy(found.images, target)
+    return (loss + functional.cross_entropy(found.texts, target)) / 2
 
 
 def clip_loss(
-    image: Tensor, text: Tensor, scale: Tensor, same: Tensor | None = None
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    same: Tensor | None = None,
+    negatives: Negatives = "global",
 ) -> tuple[Tensor, Tensor]:
-    """Symmetric cross-entropy over the similarities of a batch; also the logits.
+    """CLIP's loss, see `similarities` and `contrast`; also the logits of images to texts.
 
-    image, text: L2-normalised [batch, dim]; scale: the factor itself, not its logarithm.
-    same: bool [batch, batch], pairs that count as positives beside the diagonal; each row's
-    positives share its target evenly.
+    With local_exact the loss is that of this process's rows; its mean over processes is CLIP's.
     """
-    logits = scale * image @ text.T
-    if same is None:
-        target = torch.arange(len(logits), device=logits.device)
-        loss = functional.cross_entropy(logits, target)
-        return (loss + functional.cross_entropy(logits.T, target)) / 2, logits
-    shares = same.float() / same.sum(1, keepdim=True)
-    loss = functional.cross_entropy(logits, shares)
-    return (loss + functional.cross_entropy(logits.T, shares)) / 2, logits
+    found = similarities(image, text, scale, negatives)
+    return contrast(found, same), found.images
 
 
-class Clip(Objective):
+class Clip(Pairs):
     """Two towers and a learned temperature; the logit scale stays within 0..ln 100."""
 
     def __init__(self, settings: TrainSettings, parts: ClipParts) -> None:
-        super().__init__(settings)
+        super().__init__(settings, parts)
         assert isinstance(settings.options, ClipOptions)
         self.options = settings.options
-        self.model = parts.model
-        self.parts = parts
-        self._tokens: dict[str, Tensor] = {}
-
-    def _tokenize(self, captions: list[str]) -> Tensor:
-        """Token ids [batch, context]; the tokens of recent captions are kept."""
-        fresh = list(dict.fromkeys(text for text in captions if text not in self._tokens))
-        if len(self._tokens) + len(fresh) > KEPT_CAPTIONS:
-            self._tokens, fresh = {}, list(dict.fromkeys(captions))
-        if fresh:
-            self._tokens.update(zip(fresh, self.parts.tokenizer(fresh), strict=True))
-        return torch.stack([self._tokens[text] for text in captions])
 
     def views(self, batch: Batch, device: torch.device) -> dict[str, Any]:
-        numbers = views.uniforms(self.key("view"), batch.places, 12)
-        boxes = views.crop_boxes(numbers[:, :4], batch.sizes, self.options.crop_scale)
-        pixels = torch.from_numpy(batch.images).to(device)
-        mirrored = numbers[:, 4] < self.options.flip if self.options.flip else None
-        images = views.crop(pixels, boxes, self.settings.image_size, mirrored)
-        if self.options.jitter:
-            images = views.colour(images, numbers[:, 5:10], self.options.jitter, 0.8)
-        if self.options.grey:
-            images = views.grey(images, numbers[:, 10] < self.options.grey)
-        if self.options.invert:
-            images = views.solarize(images, numbers[:, 11] < self.options.invert, threshold=0.0)
-        tokens = self._tokenize(batch.captions)
-        if self.options.drop_tokens:
-            drawn = views.uniforms(self.key("token"), batch.places, tokens.shape[1])
-            tokens = views.drop_tokens(tokens, drawn, self.options.drop_tokens)
-        same = None
+        captions = None
         if self.options.same_caption == "positive":
-            captions = np.asarray(batch.captions)
-            same = torch.from_numpy(captions[:, None] == captions[None]).to(device)
-        return {
-            "images": views.normalize(images, self.parts.mean, self.parts.std),
-            "tokens": tokens.to(device),
-            "same": same,
-        }
+            captions = caption_keys(batch.captions).to(device)
+        return {**super().views(batch, device), "captions": captions}
+
+    def similar(self, embeddings: list[tuple[Tensor, Tensor]]) -> list[Similarities]:
+        """Similarities of each width of the embeddings."""
+        scale, negatives = self.model.logit_scale.exp(), self.options.negatives
+        return [similarities(image, text, scale, negatives) for image, text in embeddings]
+
+    def contrastive(
+        self, views: Mapping[str, Any], found: list[Similarities]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of these similarities, and figures."""
+        own, same = found[-1].own, None
+        if views["captions"] is not None:
+            keys = gather(views["captions"])
+            same = keys[own][:, None] == keys
+        loss, figures = self.mean([contrast(each, same) for each in found])
+        right = found[-1].images.argmax(1) == own
+        scale = self.model.logit_scale.detach().exp()
+        return loss, {"logit_scale": scale, "accuracy": right.float().mean(), **figures}
 
     def forward(
         self, views: Mapping[str, Any], progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        image = self.model.encode_image(views["images"], normalize=True).float()
-        text = self.model.encode_text(views["tokens"], normalize=True).float()
-        scale = self.model.logit_scale.exp()
-        with exact(image.device):
-            loss, logits = clip_loss(image, text, scale, views["same"])
-        right = logits.argmax(1) == torch.arange(len(logits), device=logits.device)
-        return loss, {"logit_scale": scale, "accuracy": right.float().mean()}
+        return self.compare(self.features(views), views, progress)
+
+    def compare(
+        self, features: tuple[Tensor, ...], views: Mapping[str, Any], progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        with exact(features[0].device):
+            return self.contrastive(views, self.similar(self.nested(features)))
 
     def after_update(self, progress: float) -> None:
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
-    def files(self) -> Iterator[tuple[str, bytes]]:
-        return clip_files(self.parts)
+
+def caption_keys(captions: Sequence[str]) -> Tensor:
+    """int64 [captions], equal where captions are, in any process."""
+    digests = [
+        hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
+        for text in captions
+    ]
+    return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests])
 
 
 def build(settings: TrainSettings) -> Clip:

@@ -88,7 +88,7 @@ class Mae(Objective):
         )
         self.norm = nn.LayerNorm(width, eps=EPSILON)
         self.predict = nn.Linear(width, self.patch**2 * 3)
-        self._initialize(grid, fresh=not settings.pretrained)
+        self._initialize(grid, fresh=encoder.fresh)
 
     def _initialize(self, grid: tuple[int, int], fresh: bool) -> None:
         """The published initialisation; given weights of the encoder stay as they are."""

@@ -36,7 +36,11 @@ def read(name: str, value: Any) -> Options:
         known = f"unknown; {name} knows {', '.join(model.model_fields)}"
         lines = [
             f"options.{'.'.join(map(str, problem['loc']))}: "
-            + (known if problem["type"] == "extra_forbidden" else problem["msg"])
+            + (
+                known
+                if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1
+                else problem["msg"]
+            )
             for problem in error.errors()
         ]
         raise ValueError("; ".join(lines)) from None

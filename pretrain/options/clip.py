@@ -1,47 +1,27 @@
 """CLIP's options and defaults."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pretrain.declare import TINY_CLIP, Declared, Needs, Options, Range
+from pretrain.declare import TINY_CLIP, Declared, Needs
+from pretrain.pair_options import NestedOptions
 
 
-class ClipOptions(Options):
+class ClipOptions(NestedOptions):
     """CLIP, Radford et al. 2021 (arXiv:2103.00020)."""
 
-    crop_scale: Range = Field((0.6, 1.0), description="share of the image's area in a random crop")
-    flip: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="chance of a mirrored view; 0 where text, digits or left and right matter",
-    )
-    jitter: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="strength of brightness, contrast and saturation jitter; 0 is none",
-    )
-    grey: float = Field(0.0, ge=0, le=1, description="chance of a view without colour")
-    invert: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="chance of a negative; where shape, not "
-        "colour, is to be learnt from few samples",
-    )
-    drop_tokens: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="chance that a token of a caption is "
-        "left out; where captions are few, so that none is learnt by heart",
-    )
+    LATER: ClassVar[frozenset[str]] = NestedOptions.LATER | {"negatives"}
+
     same_caption: Literal["negative", "positive"] = Field(
         "negative",
         description="a pair of the batch with the very same caption: a negative, as "
         "published, or one more positive (UniCL, arXiv:2204.03610)",
+    )
+    negatives: Literal["global", "local_exact"] = Field(
+        "global",
+        description="which rows of the similarities a process takes where several share a batch: "
+        "all of them, or its own alone, which takes less memory. Gradients are the same",
     )
 
 
@@ -56,4 +36,5 @@ DECLARED = Declared(
     },
     paper="Radford et al. 2021, arXiv:2103.00020",
     needs=Needs(model="open_clip", least_batch=2, captions=True),
+    divides="features",
 )

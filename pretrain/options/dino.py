@@ -49,4 +49,5 @@ DECLARED = Declared(
     paper="Caron et al. 2021, arXiv:2104.14294",
     needs=Needs(least_batch=2),
     keeps_average=True,
+    whole="its centre is the mean of the whole batch",
 )

@@ -32,4 +32,5 @@ DECLARED = Declared(
     paper="He et al. 2021, arXiv:2111.06377",
     needs=Needs(drops_patches=True),
     pooling="patch_mean",  # no loss ever acts on its class token; they average, too
+    divides="mean",
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import curation_tables
 import index_tables
+import pretrain_tables
 
 HERE = Path(__file__).parent
 README = HERE.parents[1] / "README.md"
@@ -157,6 +158,9 @@ if __name__ == "__main__":
     CURATION = FETCH.parents[1] / "README.md"
     CURATION.write_text(place(CURATION.read_text(), "measured", curation_tables.measured()))
     FETCH.write_text(place(FETCH.read_text(), "ingest", f"{ingest()}\n\n{tars()}"))
+    PRETRAIN = README.parent / "pretrain" / "README.md"
+    kept = json.loads(PRETRAIN.with_name("capabilities.json").read_text())
+    PRETRAIN.write_text(place(PRETRAIN.read_text(), "backbones", pretrain_tables.backbones(kept)))
     INDEXES = README.parent / "indexes" / "README.md"
     for part, result in index_tables.PARTS.items():
         table = part(load(result))

@@ -165,11 +165,21 @@ def version() -> Callable[..., str]:
     return write_version
 
 
+def taught(name: str) -> dict[str, Any]:
+    """Fields that objectives with labels learn from."""
+    place = list(COLOURS).index(name)
+    record = {"classes": [place, 7], "probabilities": [0.7, 0.1], "box": [0.1, 0, 1, 0.8]}
+    return {"class": name, "labels": [name], "teacher": [record, {**record, "flip": True}]}
+
+
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
     """URL of a version to train on: 60 noisy pictures of three colours with captions."""
     samples = [
-        (png(picture(name, number, "pairs")), {"concept": name, "caption": f"{name} no {number}"})
+        (
+            png(picture(name, number, "pairs")),
+            {"concept": name, "caption": f"{name} no {number}", **taught(name)},
+        )
         for number in range(20)
         for name in COLOURS
     ]
@@ -180,7 +190,10 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
 def greys(tmp_path_factory: pytest.TempPathFactory) -> str:
     """URL of a second version, 24 samples, of which the image of the sixth is damaged."""
     samples = [
-        (png(np.full((24, 24, 3), 10 * number, np.uint8)), {"caption": f"grey {number}"})
+        (
+            png(np.full((24, 24, 3), 10 * number, np.uint8)),
+            {"caption": f"grey {number}", **taught("red")},
+        )
         for number in range(24)
     ]
     samples[5] = (samples[5][0][:40], samples[5][1])
@@ -198,8 +211,11 @@ SMALL = Path(__file__).with_name("small")  # of each objective, what makes it qu
 
 
 @pytest.fixture
-def small() -> Callable[..., Any]:
-    """small(objective, **changes) -> TrainSettings of 20 quick steps on one thread."""
+def small(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """small(objective, **changes) -> TrainSettings of 20 quick steps on one thread.
+
+    An option "run:<objective>" in the file stands for the folder of a run out of `runs`.
+    """
     from pretrain.settings import TrainSettings
 
     def make(objective: str, **changes: Any) -> TrainSettings:
@@ -215,6 +231,10 @@ def small() -> Callable[..., Any]:
             "shuffle": 40,
         }
         own = json.loads((SMALL / f"{objective}.json").read_text())
+        for name, value in own.get("options", {}).items():
+            if isinstance(value, str) and value.startswith("run:"):
+                runs = request.getfixturevalue("runs")
+                own["options"][name] = runs[value.removeprefix("run:")]
         return TrainSettings.model_validate({**own, **common, **changes})
 
     return make

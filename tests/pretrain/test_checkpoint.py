@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,17 @@ import torch
 from timm.optim import Lamb, Lars, Lion
 from torch import nn
 
-from pretrain.checkpoint import FILE, Saved, load_checkpoint, save_checkpoint
+from infra import filesystem
+from pretrain.checkpoint import (
+    BEST,
+    FILE,
+    Saved,
+    Writer,
+    load_checkpoint,
+    read_saved,
+    save_checkpoint,
+    snapshot,
+)
 from pretrain.job import WORK
 
 SAVED = Saved(7, {"positions": [3, 4], "bad": ["x:1"]}, ['{"step": 1}'], 1.5, 2.5)
@@ -94,3 +105,80 @@ def test_one_of_another_run_counts_for_nothing(tmp_path: Path) -> None:
     assert load_checkpoint(str(tmp_path), "digest", untouched, its_optimizer) is None
     for one, two in zip(before, untouched.state_dict().values(), strict=True):
         assert torch.equal(one, two)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / WORK).iterdir())
+
+
+def test_what_is_written_is_a_copy(tmp_path: Path) -> None:
+    """The model learns on while its checkpoint is on the way."""
+    model, optimizer = fresh(0)
+    steps(model, optimizer, 1)
+    before = [value.clone() for value in model.state_dict().values()]
+    copied = snapshot("d", SAVED, model, optimizer)
+    steps(model, optimizer, 2)
+    writer = Writer(str(tmp_path))
+    writer.write(copied)
+    writer.wait()
+    other, its_optimizer = fresh(1)
+    assert load_checkpoint(str(tmp_path), "d", other, its_optimizer) == SAVED
+    for one, two in zip(before, other.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+    writer.close()
+
+
+def test_the_next_one_waits_and_a_failure_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, optimizer = fresh(0)
+    copied = snapshot("d", SAVED, model, optimizer)
+    gate, running = threading.Event(), threading.Event()
+
+    def slow(*given: Any) -> None:
+        running.set()
+        gate.wait(5)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(filesystem, "write_bytes", slow)
+    writer = Writer(str(tmp_path))
+    writer.write(copied)
+    assert running.wait(5)  # it is on its way, and this thread is free
+    threading.Timer(0.2, gate.set).start()
+    with pytest.raises(OSError, match="disk full"):
+        writer.write(copied)
+    writer.wait()
+    writer.close()
+
+
+def test_the_last_ones_and_the_best_stay(tmp_path: Path) -> None:
+    model, optimizer = fresh(0)
+    writer = Writer(str(tmp_path), keep=2)
+    for step, loss in enumerate([3.0, 1.0, 2.0, float("nan"), 1.5]):
+        saved = Saved(step, {}, [])
+        writer.write(snapshot("d", saved, model, optimizer, loss=loss))
+    writer.close()
+    numbered = [f"checkpoint-{step:09d}.safetensors" for step in (3, 4)]
+    assert names(tmp_path) == [BEST, *numbered]
+    best = tmp_path / "best" / WORK
+    best.mkdir(parents=True)
+    (best / FILE).write_bytes((tmp_path / WORK / BEST).read_bytes())
+    assert load_checkpoint(str(tmp_path / "best"), "d", model, optimizer) == Saved(1, {}, [])
+    # Another process knows what the best is.
+    again = Writer(str(tmp_path), keep=2)
+    again.write(snapshot("d", Saved(5, {}, []), model, optimizer, loss=1.2))
+    again.close()
+    assert read_saved(str(tmp_path / "best")).step == 1  # type: ignore[union-attr]
+    assert load_checkpoint(str(tmp_path), "d", model, optimizer).step == 5  # type: ignore[union-attr]
+    newest = tmp_path / WORK / "checkpoint-000000005.safetensors"
+    newest.write_bytes(newest.read_bytes()[:50])
+    assert load_checkpoint(str(tmp_path), "d", model, optimizer).step == 4  # type: ignore[union-attr]
+
+
+def test_the_one_that_went_farthest_counts_whatever_is_kept(tmp_path: Path) -> None:
+    model, optimizer = fresh(0)
+    for step, keep in ((1, 1), (2, 3), (3, 1)):
+        writer = Writer(str(tmp_path), keep)
+        writer.write(snapshot("d", Saved(step, {}, []), model, optimizer))
+        writer.close()
+        assert load_checkpoint(str(tmp_path), "d", model, optimizer).step == step  # type: ignore[union-attr]

@@ -1,4 +1,5 @@
 import io
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -56,8 +57,8 @@ def test_a_position_alone_decides(counts: list[int], shuffle: int, data: st.Data
 def test_a_window_holds_few_shards_and_shuffles_them() -> None:
     order = Order([10] * 20, shuffle=30, key=("key",))
     first = [order[place] for place in range(30)]
-    assert {shard for shard, _ in first} == order.window_shards
-    assert len(order.window_shards) == 3
+    assert {shard for shard, _ in first} == order.window
+    assert len(order.window) == 3
     assert first != sorted(first)
     assert [order[place] for place in range(200)] != [order[place] for place in range(200, 400)]
 
@@ -107,6 +108,17 @@ def test_a_damaged_image_is_skipped_counted_and_named(greys: str) -> None:
     assert state["skipped"] == [2]
     (name,) = state["bad"]
     assert name.startswith("greys:")
+
+
+def test_a_truncated_shard_is_skipped_counted_and_named(pairs: str, tmp_path: Path) -> None:
+    url = str(shutil.copytree(pairs, tmp_path / "cut"))
+    tar = tmp_path / "cut" / "shards" / "00002.tar"
+    tar.write_bytes(tar.read_bytes()[:3000])
+    batches = take(stream(Source(url)), 11)  # 88 samples: twice the 44 of the three good shards
+    seen = Counter(identifier for batch in batches for identifier in batch.ids.tolist())
+    assert len(seen) == 44 and set(seen.values()) == {2}
+    assert batches[-1].state["bad"] == ["cut:00002.tar"]
+    assert batches[-1].state["skipped"] == [32]
 
 
 def test_a_source_that_never_decodes_is_an_error(broken: str) -> None:

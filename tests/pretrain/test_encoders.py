@@ -172,6 +172,7 @@ def test_reads_what_an_objective_writes(objective, small, tmp_path):
 
     model = build(small(objective, seed=4)).eval()
     for name, data in model.files():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
     encoder = load(str(tmp_path))
     vectors = encoder.encode_images(IMAGES[:3])

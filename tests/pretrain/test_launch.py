@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import json
 import os
 import pickle
 import signal
@@ -102,7 +103,7 @@ def ray() -> Iterator[Any]:
 
     from infra.ray_runner import start_ray, stop_ray
 
-    start_ray(1)
+    start_ray(2)
     yield ray
     launch.close()
     stop_ray("local")
@@ -193,3 +194,39 @@ def test_a_worker_that_always_dies_ends_the_run_and_not_the_next(
     short = replace(job, url=str(tmp_path / "next"), settings=small("mae", max_failures=0))
     launch.run_on_ray(short, lambda step, note: None)
     assert (tmp_path / "next" / "model.safetensors").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_share_a_run_and_go_on_when_one_is_killed(
+    ray: Any, pairs: str, small: Callable[..., Any], tmp_path: Path
+) -> None:
+    settings = small("mae", steps=400, checkpoint_every=50, log_every=400)
+    alone = Job(str(tmp_path / "alone"), "d", settings, (Source(pairs),))
+    shared = replace(
+        alone, url=str(tmp_path / "two"), settings=settings.model_copy(update={"workers": 2})
+    )
+    from pretrain.loop import run
+
+    run(alone, lambda step, note: None)
+    killed: list[int] = []
+    seen: list[int] = []
+
+    def progress(step: int, note: str) -> None:
+        seen.append(step)
+        if 60 < step < 400 and not killed:
+            session = next(session for session in launch._sessions if session.busy)
+            state = ray.get(session._desk.look.remote(shared.url))
+            killed.append(state.worker)
+            os.kill(state.worker, signal.SIGKILL)
+
+    launch.run_on_ray(shared, progress)
+    assert len(killed) == 1 and seen[-1] == 400
+    losses = [
+        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
+        for name in ("alone", "two")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)  # sums are rounded in another order
+    assert run_draft("s", "n", shared.settings, {"a": "b"}) == run_draft(
+        "s", "n", settings, {"a": "b"}
+    )

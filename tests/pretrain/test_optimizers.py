@@ -41,6 +41,15 @@ def test_a_constant_rate_cools_down_at_the_end(small: Callable[..., Any]) -> Non
     assert learning_rate(small("mae", **changes), 99) == 1.0
 
 
+def test_a_rate_falls_at_its_milestones(small: Callable[..., Any]) -> None:
+    marks = {"schedule": "steps", "milestones": (0.3, 0.6), "gamma": 0.1}
+    settings = small("mae", steps=100, warmup=0.1, lr=1.0, min_lr=0.05, **marks)
+    rates = [learning_rate(settings, step) for step in (0, 9, 10, 29, 30, 59, 60, 99)]
+    assert rates == pytest.approx([0.1, 1.0, 1.0, 1.0, 0.1, 0.1, 0.05, 0.05])
+    assert settings.identity()["milestones"] == [0.3, 0.6]
+    assert "milestones" not in small("mae").identity()
+
+
 def test_what_the_network_declares_does_not_decay_if_asked(small: Callable[..., Any]) -> None:
     names: dict[str, set[str]] = {}
     for rule in ("vectors", "declared"):

@@ -97,6 +97,8 @@ def test_a_run_is_committed_whole_and_made_once(made: tuple[Draft, Any], pairs: 
         "metrics.jsonl",
         "config.json",
         "model.safetensors",
+        "stream.json",
+        "speed.json",
     }
     assert said[-1].startswith("pretrain mae: 9 steps in")
     config = json.loads(Path(run.url, "config.json").read_text())

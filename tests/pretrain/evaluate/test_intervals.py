@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from infra.digests import generator
-from pretrain.evaluate.intervals import accuracies, over_seeds
+from pretrain.evaluate.intervals import accuracies, bootstrap, over_seeds
 
 
 def test_the_interval_of_a_proportion_is_the_binomial_one():
@@ -50,3 +50,17 @@ def test_over_seeds_is_students_t():
     assert found.value == pytest.approx(0.2) and found.n == 3
     assert found.high - found.value == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-3)
     assert found.value - found.low == pytest.approx(found.high - found.value)
+
+
+def test_a_bootstrapped_mean_is_the_accuracy_with_its_interval():
+    right = (np.arange(150) % 3 > 0).astype(np.float64)
+    found = bootstrap(lambda w: w @ right[:, None] / w.sum(1)[:, None], [150], 300, 0.95, 4)
+    assert found == [accuracies(right, np.zeros(150, np.int64), 300, 0.95, 4)["accuracy"]]
+
+
+def test_groups_are_resampled_each_for_itself():
+    def sizes(weights):
+        return np.stack([weights[:, :30].sum(axis=1), weights[:, 30:].sum(axis=1)], axis=1)
+
+    found = bootstrap(sizes, [30, 20], 100, 0.95, 0)
+    assert [(each.low, each.high, each.n) for each in found] == [(30, 30, 50), (20, 20, 50)]

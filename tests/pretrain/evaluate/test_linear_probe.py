@@ -52,3 +52,30 @@ def test_constant_features_do_no_harm():
     padded = np.concatenate([train, np.full((60, 1), 7, np.float32)], axis=1)
     answers, _ = linear_probe.classify(padded, labels, padded, (1.0,))
     assert (answers == labels).all()
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_logits_are_scikit_learns(classes):
+    from scipy.special import softmax
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    rows = generator("logits").normal(size=(90, 4)).astype(np.float32)
+    labels = np.arange(90) % classes * 2  # class 1 is not there
+    rows[:, 0] += labels
+    scaled = StandardScaler().fit_transform(rows.astype(np.float64))
+    model = LogisticRegression(C=0.1, max_iter=500).fit(scaled, labels)
+    found = linear_probe.fit(rows, labels, 0.1).logits(rows, 5)
+    assert np.isneginf(found[:, [1, 3]]).all()
+    chances = softmax(found, axis=1)[:, np.unique(labels)]
+    np.testing.assert_allclose(chances, model.predict_proba(scaled), atol=1e-3)
+
+
+def test_the_test_split_does_not_choose_the_penalty():
+    train, labels = blobs(60, 3.0, "train")
+    strengths = (1e-4, 1e-1, 10.0)
+    found = {
+        linear_probe.classify(train, labels, test, strengths)[1]
+        for test in (train[:1], -train, 100 * train)
+    }
+    assert found == {linear_probe.choose(train, labels, strengths)}

@@ -1,3 +1,5 @@
+from typing import get_args
+
 import pytest
 
 from infra.artifacts import Artifact
@@ -13,7 +15,7 @@ from pretrain.evaluate.stage import (
     evaluate_items,
     read_results,
 )
-from pretrain.evaluate_settings import Comparison, EvaluateSettings
+from pretrain.evaluate_settings import CLASSES, Comparison, EvaluateSettings, Task
 
 SETTINGS = EvaluateSettings(
     resamples=200,
@@ -135,3 +137,118 @@ def test_unknown_names_are_refused(tmp_path):
 
 
 SETTINGS_MAE = EvaluateSettings(compare=(Comparison(name="x", pairs=(("mae", "pixels"),)),))
+
+
+ALL = EvaluateSettings(
+    tasks=get_args(Task),
+    descriptions={name: (f"something {name}", "a {} thing") for name in ("red", "green", "blue")},
+    shots=(1, 5, 100),
+    draws=3,
+    strengths=(1e-2, 1.0),
+    recalls=(1, 5),
+    outside="greys",
+    corruptions=("gaussian_noise", "pixelate"),
+    severities=(1, 5),
+    corrupted=20,
+    resamples=100,
+)
+
+
+@pytest.fixture(scope="module")
+def all_tasks(tmp_path_factory, runs, pairs, greys):
+    """Every task, of two encoders, on pictures with captions, labels and a concept."""
+    encoders = {"clip": runs["clip"], "pixels": "pixels"}
+    datasets = {**DATASETS, "outside": "c" * 16}
+    draft = evaluate_draft(str(tmp_path_factory.mktemp("all")), encoders, datasets, ALL)
+    assert "c" * 16 in draft.spec.parents
+    work = EvaluateWork(draft.url, encoders, pairs, pairs, ALL, greys)
+    with InlineRunner() as runner:
+        made = run_stage(
+            "evaluate", {"": draft}, evaluate_items(encoders), work, runner, SilentDisplay(),
+            extra=work.comparisons,
+        )  # fmt: skip
+    return made[""]
+
+
+def test_every_task_has_rows_with_intervals(all_tasks):
+    rows = read_results(all_tasks).to_pylist()
+    metrics = {}
+    for row in rows:
+        metrics.setdefault((row["encoder"], row["task"]), []).append(row["metric"])
+        assert row["ci_low"] <= row["ci_high"], row
+        if row["task"] != "calibration":  # its bootstrap is biased upwards
+            assert row["ci_low"] - 1e-9 <= row["value"] <= row["ci_high"] + 1e-9, row
+    text = {"zero_shot", "zero_shot_descriptions", "retrieval"}
+    assert {task for name, task in metrics if name == "clip"} == set(get_args(Task))
+    assert {task for name, task in metrics if name == "pixels"} == set(get_args(Task)) - text
+    assert metrics["clip", "few_shot"] == ["accuracy_1_shot", "accuracy_5_shot"]
+    assert metrics["clip", "retrieval"] == [
+        f"{way}_recall_at_{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5)
+    ]
+    assert metrics["pixels", "calibration"] == [
+        f"linear_probe_{name}{word}"
+        for word in ("", "_fitted")
+        for name in ("ece_15_bins", "brier")
+    ]
+    assert len(metrics["clip", "calibration"]) == 8
+    assert metrics["pixels", "multi_label"] == ["linear_probe_mean_average_precision"]
+    assert metrics["pixels", "out_of_distribution"] == ["max_softmax_auroc", "knn_auroc"]
+    assert metrics["pixels", "robustness"] == [
+        "accuracy_clean", "accuracy_corrupted", "accuracy_gaussian_noise", "accuracy_pixelate",
+        "accuracy_severity_1", "accuracy_severity_5",
+    ]  # fmt: skip
+
+
+def test_what_pixels_know_of_colours(all_tasks):
+    value = {
+        (row["task"], row["metric"]): row["value"]
+        for row in read_results(all_tasks).to_pylist()
+        if row["encoder"] == "pixels"
+    }
+    assert value["few_shot", "accuracy_5_shot"] > 0.9
+    assert value["multi_label", "linear_probe_mean_average_precision"] > 0.99
+    assert value["out_of_distribution", "knn_auroc"] > 0.95  # greys are no colours
+    assert value["robustness", "accuracy_clean"] == 1
+    assert value["calibration", "linear_probe_brier_fitted"] < 0.2
+
+
+def test_notes_say_what_was_chosen_and_left_out(all_tasks):
+    extra = {part.name: part.extra for part in all_tasks.parts}["clip"]
+    assert extra["few_shot"] == {"left_out": [100], "fewest_of_a_class": 20}
+    assert set(extra["temperatures"]) == {"linear_probe", "zero_shot"} and extra["held_out"] == 12
+    assert extra["retrieval"] == {"texts": 60, "without_caption": 0}
+    assert extra["outside"] == 23  # one of them is damaged
+    grid = extra["robustness"]["accuracy"]
+    assert {name: len(values) for name, values in grid.items()} == {
+        "gaussian_noise": 2, "pixelate": 2,
+    }  # fmt: skip
+    table = read_table(all_tasks.path("predictions", "clip.parquet"))
+    assert table.column_names == ["uid", "label", *CLASSES]
+
+
+def test_tasks_without_classes_need_no_label(tmp_path, runs, pairs):
+    from pretrain import encoders
+    from pretrain.evaluate import tasks
+
+    encoder = encoders.load(runs["clip"])
+    settings = EvaluateSettings(tasks=("retrieval",), label="nothing", resamples=100)
+    outcome = tasks.evaluate(encoder, pairs, pairs, settings)
+    assert set(outcome.figures["retrieval"]) and outcome.answers == {}
+    with pytest.raises(SluiceError, match="no field 'nothing'"):
+        tasks.evaluate(encoder, pairs, pairs, settings.model_copy(update={"tasks": ("knn",)}))
+
+
+def test_a_robustness_batch_does_not_matter(runs, colour_splits, monkeypatch):
+    from pretrain import encoders
+    from pretrain.evaluate import robustness, tasks
+
+    settings = EvaluateSettings(
+        tasks=("robustness",), corruptions=("shot_noise",), severities=(5,), corrupted=7,
+        strengths=(1.0,), resamples=100,
+    )  # fmt: skip
+    found = []
+    for batch in (64, 3):
+        monkeypatch.setattr(robustness, "BATCH", batch)
+        outcome = tasks.evaluate(encoders.load("pixels"), *colour_splits, settings)
+        found.append(outcome.figures["robustness"])
+    assert found[0] == found[1] and found[0]["accuracy_corrupted"].n == 7

@@ -8,14 +8,24 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from torch.nn.functional import normalize
 
 from infra import artifacts
+from infra.errors import SluiceError
 from infra.progress import SilentDisplay
 from pretrain import views
 from pretrain.data import Source
-from pretrain.objectives.clip import MAX_LOGIT_SCALE, build, clip_loss
+from pretrain.objectives.clip import (
+    MAX_LOGIT_SCALE,
+    build,
+    caption_keys,
+    clip_loss,
+    similarities,
+)
+from pretrain.options.clip import ClipOptions
 from pretrain.run import run_draft, train
+from pretrain.settings import TrainSettings
 from tests.pretrain.batches import batch
 
 
@@ -68,7 +78,7 @@ def test_views_are_the_models_input(small: Callable[..., Any]) -> None:
     assert found["images"].shape == (4, 3, 32, 32)
     assert found["tokens"].shape == (4, 16)
     assert torch.equal(found["tokens"][0], found["tokens"][2])
-    assert found["same"] is None
+    assert found["captions"] is None
     expected = clip.parts.tokenizer(["a", "b", "a", "c"])
     assert torch.equal(found["tokens"], expected)
 
@@ -76,19 +86,72 @@ def test_views_are_the_models_input(small: Callable[..., Any]) -> None:
 def test_positive_captions_reach_the_loss(small: Callable[..., Any]) -> None:
     clip = build(small("clip", options={"same_caption": "positive"}))
     found = clip.views(batch(4, captions=["a", "b", "a", "c"]), torch.device("cpu"))
-    assert found["same"].sum(1).tolist() == [2, 1, 2, 1]
-    assert torch.isfinite(clip(found, 0.0)[0])
+    keys = found["captions"]
+    assert (keys[:, None] == keys).sum(1).tolist() == [2, 1, 2, 1]
+    loss, _ = clip(found, 0.0)
+    image = clip.model.encode_image(found["images"], normalize=True)
+    text = clip.model.encode_text(found["tokens"], normalize=True)
+    same = keys[:, None] == keys
+    assert torch.equal(loss, clip_loss(image, text, clip.model.logit_scale.exp(), same)[0])
+    assert not torch.equal(loss, clip_loss(image, text, clip.model.logit_scale.exp())[0])
 
 
 def test_recent_tokens_are_kept_but_not_without_end(
     small: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pretrain.objectives.clip.KEPT_CAPTIONS", 4)
+    monkeypatch.setattr("pretrain.pairs.KEPT_CAPTIONS", 4)
     clip = build(small("clip"))
     for start in range(5):
         captions = [f"{start} {number}" for number in range(3)]
-        assert torch.equal(clip._tokenize(captions), clip.parts.tokenizer(captions))
-        assert len(clip._tokens) <= 4
+        assert torch.equal(clip.tokenize(captions), clip.parts.tokenizer(captions))
+        assert len(clip.tokenize.held) <= 4
+
+
+def test_keys_of_captions_are_equal_where_captions_are() -> None:
+    keys = caption_keys(["a", "b", "", "a", "\ud800"])
+    assert keys.dtype == torch.int64
+    assert keys[0] == keys[3] and len(set(keys.tolist())) == 4
+
+
+def test_in_one_process_both_kinds_of_negatives_are_one() -> None:
+    image, text, scale = unit(6, 4, 0), unit(6, 4, 1), torch.tensor(9.0)
+    whole, own = (similarities(image, text, scale, kind) for kind in ("global", "local_exact"))
+    for first, second in zip(whole, own, strict=True):
+        assert torch.allclose(first, second)
+
+
+def test_the_pair_with_partial_gradients_cannot_be_said() -> None:
+    with pytest.raises(ValidationError, match="'global' or 'local_exact'"):
+        ClipOptions.model_validate({"negatives": "local"})
+    settings = TrainSettings.model_validate({"objective": "clip", "options": {}})
+    assert not {"negatives", "prefixes"} & settings.identity()["options"].keys()
+
+
+def test_prefixes_are_embeddings_of_their_own(small: Callable[..., Any]) -> None:
+    """Each is normalised by itself: the loss is the mean of CLIP's over [:4], [:8] and all 16."""
+    clip = build(small("clip", options={"prefixes": [8, 4, 8]}))
+    found = clip.views(batch(6), torch.device("cpu"))
+    loss, figures = clip(found, 0.0)
+    with torch.no_grad():
+        image = clip.model.encode_image(found["images"]).double().numpy()
+        text = clip.model.encode_text(found["tokens"]).double().numpy()
+    expected = []
+    for width in (4, 8, 16):
+        first = image[:, :width] / np.linalg.norm(image[:, :width], axis=1, keepdims=True)
+        second = text[:, :width] / np.linalg.norm(text[:, :width], axis=1, keepdims=True)
+        logits = first @ second.T / 0.07
+        for rows in (logits, logits.T):
+            logs = rows - np.log(np.exp(rows).sum(1, keepdims=True))
+            expected.append(-np.diag(logs).mean() / 2)
+        assert figures[f"loss_{width}"].item() == pytest.approx(sum(expected[-2:]), rel=1e-4)
+    assert loss.item() == pytest.approx(sum(expected) / 3, rel=1e-4)
+
+
+def test_a_prefix_longer_than_the_embedding_is_refused(small: Callable[..., Any]) -> None:
+    with pytest.raises(SluiceError, match="embeddings of this model have 16 values"):
+        build(small("clip", options={"prefixes": [8, 32]}))
+    with pytest.raises(ValidationError, match="greater than 0"):
+        ClipOptions.model_validate({"prefixes": [0]})
 
 
 def test_a_run_loads_in_open_clip_and_sees_images_as_training_did(

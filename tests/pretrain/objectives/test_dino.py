@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.objectives.dino import Dino, Head, build, dino_loss, local_size
-from pretrain.options.dino import DinoOptions
+from pretrain.crops import local_size
+from pretrain.heads import Head
+from pretrain.objectives.dino import Dino, build, dino_loss
 from tests.pretrain.batches import batch
 
 CPU = torch.device("cpu")
@@ -38,7 +39,7 @@ def test_the_loss_is_the_direct_formula() -> None:
 
 
 def test_the_last_layer_is_of_unit_directions() -> None:
-    head = Head(6, DinoOptions(prototypes=9, hidden=8, bottleneck=4))
+    head = Head(6, 8, 4, 9)
     output = head(torch.randn(20, 6))
     assert output.shape == (20, 9)
     assert output.abs().max() <= 1 + 1e-6  # a cosine

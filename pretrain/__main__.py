@@ -1,0 +1,224 @@
+"""The command line of training: `python -m pretrain train NAME ...`, alone or under torchrun."""
+# pyarrow has no type stubs:
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+import contextlib
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from cyclopts import App, Parameter
+from pydantic import ValidationError
+
+from infra import artifacts
+from infra.dataset import open_dataset
+from infra.errors import SluiceError
+from infra.progress import display
+from infra.stage import Draft
+from pretrain.data import Source
+from pretrain.job import Job
+from pretrain.run import run_draft
+from pretrain.settings import TrainSettings
+
+app = App(
+    name="python -m pretrain",
+    help="Training runs on dataset versions.",
+    help_flags=["--help"],
+    version_flags=[],
+    help_format="markdown",
+)
+
+
+@app.command
+def train(
+    name: str,
+    *,
+    settings: Path,
+    source: list[str],
+    store: Annotated[str | None, Parameter(name="--store")] = None,
+) -> None:
+    """Train one encoder; killed and called again it goes on from its last checkpoint.
+
+    Examples: on this machine, and with two processes that share every batch:
+
+        python -m pretrain train mine --settings mae.yaml --source curated
+        torchrun --nproc-per-node 2 -m pretrain train mine --settings mae.yaml
+        --source curated=0.7 --source fractals@0123456789abcdef=0.3
+
+    The number of processes is no part of the run: another number goes on where one stopped.
+
+    Parameters
+    ----------
+    name
+        Of the run: it is written to STORE/runs/NAME/DIGEST.
+    settings
+        A YAML file of the fields of TrainSettings: objective, model, batch, steps, ...
+    source
+        NAME or NAME@VERSION of a dataset, and =SHARE of the samples seen; shares are equal
+        where none is given. More than once for a mix.
+    store
+        Where versions and runs live; without it SLUICE_STORE, else `store/` here.
+    """
+    chosen = _settings(settings)
+    draft, sources = _draft(name, chosen, source, store)
+    _train(draft, chosen, sources)
+
+
+@app.command
+def preflight(
+    name: str,
+    *,
+    settings: Path,
+    source: list[str],
+    store: Annotated[str | None, Parameter(name="--store")] = None,
+    seconds: float = 5.0,
+) -> None:
+    """Tell what a run will take before it starts: memory, the loader's pace and the model's, hours.
+
+    Real batches and real steps on this machine, for a few seconds; nothing is written. Once the
+    run has been made, the same words tell what it took beside what was expected.
+
+    Example:
+
+        python -m pretrain preflight mine --settings mae.yaml --source curated=0.7
+        --source fractals=0.3
+
+    How to read it: where the loader gives fewer images a second than the model takes, steps wait
+    for data; more `threads`, a lower `canvas` or smaller stored images help. Where the memory does
+    not fit, a smaller `batch`, `grad_checkpointing` or `precision: bfloat16` do. The time is that
+    of this machine: ask on one like those that will train.
+
+    Parameters
+    ----------
+    name
+        Of the run, as for `train`.
+    settings
+        A YAML file of the fields of TrainSettings: objective, model, batch, steps, ...
+    source
+        NAME or NAME@VERSION of a dataset, and =SHARE of the samples seen, as for `train`.
+    store
+        Where versions and runs live; without it SLUICE_STORE, else `store/` here.
+    seconds
+        To measure each of loader, views, model, and all together.
+    """
+    from pretrain.clock import Spent
+    from pretrain.preflight import preflight as forecast
+    from pretrain.preflight import words
+
+    chosen = _settings(settings)
+    draft, sources = _draft(name, chosen, source, store)
+    for line in words(forecast(chosen, sources, seconds), Spent.load(draft.url)):
+        print(line)
+
+
+@app.command
+def seen(run: str, *, to: Path | None = None, uid: str | None = None) -> None:
+    """Tell which samples a run has seen, and how often; of an unfinished one up to its checkpoint.
+
+    Examples:
+
+        python -m pretrain seen store/runs/mine/0123456789abcdef --to seen.parquet
+        python -m pretrain seen store/runs/mine/0123456789abcdef --uid UID
+
+    Parameters
+    ----------
+    run
+        Its folder: STORE/runs/NAME/DIGEST.
+    to
+        A Parquet file to write: source, id, uid, times; a row for each sample of its sources.
+    uid
+        Tell of this sample alone.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from pretrain.seen import SEEN
+    from pretrain.seen import seen as of_run
+
+    if uid is not None:
+        rows = pa.concat_tables(each.filter(pc.field("uid") == uid) for each in of_run(run))
+        for row in rows.to_pylist():
+            print(f"{row['source']} id {row['id']}: seen {row['times']} times")
+        if not len(rows):
+            raise SluiceError(f"no source of {run} has the uid {uid}", "check the uid")
+        return
+    times: Counter[tuple[str, int]] = Counter()
+    with pq.ParquetWriter(to, SEEN) if to else contextlib.nullcontext() as writer:
+        for shard in of_run(run):
+            times.update(zip(shard["source"].to_pylist(), shard["times"].to_pylist(), strict=True))
+            if writer is not None:
+                writer.write_table(shard)
+    for (source, often), count in sorted(times.items()):
+        print(f"{source}: {count} samples seen {often} times")
+
+
+def _settings(path: Path) -> TrainSettings:
+    try:
+        value: Any = yaml.safe_load(path.read_text())
+        return TrainSettings.model_validate(value)
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise SluiceError(f"{path}: {error}", "see pretrain/README.md for the fields") from error
+
+
+def _draft(
+    name: str, settings: TrainSettings, source: list[str], store: str | None
+) -> tuple[Draft, list[Source]]:
+    """The run to be, and its sources."""
+    place = store or os.environ.get("SLUICE_STORE") or "store"
+    mix = dict(_share(each) for each in source)
+    versions = {each: open_dataset(place, each) for each in mix}
+    digests = {each: version.artifact.digest for each, version in versions.items()}
+    draft = run_draft(place, name, settings, digests, mix)
+    return draft, [Source(versions[each].url, share, each) for each, share in mix.items()]
+
+
+def _share(text: str) -> tuple[str, float]:
+    """(name, share) of NAME=SHARE or NAME."""
+    name, _, share = text.partition("=")
+    try:
+        return name, float(share or 1)
+    except ValueError as error:
+        raise SluiceError(f"--source {text}: {share!r} is no share", "write NAME=0.7") from error
+
+
+def _train(draft: Draft, settings: TrainSettings, sources: list[Source]) -> None:
+    """In this process, or in those that torchrun started, of which the first one commits."""
+    from torch import distributed
+
+    from pretrain.loop import pick_device, run
+    from pretrain.run import train as make
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        on_gpu = pick_device(settings.device).type == "cuda"
+        distributed.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        if int(os.environ.get("RANK", "0")) == 0:
+            with display() as shown:
+                print(make(draft, sources, settings, "local", shown).url)
+        elif artifacts.load(draft.url) is None:
+            run(Job(draft.url, draft.spec.digest, settings, tuple(sources)), _silent)
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def _silent(step: int, note: str) -> None:
+    return None
+
+
+def main() -> None:
+    """Run a command; a failure is one message and an exit code, no traceback."""
+    try:
+        app()
+    except SluiceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Multi-crop views of self-distillation: two large crops and several small ones of each image.
+
+Caron et al. 2021 (arXiv:2104.14294): the second large crop is rarely blurred and sometimes
+solarised, so that the two differ in more than their place.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pretrain import views
+from pretrain.backbones import IMAGENET_MEAN, IMAGENET_STD
+from pretrain.data import Batch
+from pretrain.options.dino import DinoOptions
+from pretrain.settings import TrainSettings
+
+JITTER_CHANCE, GREY_CHANCE, SOLARIZE_CHANCE = 0.8, 0.2, 0.2
+BLUR_CHANCE = (1.0, 0.1)  # of the two global crops
+LOCAL_BLUR_CHANCE = 0.5
+Key = Callable[..., tuple[object, ...]]  # an objective's `key`
+
+
+def local_size(settings: TrainSettings) -> int:
+    """Pixels of a local crop: as set, else half the image size in whole patches."""
+    assert isinstance(settings.options, DinoOptions)
+    patch = settings.patch_size or 1
+    return settings.options.local_size or max(settings.image_size // 2 // patch, 1) * patch
+
+
+def global_crops(batch: Batch, pixels: Tensor, key: Key, size: int, options: DinoOptions) -> Tensor:
+    """[2 * batch, 3, size, size]: the first crop of every image, then the second.
+
+    pixels: the images of `batch`, on the device that cuts them.
+    """
+    crops = [
+        _crop(
+            batch,
+            pixels,
+            key(f"global {i}"),
+            size,
+            options,
+            options.global_scale,
+            BLUR_CHANCE[i],
+            SOLARIZE_CHANCE if i else 0.0,
+        )
+        for i in range(2)
+    ]
+    return torch.cat(crops)
+
+
+def local_crops(
+    batch: Batch, pixels: Tensor, key: Key, size: int, options: DinoOptions
+) -> Tensor | None:
+    """[local_crops * batch, 3, size, size], or None where there are none."""
+    crops = [
+        _crop(
+            batch,
+            pixels,
+            key(f"local {i}"),
+            size,
+            options,
+            options.local_scale,
+            LOCAL_BLUR_CHANCE,
+            0.0,
+        )
+        for i in range(options.local_crops)
+    ]
+    return torch.cat(crops) if crops else None
+
+
+def plain_global_crops(
+    batch: Batch, pixels: Tensor, key: Key, size: int, options: DinoOptions
+) -> Tensor:
+    """The cuts of `global_crops` and their mirroring, at another size and undistorted."""
+    crops: list[Tensor] = []
+    for i in range(2):
+        numbers = views.uniforms(key(f"global {i}"), batch.places, 16)
+        boxes = views.crop_boxes(numbers[:, :4], batch.sizes, options.global_scale)
+        crops.append(views.crop(pixels, boxes, size, numbers[:, 4] < options.flip))
+    return views.normalize(torch.cat(crops), IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _crop(
+    batch: Batch,
+    pixels: Tensor,
+    key: tuple[object, ...],
+    size: int,
+    options: DinoOptions,
+    scale: tuple[float, float],
+    blur: float,
+    solarize: float,
+) -> Tensor:
+    numbers = views.uniforms(key, batch.places, 16)
+    boxes = views.crop_boxes(numbers[:, :4], batch.sizes, scale)
+    low, high = (sigma * size / 224 for sigma in views.BLUR_SIGMA)
+    sigma = np.where(numbers[:, 11] < blur, low + (high - low) * numbers[:, 12], 0.0)
+    images = views.crop(pixels, boxes, size, numbers[:, 4] < options.flip, sigma)
+    strength = options.jitter * batch.strength
+    images = views.colour(images, numbers[:, 5:10], strength, JITTER_CHANCE)
+    images = views.grey(images, numbers[:, 10] < GREY_CHANCE)
+    if solarize:
+        images = views.solarize(images, numbers[:, 13] < solarize)
+    return views.normalize(images, IMAGENET_MEAN, IMAGENET_STD)

@@ -1,0 +1,42 @@
+"""Options and defaults of distillation from a CLIP teacher."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from pretrain.declare import TINY_CLIP, Declared, Needs
+from pretrain.options.clip import ClipOptions
+
+
+class ClipDistillOptions(ClipOptions):
+    """CLIP-KD's and open_clip's distillation by similarities (arXiv:2307.12732)."""
+
+    WEIGHTS: ClassVar[frozenset[str]] = frozenset({"teacher"})
+
+    teacher: str | None = Field(
+        None,
+        description="a CLIP run's folder, or any in open_clip's format; with teacher_model, a "
+        "weight file or an open_clip tag. Must be given",
+    )
+    teacher_model: str | None = Field(
+        None, description="open_clip's name of the teacher; unset: its folder says"
+    )
+    distill: float = Field(
+        1.0, gt=0, description="weight of the distillation beside the contrast, which has 1"
+    )
+
+
+DECLARED = Declared(
+    options=ClipDistillOptions,
+    defaults={
+        "model": TINY_CLIP,
+        "lr": 1e-3,
+        "weight_decay": 0.2,
+        "betas": (0.9, 0.98),
+        "eps": 1e-6,
+    },
+    paper="Yang et al. 2023, arXiv:2307.12732",
+    needs=Needs(model="open_clip", least_batch=2, captions=True),
+    probe={"teacher": "."},
+    divides="features",
+)

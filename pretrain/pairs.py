@@ -1,0 +1,123 @@
+"""What objectives of images and captions have in common: two towers, views of pairs, embeddings."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from infra.errors import SluiceError
+from pretrain import views
+from pretrain.backbones import ClipParts, clip_files
+from pretrain.data import Batch
+from pretrain.objectives.base import Objective
+from pretrain.pair_options import NestedOptions, PairOptions
+from pretrain.settings import TrainSettings
+
+KEPT_CAPTIONS = 2**15  # whose tokens are held
+
+
+class Tokens:
+    """Captions -> token ids [batch, context]; the tokens of recent captions are kept."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.held: dict[str, Tensor] = {}
+
+    def __call__(self, captions: list[str]) -> Tensor:
+        fresh = list(dict.fromkeys(text for text in captions if text not in self.held))
+        if len(self.held) + len(fresh) > KEPT_CAPTIONS:
+            self.held, fresh = {}, list(dict.fromkeys(captions))
+        if fresh:
+            self.held.update(zip(fresh, self._tokenizer(fresh), strict=True))
+        return torch.stack([self.held[text] for text in captions])
+
+
+class Pairs(Objective):
+    """An open_clip model that sees images and reads captions.
+
+    widths: of the embeddings that are trained, the whole one last; empty: the whole one alone.
+    """
+
+    def __init__(self, settings: TrainSettings, parts: ClipParts) -> None:
+        super().__init__(settings)
+        assert isinstance(settings.options, PairOptions)
+        self._shown = settings.options
+        self.model = parts.model
+        self.parts = parts
+        self.tokenize = Tokens(parts.tokenizer)
+        self.widths = _widths(settings.options, int(parts.config["embed_dim"]))
+
+    def views(self, batch: Batch, device: torch.device) -> dict[str, Any]:
+        images = self.shown(batch, device, self.settings.image_size)
+        tokens = self.tokenize(batch.captions)
+        if self._shown.drop_tokens:
+            drawn = views.uniforms(self.key("token"), batch.places, tokens.shape[1])
+            tokens = views.drop_tokens(tokens, drawn, self._shown.drop_tokens)
+        return {
+            "images": views.normalize(images, self.parts.mean, self.parts.std),
+            "tokens": tokens.to(device),
+        }
+
+    def shown(self, batch: Batch, device: torch.device, size: int) -> Tensor:
+        """Random views [batch, 3, size, size] in 0..1; the same ones at every size."""
+        options = self._shown
+        numbers = views.uniforms(self.key("view"), batch.places, 12)
+        boxes = views.crop_boxes(numbers[:, :4], batch.sizes, options.crop_scale)
+        pixels = torch.from_numpy(batch.images).to(device)
+        mirrored = numbers[:, 4] < options.flip if options.flip else None
+        images = views.crop(pixels, boxes, size, mirrored)
+        if options.jitter:
+            images = views.colour(images, numbers[:, 5:10], options.jitter * batch.strength, 0.8)
+        if options.grey:
+            images = views.grey(images, numbers[:, 10] < options.grey)
+        if options.invert:
+            images = views.solarize(images, numbers[:, 11] < options.invert, threshold=0.0)
+        return images
+
+    def features(self, views: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """Of images and of texts, float32 [batch, embedding]: unit vectors, unless `widths` are
+        to be cut of them.
+        """
+        whole = not self.widths
+        image = self.model.encode_image(views["images"], normalize=whole).float()
+        return image, self.model.encode_text(views["tokens"], normalize=whole).float()
+
+    def embed(self, views: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
+        """Unit vectors of images and of texts, float32 [batch, width], for each width."""
+        return self.nested(self.features(views))
+
+    def nested(self, features: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
+        """Unit vectors of each width, out of `features`."""
+        image, text = features
+        if not self.widths:
+            return [(image, text)]
+        return [
+            (normalize(image[:, :width], dim=1), normalize(text[:, :width], dim=1))
+            for width in self.widths
+        ]
+
+    def mean(self, losses: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean over all widths, and each width's own as a figure where there are several."""
+        figures = {
+            f"loss_{width}": loss.detach()
+            for width, loss in zip(self.widths, losses if self.widths else [], strict=True)
+        }
+        return torch.stack(losses).mean(), figures
+
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        return clip_files(self.parts)
+
+
+def _widths(options: PairOptions, whole: int) -> tuple[int, ...]:
+    """Each prefix once and the whole embedding, ascending; empty where no prefix is asked for."""
+    if not isinstance(options, NestedOptions) or not options.prefixes:
+        return ()
+    if max(options.prefixes) > whole:
+        raise SluiceError(
+            f"options.prefixes has {max(options.prefixes)}, but embeddings of this model have "
+            f"{whole} values",
+            f"give numbers up to {whole}, or a model with a larger embed_dim",
+        )
+    return tuple(sorted({*options.prefixes, whole}))

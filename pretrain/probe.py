@@ -1,0 +1,141 @@
+"""Which backbone can carry which objective: one real step of a small batch of noise tells."""
+
+import json
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import timm
+import torch
+from pydantic import ValidationError
+
+from infra.errors import SluiceError
+from pretrain import objectives, options
+from pretrain.backbones import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ImageSizeError,
+    build_clip,
+    build_encoder,
+    clip_files,
+)
+from pretrain.data import Batch
+from pretrain.declare import TINY_CLIP
+from pretrain.settings import TrainSettings
+
+BATCH = 2
+CLASSES = ("a", "b")
+RECORD = {"classes": [0, 1], "probabilities": [0.6, 0.4], "box": [0, 0, 1, 1]}
+FIELDS = {"concept": "a", "labels": ["a"], "teacher": [RECORD]}  # of every sample of the batch
+Outcome = Literal["yes", "no", "size", "fails"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """yes: a step was taken. no: refused before one, `reason` says why. size: refused for this size
+    of images; another may do. fails: neither; a defect, either of the check that should have
+    refused, or of the network.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return self.outcome == "yes"
+
+
+def can(backbone: str, objective: str, image_size: int | None = None) -> Verdict:
+    """Whether `objective` can train the timm model `backbone`, by building both and one step.
+
+    image_size: pixels; without it those the model is made for. Raises SluiceError for names that
+    are none. An objective with two towers gets the model as its image tower.
+
+    >>> can("resnet18", "mae").reason
+    'mae cannot train a ResNet: it must be able to drop patches'
+    """
+    if not timm.is_model(backbone):
+        raise SluiceError(f"timm knows no model {backbone!r}", "use a name of timm.list_models()")
+    if objective not in options.names():
+        raise SluiceError(
+            f"there is no objective {objective!r}", f"use one of {', '.join(options.names())}"
+        )
+    made_for: Any = timm.get_pretrained_cfg_value(backbone, "input_size")
+    size = image_size or int(made_for[-1])
+    try:
+        with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+            return _step(_settings(backbone, objective, size, folder))
+    except ValidationError as error:
+        return Verdict("no", "; ".join(each["msg"] for each in error.errors()))
+    except ImageSizeError as error:
+        return Verdict("size", error.what)
+    except SluiceError as error:
+        return Verdict("no", error.what)
+    except Exception as error:  # whatever a network raises
+        return Verdict("fails", f"{type(error).__name__}: {error}".splitlines()[0][:300])
+
+
+def _settings(backbone: str, objective: str, size: int, folder: str) -> TrainSettings:
+    """Of the probe's step; a teacher, where one is needed, is the same network in `folder`."""
+    declared = options.declared(objective)
+    towers = declared.needs.model == "open_clip"
+    tower = {"timm_model_name": backbone, "timm_model_pretrained": False, "image_size": size}
+    common: dict[str, Any] = {
+        "objective": objective,
+        "model": {**TINY_CLIP, "vision_cfg": tower} if towers else backbone,
+        "image_size": size,
+        "batch": BATCH,
+        "steps": 4,
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+    }
+    asked = dict(declared.probe)
+    if asked.keys() & declared.options.WEIGHTS:
+        plain = {**common, "objective": "clip" if towers else "rotnet"}
+        _write_network(TrainSettings.model_validate(plain), Path(folder), towers)
+        asked |= dict.fromkeys(asked.keys() & declared.options.WEIGHTS, folder)
+    return TrainSettings.model_validate({**common, "options": asked})
+
+
+def _write_network(settings: TrainSettings, folder: Path, towers: bool) -> None:
+    files = (
+        clip_files(build_clip(settings))
+        if towers
+        else build_encoder(settings).files(IMAGENET_MEAN, IMAGENET_STD)
+    )
+    for path, data in files:
+        (folder / path).write_bytes(data)
+
+
+def _step(settings: TrainSettings) -> Verdict:
+    objective = objectives.build(settings)
+    objective.train()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        views = objective.views(_noise(settings), torch.device("cpu"))
+    loss, _ = objective(views, 0.5)
+    loss.backward()
+    objective.before_update(0.5)
+    objective.after_update(0.5)
+    if not math.isfinite(loss.item()):
+        return Verdict("fails", f"the loss is {loss.item()}")
+    gradients = [each.grad for each in objective.trained() if each.grad is not None]
+    if not any(bool(gradient.any()) for gradient in gradients):
+        return Verdict("fails", "no weight has a gradient")
+    return Verdict("yes")
+
+
+def _noise(settings: TrainSettings) -> Batch:
+    side, rng = settings.canvas_size, np.random.default_rng(0)
+    return Batch(
+        images=rng.integers(0, 256, (BATCH, side, side, 3), dtype=np.uint8),
+        sizes=np.full((BATCH, 2), side, np.float32),
+        captions=["a cat", "a dog"],
+        ids=np.arange(BATCH),
+        sources=np.zeros(BATCH, np.int64),
+        places=np.arange(BATCH),
+        state={},
+        texts=[json.dumps(FIELDS)] * BATCH,
+    )
