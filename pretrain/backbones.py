@@ -254,7 +254,7 @@ def _new_encoder(
             seed_weights(settings)
             model = timm.create_model(name, pretrained=False, **kwargs, **training)
             break
-        except TypeError as error:  # convolutional networks take any size and know no img_size
+        except (TypeError, IndexError) as error:  # it knows no img_size, or not as one number
             failure = error
         except (ValueError, RuntimeError, AssertionError) as error:
             failure = error
@@ -288,8 +288,9 @@ def _check_sizes(encode: Any, model: nn.Module, name: str, sizes: Sequence[int])
             encode(torch.zeros(1, 3, size, size))
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             also = f" beside {sizes[0]}" if size != sizes[0] else ""
+            why = (str(error).splitlines() or [type(error).__name__])[0]
             raise ImageSizeError(
-                f"{name} takes no image of {size} pixels{also}: {str(error).splitlines()[0]}",
+                f"{name} takes no image of {size} pixels{also}: {why}",
                 "choose another image_size or another model; for an objective with small crops a "
                 "model of any size (a ConvNet, vit_*), or options.local_crops: 0",
             ) from error

@@ -100,10 +100,10 @@ class ImageEncoder:
                 outputs.append(vectors[:count].float().numpy())
         return np.concatenate(outputs)
 
-    def pool(self, tokens: Tensor) -> Tensor:
+    def pool(self, tokens: Tensor | Any) -> Tensor:
         """Network output -> [n, dimension]; a network without tokens pools in its own way."""
         prefix = int(getattr(self.model, "num_prefix_tokens", 0))
-        if tokens.ndim != 3:
+        if not isinstance(tokens, Tensor) or tokens.ndim != 3:  # CrossViT has two lots of them
             return self.model.forward_head(tokens, pre_logits=True)
         if self.pooling == "patch_mean" or prefix == 0:
             return tokens[:, prefix:].mean(1)

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from infra.errors import SluiceError
-from pretrain import objectives, options
+from pretrain import capabilities, objectives, options
 from pretrain.backbones import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -65,7 +65,11 @@ def can(backbone: str, objective: str, image_size: int | None = None) -> Verdict
     made_for: Any = timm.get_pretrained_cfg_value(backbone, "input_size")
     size = image_size or int(made_for[-1])
     try:
-        with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            torch.random.fork_rng(devices=[]),
+            capabilities.unheeded(),
+        ):
             return _step(_settings(backbone, objective, size, folder))
     except ValidationError as error:
         return Verdict("no", "; ".join(each["msg"] for each in error.errors()))

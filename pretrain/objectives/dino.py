@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.backbones import IMAGENET_MEAN, IMAGENET_STD, TimmEncoder, build_encoder
+from pretrain.classifier import output_width
 from pretrain.crops import global_crops, local_crops, local_size
 from pretrain.data import Batch
 from pretrain.heads import Head
@@ -38,7 +39,12 @@ class Dino(Objective):
         super().__init__(settings)
         assert isinstance(settings.options, DinoOptions)
         self.options = options = settings.options
-        sizes = (student.width, options.hidden, options.bottleneck, options.prototypes)
+        sizes = (
+            output_width(student.model),
+            options.hidden,
+            options.bottleneck,
+            options.prototypes,
+        )
         self.student, self.student_head = student.model, Head(*sizes)
         self.teacher, self.teacher_head = teacher.model, Head(*sizes)
         self.encoder = teacher

@@ -34,7 +34,7 @@ FAMILIES: dict[str, tuple[str, int]] = {
     "TNT": ("tnt_s_legacy_patch16_224", 64),
     "CrossViT": ("crossvit_tiny_240", 240),
     "ConViT": ("convit_tiny", 64),
-    "HaloNet": ("halonet26t", 128),
+    "HaloNet": ("halonet26t", 256),
     "InceptionNeXt": ("inception_next_atto", 64),
     "MambaOut": ("mambaout_femto", 64),
     "ECA-ResNet": ("ecaresnet26t", 64),
