@@ -3,6 +3,7 @@
 # make coverage the tests, and the lines they run
 # make check    the static checks alone: ruff, pyright, import-linter
 # make unit     the quick tests alone: no Ray, no Prefect server
+# make long     the longest tests, which `make test` leaves out
 # make bench    the measurements under tests/bench
 # make format   sort imports and lay out the code
 # make lock     lock again: names, versions and hashes
@@ -29,7 +30,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help demo test check pytest coverage unit bench format lock clean
+.PHONY: help demo test check pytest long coverage unit bench format lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -51,13 +52,16 @@ check: $(READY)
 	@$(BIN)/lint-imports
 
 pytest: $(READY)
-	@$(BIN)/pytest -n auto --dist loadgroup
+	@$(BIN)/pytest -n auto --dist loadgroup -m 'not long'
+
+long: $(READY)
+	@$(BIN)/pytest -m long
 
 coverage: $(READY)
 	@$(BIN)/pytest -n auto --dist loadgroup --cov --cov-report=term:skip-covered
 
 unit: $(READY)
-	@$(BIN)/pytest -n auto --dist loadgroup -m 'not ray and not prefect and not slow'
+	@$(BIN)/pytest -n auto --dist loadgroup -m 'not ray and not prefect and not slow and not long'
 
 bench: $(READY)
 	@for script in $$(ls tests/bench/*.py | grep -vE 'tables|record') tests/bench/tables.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

@@ -27,15 +27,20 @@ HEAVY = ("ray", "prefect")
 SHARED = ("curated_store",)  # fixtures
 
 
+def is_heavy(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in HEAVY)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Groups for `--dist loadgroup`: of ordinary tests each file is one.
 
     Those that start clusters and servers are one group together: they run one after the other,
-    beside the ordinary ones. So are those that look at a store that takes long to make, so that
-    one worker makes it.
+    beside the ordinary ones, and begin at once, since they take longest. So are those that look at
+    a store that takes long to make, so that one worker makes it.
     """
+    items.sort(key=lambda item: not is_heavy(item))
     for item in items:
-        heavy = any(item.get_closest_marker(name) for name in HEAVY)
+        heavy = is_heavy(item)
         shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
         group = "heavy" if heavy else [*shared, item.nodeid.partition("::")[0]][0]
         item.add_marker(pytest.mark.xdist_group(group))

@@ -196,6 +196,7 @@ def test_a_worker_that_always_dies_ends_the_run_and_not_the_next(
     assert (tmp_path / "next" / "model.safetensors").exists()
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.slow
 def test_two_workers_share_a_run_and_go_on_when_one_is_killed(

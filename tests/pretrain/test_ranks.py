@@ -122,7 +122,7 @@ def train(store: str, settings: str, processes: int, code: int = 0) -> dict[str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["clip", "mae"])
+@pytest.mark.parametrize("objective", ["clip", pytest.param("mae", marks=pytest.mark.long)])
 def test_two_processes_learn_what_one_learns(
     objective: str, pairs: str, small: Any, tmp_path: Path
 ) -> None:

@@ -140,6 +140,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_samples_of_all_processes_count(tmp_path: Path) -> None:
     logits = torch.randn(10, 6, generator=torch.Generator().manual_seed(0))

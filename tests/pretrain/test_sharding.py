@@ -60,6 +60,7 @@ def losses(url: str) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_model_in_pieces_learns_what_a_whole_one_learns(
     pairs: str, small: Callable[..., TrainSettings], tmp_path: Path

@@ -129,6 +129,7 @@ def half(rank: int, file: str, values: torch.Tensor, state: dict[str, Any]) -> l
     return [grad / 2 for grad in found]
 
 
+@pytest.mark.long
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
     """The published code has half of it: its sum of correlations lets no gradient through."""
     torch.manual_seed(0)
