@@ -22,7 +22,9 @@ T = TypeVar("T")
 
 
 def to_terminal(alarm: Alarm) -> None:
-    print(f"alarm, {alarm}", file=sys.stderr, flush=True)
+    """Where somebody watches; the run's folder keeps it anyway."""
+    if sys.stderr.isatty():
+        print(f"alarm, {alarm}", file=sys.stderr, flush=True)
 
 
 class Observer:

@@ -91,7 +91,7 @@ def test_a_run_is_committed_whole_and_made_once(made: tuple[Draft, Any], pairs: 
     assert run.digest == draft.spec.digest
     assert artifacts.verify(run) == []
     left = {path.name for path in Path(run.url).iterdir()}
-    assert left == {
+    assert left - {"alarms.jsonl"} == {  # which a slow machine leaves
         "manifest.json",
         "timing.json",
         "metrics.jsonl",
