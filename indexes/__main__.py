@@ -1,21 +1,14 @@
 """The command line of the indexes: `python -m indexes serve NAME@VERSION`."""
 
 import os
-import sys
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from indexes.service.choices import ServeChoices
-from infra.errors import SluiceError
+from infra.command import command_line, run_command
 
-app = App(
-    name="python -m indexes",
-    help="Searchable indexes of dataset versions.",
-    help_flags=["--help"],
-    version_flags=[],
-    help_format="markdown",
-)
+app = command_line("python -m indexes", "Searchable indexes of dataset versions.")
 
 
 @app.command
@@ -50,14 +43,5 @@ def serve(
     run((choices or ServeChoices()).settings(names, place))
 
 
-def main() -> None:
-    """Run a command; a failure is one message and an exit code, no traceback."""
-    try:
-        app()
-    except SluiceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-
-
 if __name__ == "__main__":
-    main()
+    run_command(app)

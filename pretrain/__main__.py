@@ -5,16 +5,16 @@
 
 import contextlib
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from pydantic import ValidationError
 
 from infra import artifacts
+from infra.command import command_line, run_command
 from infra.dataset import open_dataset
 from infra.errors import SluiceError
 from infra.progress import display
@@ -24,13 +24,7 @@ from pretrain.job import Job
 from pretrain.run import run_draft
 from pretrain.settings import TrainSettings
 
-app = App(
-    name="python -m pretrain",
-    help="Training runs on dataset versions.",
-    help_flags=["--help"],
-    version_flags=[],
-    help_format="markdown",
-)
+app = command_line("python -m pretrain", "Training runs on dataset versions.")
 
 
 @app.command
@@ -211,14 +205,5 @@ def _silent(step: int, note: str) -> None:
     return None
 
 
-def main() -> None:
-    """Run a command; a failure is one message and an exit code, no traceback."""
-    try:
-        app()
-    except SluiceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-
-
 if __name__ == "__main__":
-    main()
+    run_command(app)

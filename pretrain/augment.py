@@ -44,12 +44,13 @@ def augment(
     boxes = views.crop_boxes(numbers[:, :4], batch.sizes, recipe.scale)
     if recipe.scale == WHOLE:
         boxes = np.tile(np.asarray([0.0, 0.0, 1.0, 1.0]), (len(boxes), 1))
-    return view(batch, device, numbers, boxes, numbers[:, 4] < recipe.flip, size, recipe)
+    pixels = torch.from_numpy(batch.images).to(device)
+    return view(batch, pixels, numbers, boxes, numbers[:, 4] < recipe.flip, size, recipe)
 
 
 def view(
     batch: Batch,
-    device: torch.device,
+    pixels: Tensor,
     numbers: np.ndarray,
     boxes: np.ndarray,
     mirrored: np.ndarray,
@@ -58,13 +59,13 @@ def view(
 ) -> Tensor:
     """As `augment`, of given crops: boxes [batch, 4] as y0, x0, y1, x1; mirrored: bool [batch].
 
-    numbers: uniform [batch, 16], of which those from the sixth on are used.
+    pixels: the images of the batch, on the device that cuts them. numbers: uniform [batch, 16], of
+    which those from the sixth on are used.
     """
     low, high = (sigma * size / 224 for sigma in views.BLUR_SIGMA)
     sigma = None
     if recipe.blur:
         sigma = np.where(numbers[:, 11] < recipe.blur, low + (high - low) * numbers[:, 12], 0.0)
-    pixels = torch.from_numpy(batch.images).to(device)
     images = views.crop(pixels, boxes, size, mirrored, sigma)
     if recipe.jitter:
         strength = recipe.jitter * batch.strength

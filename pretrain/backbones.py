@@ -330,7 +330,7 @@ def checkpoint_blocks(networks: nn.Module) -> None:
     try:
         for module in able:
             module.set_grad_checkpointing(True)
-    except (AssertionError, NotImplementedError) as error:
+    except (AssertionError, RuntimeError) as error:  # each family says no in its own way
         able, reason = [], f": {error}"
     else:
         reason = ""

@@ -13,12 +13,12 @@ FILE = Path(__file__).with_name("capabilities.json")
 
 
 @cache
-def _answers() -> dict[str, dict[str, Any]]:
-    """By model."""
+def _families() -> dict[str, dict[str, Any]]:
+    """By model: image_size, answers."""
     if not FILE.exists():
         return {}
     told = json.loads(FILE.read_text())
-    return {family["model"]: family["answers"] for family in told["families"].values()}
+    return {family["model"]: family for family in told["families"].values()}
 
 
 @contextlib.contextmanager
@@ -31,9 +31,14 @@ def unheeded() -> Generator[None]:
         _heeded.reset(token)
 
 
-def refused(model: object, objective: str) -> str | None:
-    """Why `objective` cannot train the timm model; None where it can, or nobody has tried."""
-    if not _heeded.get():
+def refused(model: str, objective: str, image_size: int) -> str | None:
+    """Why `objective` cannot train the timm model; None where it can, or nobody has tried.
+
+    A reason that speaks of pixels holds for images of the size it was found with.
+    """
+    told = _families().get(model)
+    if told is None or not _heeded.get():
         return None
-    outcome, reason = _answers().get(str(model), {}).get(objective, ("yes", ""))
-    return reason if outcome == "no" else None
+    outcome, reason = told["answers"].get(objective, ("yes", ""))
+    elsewhere = "pixels" in reason and image_size != told["image_size"]
+    return reason if outcome == "no" and not elsewhere else None

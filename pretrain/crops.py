@@ -6,18 +6,18 @@ solarised, so that the two differ in more than their place.
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pretrain import views
+from pretrain.augment import Recipe, view
 from pretrain.backbones import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.data import Batch
 from pretrain.options.dino import DinoOptions
 from pretrain.settings import TrainSettings
 
-JITTER_CHANCE, GREY_CHANCE, SOLARIZE_CHANCE = 0.8, 0.2, 0.2
-BLUR_CHANCE = (1.0, 0.1)  # of the two global crops
+JITTER_CHANCE, GREY_CHANCE = 0.8, 0.2
+BLUR_CHANCE, SOLARIZE_CHANCE = (1.0, 0.1), (0.0, 0.2)  # of the two global crops
 LOCAL_BLUR_CHANCE = 0.5
 Key = Callable[..., tuple[object, ...]]  # an objective's `key`
 
@@ -34,18 +34,10 @@ def global_crops(batch: Batch, pixels: Tensor, key: Key, size: int, options: Din
 
     pixels: the images of `batch`, on the device that cuts them.
     """
+    chances = zip(BLUR_CHANCE, SOLARIZE_CHANCE, strict=True)
+    recipes = [_recipe(options, options.global_scale, *chance) for chance in chances]
     crops = [
-        _crop(
-            batch,
-            pixels,
-            key(f"global {i}"),
-            size,
-            options,
-            options.global_scale,
-            BLUR_CHANCE[i],
-            SOLARIZE_CHANCE if i else 0.0,
-        )
-        for i in range(2)
+        _crop(batch, pixels, key(f"global {i}"), size, recipe) for i, recipe in enumerate(recipes)
     ]
     return torch.cat(crops)
 
@@ -54,18 +46,9 @@ def local_crops(
     batch: Batch, pixels: Tensor, key: Key, size: int, options: DinoOptions
 ) -> Tensor | None:
     """[local_crops * batch, 3, size, size], or None where there are none."""
+    recipe = _recipe(options, options.local_scale, LOCAL_BLUR_CHANCE)
     crops = [
-        _crop(
-            batch,
-            pixels,
-            key(f"local {i}"),
-            size,
-            options,
-            options.local_scale,
-            LOCAL_BLUR_CHANCE,
-            0.0,
-        )
-        for i in range(options.local_crops)
+        _crop(batch, pixels, key(f"local {i}"), size, recipe) for i in range(options.local_crops)
     ]
     return torch.cat(crops) if crops else None
 
@@ -83,23 +66,14 @@ def plain_global_crops(
 
 
 def _crop(
-    batch: Batch,
-    pixels: Tensor,
-    key: tuple[object, ...],
-    size: int,
-    options: DinoOptions,
-    scale: tuple[float, float],
-    blur: float,
-    solarize: float,
+    batch: Batch, pixels: Tensor, key: tuple[object, ...], size: int, recipe: Recipe
 ) -> Tensor:
     numbers = views.uniforms(key, batch.places, 16)
-    boxes = views.crop_boxes(numbers[:, :4], batch.sizes, scale)
-    low, high = (sigma * size / 224 for sigma in views.BLUR_SIGMA)
-    sigma = np.where(numbers[:, 11] < blur, low + (high - low) * numbers[:, 12], 0.0)
-    images = views.crop(pixels, boxes, size, numbers[:, 4] < options.flip, sigma)
-    strength = options.jitter * batch.strength
-    images = views.colour(images, numbers[:, 5:10], strength, JITTER_CHANCE)
-    images = views.grey(images, numbers[:, 10] < GREY_CHANCE)
-    if solarize:
-        images = views.solarize(images, numbers[:, 13] < solarize)
-    return views.normalize(images, IMAGENET_MEAN, IMAGENET_STD)
+    boxes = views.crop_boxes(numbers[:, :4], batch.sizes, recipe.scale)
+    return view(batch, pixels, numbers, boxes, numbers[:, 4] < recipe.flip, size, recipe)
+
+
+def _recipe(
+    options: DinoOptions, scale: tuple[float, float], blur: float, solarize: float = 0.0
+) -> Recipe:
+    return Recipe(scale, options.flip, options.jitter, JITTER_CHANCE, GREY_CHANCE, blur, solarize)

@@ -21,6 +21,15 @@ TINY_CLIP: dict[str, Any] = {
     "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
 }
 TINY_VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3}
+# AdamW on that transformer, as most objectives of images train it.
+VIT_DEFAULTS: dict[str, Any] = {
+    "model": "vit_tiny_patch16_224",
+    "model_kwargs": TINY_VIT,
+    "lr": 1e-3,
+    "weight_decay": 0.05,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+}
 
 
 class Settings(BaseModel):

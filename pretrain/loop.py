@@ -28,7 +28,7 @@ from pretrain.compiled import Compiled
 from pretrain.curriculum import Curriculum
 from pretrain.data import Ahead, Batch, Stream
 from pretrain.job import PART, Job, Progress
-from pretrain.objectives.base import Objective
+from pretrain.objectives.base import Comparing, Objective
 from pretrain.observe import Observer
 from pretrain.optimizers import learning_rate, make_optimizer, set_step
 from pretrain.ranks import Ranks, joined
@@ -214,7 +214,7 @@ class Trainer:
         samples = settings.batch // self.ranks.count
         if size is None:
             told = micro.whole(self.forward, views, progress, self.autocast)
-        elif settings.declared.divides == "features":
+        elif isinstance(self.objective, Comparing):
             told = micro.cached(self.objective, views, progress, samples, size, self.autocast)
         else:
             told = micro.accumulated(self.forward, views, progress, samples, size, self.autocast)

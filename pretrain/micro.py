@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from infra.errors import SluiceError
-from pretrain.objectives.base import Objective
+from pretrain.objectives.base import Comparing, Objective
 
 Views = Mapping[str, Any]
 Told = tuple[Tensor, dict[str, Tensor]]
@@ -80,7 +80,7 @@ def accumulated(
 
 
 def cached(
-    objective: Objective,
+    objective: Comparing,
     views: Views,
     progress: float,
     samples: int,

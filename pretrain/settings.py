@@ -228,9 +228,10 @@ class TrainSettings(Settings):
             )
         if needs.model == "timm" and not isinstance(self.model, str):
             raise ValueError(f"model of {self.objective} is the name of a timm model")
-        reason = capabilities.refused(self.model, self.objective) if needs.model == "timm" else None
-        if reason:
-            raise ValueError(f"{reason}; pretrain/README.md shows which models can")
+        if needs.model == "timm" and not self.model_kwargs:
+            reason = capabilities.refused(str(self.model), self.objective, self.image_size)
+            if reason:
+                raise ValueError(f"{reason}; pretrain/README.md shows which models can")
         if self.ema is not None and declared.keeps_average:
             raise ValueError(
                 f"{self.objective} leaves an average of weights of its own; leave ema out"

@@ -169,8 +169,15 @@ def check_maps(network: nn.Module, size: int) -> dict[int, int]:
             if places is None or values[:, :, ~places[0]].any():
                 raise ValueError("its features reach into hidden cells")
             reductions[size // values.shape[2]] = values.shape[1]
-    except (AttributeError, ValueError, TypeError, RuntimeError, AssertionError, KeyError,
-            IndexError, NotImplementedError, ZeroDivisionError) as error:  # fmt: skip
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise SluiceError(
             f"spark cannot train a {type(network).__name__} on {size} pixels: it must keep to the "
             f"shown cells of an image ({error})",

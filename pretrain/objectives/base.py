@@ -56,23 +56,6 @@ class Objective(nn.Module, ABC):
         give such outputs: turn them to float32 (`.float()`) and take the loss within `exact`.
         """
 
-    def features(self, views: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        """What the networks give of each sample, [batch, ...] each, for `compare`.
-
-        Of objectives that declare `divides="features"`: their `forward` is `compare` of these, so
-        that a step can hold the activations of a few samples at a time (`pretrain.micro`).
-        """
-        raise NotImplementedError
-
-    def compare(
-        self, features: tuple[Tensor, ...], views: Mapping[str, Any], progress: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of the features of a whole batch, and figures; see `features`.
-
-        It may use parameters that are scalars, such as a temperature, and no networks.
-        """
-        raise NotImplementedError
-
     @abstractmethod
     def files(self) -> Iterator[tuple[str, bytes]]:
         """The finished encoder as (path, bytes), in formats that other tools load."""
@@ -101,3 +84,27 @@ class Objective(nn.Module, ABC):
     def key(self, *names: object) -> tuple[object, ...]:
         """The key of this objective's random numbers of one kind."""
         return (self.settings.seed, self.settings.objective, *names)
+
+
+class Comparing(Objective):
+    """One whose loss compares samples by what the networks give of each, as `divides="features"`
+    declares: a step can hold the activations of a few samples at a time (`pretrain.micro`).
+    """
+
+    @abstractmethod
+    def features(self, views: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """What the networks give of each sample, [batch, ...] each, for `compare`."""
+
+    @abstractmethod
+    def compare(
+        self, features: tuple[Tensor, ...], views: Mapping[str, Any], progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the features of a whole batch, and figures.
+
+        It may use parameters that are scalars, such as a temperature, and no networks.
+        """
+
+    def forward(
+        self, views: Mapping[str, Any], progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.compare(self.features(views), views, progress)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from pretrain.backbones import ClipParts, build_clip
 from pretrain.data import Batch
 from pretrain.distributed import gather, rank
-from pretrain.objectives.base import exact
+from pretrain.objectives.base import Comparing, exact
 from pretrain.options.clip import ClipOptions
 from pretrain.pairs import Pairs
 from pretrain.settings import TrainSettings
@@ -78,7 +78,7 @@ def clip_loss(
     return contrast(found, same), found.images
 
 
-class Clip(Pairs):
+class Clip(Pairs, Comparing):
     """Two towers and a learned temperature; the logit scale stays within 0..ln 100."""
 
     def __init__(self, settings: TrainSettings, parts: ClipParts) -> None:
@@ -109,11 +109,6 @@ class Clip(Pairs):
         right = found[-1].images.argmax(1) == own
         scale = self.model.logit_scale.detach().exp()
         return loss, {"logit_scale": scale, "accuracy": right.float().mean(), **figures}
-
-    def forward(
-        self, views: Mapping[str, Any], progress: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.compare(self.features(views), views, progress)
 
     def compare(
         self, features: tuple[Tensor, ...], views: Mapping[str, Any], progress: float

@@ -54,11 +54,6 @@ class ClipDistill(Clip):
             "teacher_tokens": self._reads(batch.captions).to(device),
         }
 
-    def forward(
-        self, views: Mapping[str, Any], progress: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.compare(self.features(views), views, progress)
-
     def compare(
         self, features: tuple[Tensor, ...], views: Mapping[str, Any], progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:

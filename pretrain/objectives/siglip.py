@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pretrain.backbones import ClipParts, build_clip
 from pretrain.distributed import around
-from pretrain.objectives.base import exact
+from pretrain.objectives.base import Comparing, exact
 from pretrain.options.siglip import SiglipOptions
 from pretrain.pairs import Pairs
 from pretrain.settings import TrainSettings
@@ -62,18 +62,13 @@ def accuracy(image: Tensor, text: Tensor, chunk: int | None = None) -> Tensor:
     return (torch.cat(nearest) == torch.arange(len(image), device=image.device)).float().mean()
 
 
-class Siglip(Pairs):
+class Siglip(Pairs, Comparing):
     """Two towers, a learned scale and a learned bias; neither is bounded, as published."""
 
     def __init__(self, settings: TrainSettings, parts: ClipParts) -> None:
         super().__init__(settings, parts)
         assert isinstance(settings.options, SiglipOptions)
         self.options = settings.options
-
-    def forward(
-        self, views: Mapping[str, Any], progress: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.compare(self.features(views), views, progress)
 
     def compare(
         self, features: tuple[Tensor, ...], views: Mapping[str, Any], progress: float

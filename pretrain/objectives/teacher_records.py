@@ -56,8 +56,9 @@ class TeacherRecords(Classifier):
         spread = options.rest == "spread"
         rows = [densify(record.shares, options.classes, spread) for record in records]
         size = self.settings.image_size
+        pixels = torch.from_numpy(batch.images).to(device)
         return {
-            "images": view(batch, device, numbers, boxes, mirrored, size, Recipe()),
+            "images": view(batch, pixels, numbers, boxes, mirrored, size, Recipe()),
             "target": torch.from_numpy(np.asarray(rows, np.float32)).to(device),
         }
 

@@ -4,7 +4,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from pretrain.declare import TINY_CLIP, Declared, Needs
+from pretrain.declare import Declared, Needs
+from pretrain.options.clip import DECLARED as CLIP
 from pretrain.options.clip import ClipOptions
 
 
@@ -28,13 +29,7 @@ class ClipDistillOptions(ClipOptions):
 
 DECLARED = Declared(
     options=ClipDistillOptions,
-    defaults={
-        "model": TINY_CLIP,
-        "lr": 1e-3,
-        "weight_decay": 0.2,
-        "betas": (0.9, 0.98),
-        "eps": 1e-6,
-    },
+    defaults=CLIP.defaults,
     paper="Yang et al. 2023, arXiv:2307.12732",
     needs=Needs(model="open_clip", least_batch=2, captions=True),
     probe={"teacher": "."},

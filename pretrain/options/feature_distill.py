@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pretrain.declare import TINY_VIT, Declared, Needs, Range
+from pretrain.declare import VIT_DEFAULTS, Declared, Needs, Range
 from pretrain.labels import Labelled
 
 
@@ -37,14 +37,7 @@ class FeatureDistillOptions(Labelled):
 
 DECLARED = Declared(
     options=FeatureDistillOptions,
-    defaults={
-        "model": "vit_tiny_patch16_224",
-        "model_kwargs": TINY_VIT,
-        "lr": 1e-3,
-        "weight_decay": 0.05,
-        "betas": (0.9, 0.999),
-        "eps": 1e-8,
-    },
+    defaults=VIT_DEFAULTS,
     paper="Wang et al. 2023, arXiv:2305.17007",
     needs=Needs(meta=True),
     probe={"teacher": "."},

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from pretrain.declare import TINY_VIT, Declared, Needs, Options, Range
+from pretrain.declare import VIT_DEFAULTS, Declared, Needs, Options, Range
 
 
 class MaeOptions(Options):
@@ -21,14 +21,7 @@ class MaeOptions(Options):
 
 DECLARED = Declared(
     options=MaeOptions,
-    defaults={
-        "model": "vit_tiny_patch16_224",
-        "model_kwargs": TINY_VIT,
-        "lr": 1e-3,
-        "weight_decay": 0.05,
-        "betas": (0.9, 0.95),
-        "eps": 1e-8,
-    },
+    defaults={**VIT_DEFAULTS, "betas": (0.9, 0.95)},
     paper="He et al. 2021, arXiv:2111.06377",
     needs=Needs(drops_patches=True),
     pooling="patch_mean",  # no loss ever acts on its class token; they average, too

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pretrain.declare import TINY_VIT, Declared, Options, Range
+from pretrain.declare import VIT_DEFAULTS, Declared, Options, Range
 
 
 class SemaimOptions(Options):
@@ -36,15 +36,7 @@ class SemaimOptions(Options):
 
 DECLARED = Declared(
     options=SemaimOptions,
-    defaults={
-        "model": "vit_tiny_patch16_224",
-        "model_kwargs": TINY_VIT,
-        "lr": 1e-3,
-        "weight_decay": 0.05,
-        "betas": (0.9, 0.95),
-        "eps": 1e-8,
-        "clip_grad": 3.0,
-    },
+    defaults={**VIT_DEFAULTS, "betas": (0.9, 0.95), "clip_grad": 3.0},
     paper="Song et al. 2023, arXiv:2312.10457",
     pooling="patch_mean",  # its class token sees no patch in training
     divides="mean",

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from pretrain.declare import TINY_VIT, Declared, Options, Range
+from pretrain.declare import VIT_DEFAULTS, Declared, Options, Range
 
 
 class SimmimOptions(Options):
@@ -23,14 +23,7 @@ class SimmimOptions(Options):
 
 DECLARED = Declared(
     options=SimmimOptions,
-    defaults={
-        "model": "vit_tiny_patch16_224",
-        "model_kwargs": TINY_VIT,
-        "lr": 1e-3,
-        "weight_decay": 0.05,
-        "betas": (0.9, 0.999),
-        "eps": 1e-8,
-    },
+    defaults=VIT_DEFAULTS,
     paper="Xie et al. 2021, arXiv:2111.09886",
     pooling="patch_mean",  # the loss acts on the patches; a class token only passes values on
     divides="mean",

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pretrain.declare import TINY_VIT, Declared, Needs, Range
+from pretrain.declare import VIT_DEFAULTS, Declared, Needs, Range
 from pretrain.labels import Labelled
 
 Mix = Literal["cutmix", "mixup", "transmix", "mixpro"]
@@ -38,14 +38,7 @@ class SupervisedOptions(Labelled):
 
 DECLARED = Declared(
     options=SupervisedOptions,
-    defaults={
-        "model": "vit_tiny_patch16_224",
-        "model_kwargs": TINY_VIT,
-        "lr": 1e-3,
-        "weight_decay": 0.05,
-        "betas": (0.9, 0.999),
-        "eps": 1e-8,
-    },
+    defaults=VIT_DEFAULTS,
     paper="Touvron et al. 2020, arXiv:2012.12877",
     needs=Needs(meta=True),
     probe={"classes": ("a", "b")},

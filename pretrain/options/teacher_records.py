@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pretrain.declare import TINY_VIT, Declared, Needs, Options, Range
+from pretrain.declare import VIT_DEFAULTS, Declared, Needs, Options, Range
 from pretrain.labels import Record, read_records
 
 
@@ -40,14 +40,7 @@ class TeacherRecordsOptions(Options):
 
 DECLARED = Declared(
     options=TeacherRecordsOptions,
-    defaults={
-        "model": "vit_tiny_patch16_224",
-        "model_kwargs": TINY_VIT,
-        "lr": 1e-3,
-        "weight_decay": 0.05,
-        "betas": (0.9, 0.999),
-        "eps": 1e-8,
-    },
+    defaults=VIT_DEFAULTS,
     paper="Faghri et al. 2023, arXiv:2303.08983",
     needs=Needs(meta=True),
     divides="mean",
