@@ -220,6 +220,9 @@ def load_checkpoint(
             continue
         numbers = record.pop("numbers", {})
         record.pop("loss", None)
+        kept = {path.rpartition("/")[0] for path in _under("optimizer", tensors)}
+        if not kept <= dict(model.named_parameters()).keys():
+            continue  # of an older Sluice, which counted the parameters
         own = model.state_dict()
         state = {
             name: cut_like(value, own[name]) if name in own else value

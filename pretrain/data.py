@@ -28,6 +28,7 @@ from pretrain.reader import Place, Reader
 
 KNOWN = 10_000  # samples and shards that cannot be used, by name; beyond, they are only counted
 PIXEL_LIMIT = 2**26  # a larger image is refused before it is decoded
+CLOSING = 10.0  # seconds a thread may take to end
 FORMATS = ("JPEG", "PNG", "WEBP")
 T = TypeVar("T")
 
@@ -394,5 +395,6 @@ class Ahead(Generic[T]):
         return item
 
     def close(self) -> None:
+        """End the thread; one that waits for another process, which has failed, is left behind."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(CLOSING)

@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -137,8 +138,10 @@ class Trainer:
         self.observer = observer = Observer(
             self.job, self.objective, self.device, self.step, self.ranks.first
         )
-        batches = Ahead(self.stream.batches(self.state), BATCHES_AHEAD)
-        viewed = Ahead(self.viewed(batches), VIEWS_AHEAD)
+        left = self.settings.steps - self.step
+        # No more than are used: for a further one a process would wait for others that have ended.
+        batches = Ahead(islice(self.stream.batches(self.state), left), BATCHES_AHEAD)
+        viewed = Ahead(islice(self.viewed(batches), left), VIEWS_AHEAD)
         tried = False
         try:
             while self.step < self.settings.steps:

@@ -50,8 +50,13 @@ class Observer:
         self._clock = Clock(device)
 
     def read(self, step: int, captions: Sequence[str]) -> None:
-        """When the batch of a step is there, on whatever thread."""
-        if self._first and self._job.settings.declared.needs.captions:
+        """When the batch of a step is there, on whatever thread.
+
+        Captions that several samples share are looked for where such pairs count as negatives.
+        """
+        settings = self._job.settings
+        alike = getattr(settings.options, "same_caption", "negative")
+        if self._first and settings.declared.needs.captions and alike == "negative":
             self._captions[step] = same_captions(captions)
 
     def next(self, batches: Ahead[T]) -> T:

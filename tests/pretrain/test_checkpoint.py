@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 from timm.optim import Lamb, Lars, Lion
 from torch import nn
 
@@ -109,6 +110,20 @@ def test_one_of_another_run_counts_for_nothing(tmp_path: Path) -> None:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / WORK).iterdir())
+
+
+def test_one_that_counts_the_parameters_counts_for_nothing(tmp_path: Path) -> None:
+    """As those of an older Sluice did."""
+    model, optimizer = fresh(0)
+    steps(model, optimizer, 1)
+    copied = snapshot("digest", SAVED, model, optimizer)
+    tensors = {
+        name.replace("optimizer/0.weight", "optimizer/0"): value
+        for name, value in copied.tensors.items()
+    }
+    data = save(tensors, metadata={"sluice": copied.record})
+    filesystem.write_bytes(str(tmp_path), f"{WORK}/{FILE}", data)
+    assert load_checkpoint(str(tmp_path), "digest", *fresh(1)) is None
 
 
 def test_what_is_written_is_a_copy(tmp_path: Path) -> None:

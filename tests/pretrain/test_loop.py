@@ -11,7 +11,7 @@ from infra import artifacts, filesystem
 from infra.dataset import read_samples
 from infra.errors import SluiceError
 from pretrain import loop, options
-from pretrain.data import Source
+from pretrain.data import Source, Stream
 from pretrain.job import Job
 from pretrain.loop import deterministic, pick_device, run
 
@@ -127,6 +127,23 @@ def test_the_part_says_what_was_seen(
     assert lines[1]["samples"] == 64
     timing = artifacts.recorded_parts(str(tmp_path))["run"][1]
     assert timing["seconds"] > 0
+
+
+def test_nothing_is_read_beyond_the_end_of_a_run(
+    pairs: str, small: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where several processes read, one that went on would wait for those that have ended."""
+    read: list[int] = []
+    batch_of = Stream._next
+
+    def noted(self: Stream, *given: Any) -> Any:
+        batch = batch_of(self, *given)
+        read.append(int(batch.places[0]))
+        return batch
+
+    monkeypatch.setattr(Stream, "_next", noted)
+    run(Job(str(tmp_path), "d", small("mae", steps=5), (Source(pairs),)), go)
+    assert read == [0, 8, 16, 24, 32]
 
 
 def test_a_recorded_part_is_not_trained_again(
