@@ -4,7 +4,8 @@
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import io
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,3 +67,18 @@ def map_array(url: str) -> Array:
     if len(held) != start + count * dtype.itemsize:
         raise ValueError(f"{len(held)} bytes for an array {shape} of {dtype}")
     return np.frombuffer(held, dtype, count, start).reshape(shape)
+
+
+def aside(blocks: Iterable[Array], columns: int, dtype: npt.DTypeLike) -> Array:
+    """The rows of all blocks [n, columns], mapped from a nameless file in the temporary folder.
+
+    However many there are, they take memory that the system has back when it needs it.
+    """
+    with tempfile.TemporaryFile() as file:
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, dtype).data.cast("B") if block.size else b"")
+        rows = file.tell() // (columns * np.dtype(dtype).itemsize)
+        if not rows:
+            return np.empty((0, columns), dtype)
+        file.flush()
+        return np.memmap(file, dtype, "r", shape=(rows, columns))

@@ -7,7 +7,7 @@
 <version>/quantizer/<digest>/bounds.npy         a similarity that its true neighbours reach
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
 from indexes import coarse
-from indexes.arrays import map_array, write_array
+from indexes.arrays import aside, map_array, write_array
 from indexes.choice import Choice, choose
 from indexes.coarse import Coarse
 from indexes.embeddings import Embedding, open_version, vectors_of
@@ -32,10 +32,12 @@ from infra.dataset import Dataset, index_id
 from infra.digests import generator
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, join
+from infra.runner import own_processors
 from infra.stage import Draft, Item
+from infra.threads import ahead
 
 STAGE = "indexes.quantizer"
-CODE = 1  # raised when the same vectors give other files
+CODE = 2  # raised when the same vectors give other files
 PART = "quantizer"
 QUANTIZER = "quantizer.faiss"
 TRAIN_PER_LIST = 64  # training vectors
@@ -75,7 +77,7 @@ class QuantizerWork:
         embedding = vectors_of(dataset, self.settings.embedding)
         kept, settings = int(dataset.artifact.totals["kept"]), self.settings
         size = max(TRAIN_PER_LIST * (settings.lists or int(4 * kept**0.5)), LEAST_SAMPLE)
-        sample = draw(dataset, embedding, self._affordable(size, embedding), settings)
+        sample = draw(dataset, embedding, size, settings)
         full = sample.vectors.shape[1]
         if settings.dimensions > full:
             raise SluiceError(
@@ -108,14 +110,10 @@ class QuantizerWork:
         }
         return {"": Part(PART, tuple(files), extra=extra)}
 
-    def _affordable(self, size: int, embedding: Embedding) -> int:
-        """No larger a sample than takes half of the memory."""
-        return max(min(size, int(self.settings.memory) // (4 * embedding.dimension)), 1)
-
 
 @dataclass(frozen=True)
 class Sample:
-    """Vectors float16 [n, d] to train with and their ids; and ids and vectors of queries."""
+    """Vectors float16 [n, d] to train with, mapped, and their ids; ids and vectors of queries."""
 
     ids: Ids
     vectors: Halves
@@ -133,30 +131,32 @@ def draw(dataset: Dataset, embedding: Embedding, size: int, settings: IndexSetti
     shares = counts / max(counts.sum(), 1)
     training = np.minimum(np.ceil(size * shares).astype(np.int64), counts)
     asking = random.multinomial(settings.queries, shares) if len(shards) else counts
-    vectors = np.empty((int(training.sum()), embedding.dimension), np.float16)
-    filled, ends = np.zeros(len(vectors), bool), np.cumsum(training)
+    drawn: list[tuple[Ids, Ids, Halves]] = []
 
-    def draw_shard(shard: int, end: int, train: int, ask: int) -> tuple[Ids, Ids, Halves]:
-        """Ids to train with, whose vectors are put in place; ids and vectors of queries."""
+    def draw_shard(share: tuple[int, int, int]) -> tuple[Halves, tuple[Ids, Ids, Halves]]:
+        """Vectors to train with; their ids; ids and vectors of queries."""
+        shard, train, ask = share
         stored, rows, _ = kept_rows(dataset, embedding, shard)
         order = generator(settings.seed, STAGE, shard).permutation(rows)
         trained, asked = np.sort(order[::-1][:train]), np.sort(order[:ask])
-        place = slice(end - train, end - train + len(trained))
-        vectors[place], filled[place] = stored[trained], True
         first = index_id(shard, 0)
-        return first + trained, first + asked, stored[asked]
+        return stored[trained], (first + trained, first + asked, stored[asked])
 
-    with coarse.single_threads() as threads:
-        numbers = (each.tolist() for each in (shards, ends, training, asking))
-        drawn = list(threads.map(draw_shard, *numbers))
-    if not filled.any():
+    def vectors() -> Iterator[Halves]:
+        shares = zip(*(each.tolist() for each in (shards, training, asking)), strict=True)
+        with coarse.single_threads() as threads:
+            for rows, rest in ahead(threads, draw_shard, shares, own_processors()):
+                drawn.append(rest)
+                yield rows
+
+    sample = aside(vectors(), embedding.dimension, np.float16)
+    if not len(sample):
         raise SluiceError(
             f"{dataset.url} has no kept row with a vector {embedding.name}",
             "look at the report's funnel: the rules may drop everything",
         )
     ids, query_ids, queries = (np.concatenate(each) for each in zip(*drawn, strict=True))
-    vectors = vectors if filled.all() else vectors[filled]  # some rows have none
-    return Sample(ids, vectors, query_ids[: settings.queries], queries[: settings.queries])
+    return Sample(ids, sample, query_ids[: settings.queries], queries[: settings.queries])
 
 
 def kept_rows(
@@ -221,7 +221,10 @@ def train(sample: Halves, choice: Choice, dimension: int, seed: int) -> tuple[An
     """A trained, empty inverted file, and how vectors are assigned to its lists."""
     kind = KINDS[choice.kind]
     assert kind.new is not None  # of kinds that compare all nothing is trained
-    sample = shortened(sample, dimension)
+    if dimension < sample.shape[1]:
+        starts = range(0, len(sample), BLOCK)
+        cut = (shortened(sample[start : start + BLOCK], dimension) for start in starts)
+        sample = aside(cut, dimension, sample.dtype)
     cells = coarse.train(sample, choice.lists, seed)
     few = sample[:: max(len(sample) // LEAST_SAMPLE, 1)].astype(np.float32)
     with threadpool_limits(1):
