@@ -301,7 +301,10 @@ def open_quantizer(url: str) -> Trained:
     for file in part.files:
         if file.path == QUANTIZER:
             index = read_faiss(artifact.path(QUANTIZER), file.sha256)
-            centroids = faiss().downcast_index(inverted_file(index).quantizer).reconstruct_n()
-            cells = Coarse(centroids, arrays["leaders"], arrays["starts"])
+            coarse_index = faiss().downcast_index(inverted_file(index).quantizer)
+            shape = coarse_index.ntotal, coarse_index.d
+            # Not copied: they stay where they are as long as the index, which lies beside them.
+            centroids = faiss().rev_swig_ptr(coarse_index.get_xb(), shape[0] * shape[1])
+            cells = Coarse(centroids.reshape(shape), arrays["leaders"], arrays["starts"])
     queries = arrays["queries"].astype(np.float32)
     return Trained(index, cells, queries, arrays["own"], arrays["bounds"], part.extra)
