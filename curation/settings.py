@@ -43,7 +43,7 @@ class SourceSettings(BaseModel):
     )
     image: str | None = Field(None, description="column of image bytes (jpg)")
     caption: str | None = Field(
-        None, description="column of captions (caption, text, alt); '' where a table has none"
+        None, description="column of captions (caption, text, alt); '' where there is none"
     )
     url: str | None = Field(None, description="column of URLs (url, image_url, link)")
     uid: str | None = Field(None, description="column of uids (uid, where there is one)")

@@ -78,16 +78,19 @@ class ParquetUnit:
         cell = row[named["image"]]
         # Hugging Face keeps an image as a struct of bytes and path.
         image: bytes | None = cell.get("bytes") if hasattr(cell, "get") else cell
-        caption = base.text_of(row[named["caption"]])
+        said: Any = row[named["caption"]] if "caption" in named else None
+        caption = base.text_of(said)
         caption = (caption.strip() or None) if caption else None
         reason = None
         if image is None:
             reason = base.MISSING_IMAGE
         elif len(image) > MEMBER_LIMIT:
             image, reason = None, base.MEMBER_TOO_LARGE
+        elif "caption" not in named:  # the file has none, and "" is right
+            caption = ""
         elif caption is None:
             reason = base.MISSING_CAPTION
-        elif isinstance(row[named["caption"]], Replaced):
+        elif isinstance(said, Replaced):
             reason = base.CAPTION_NOT_UTF8
         texts = {role: row.get(named[role]) for role in ("url", "uid") if role in named}
         left_out = {*named.values(), *base.NO_META}
@@ -138,6 +141,8 @@ class ParquetSource:
         found: dict[str, str] = {}
         for role, default in DEFAULTS.items():
             given: str | None = getattr(self.settings, role)
+            if (role, given) == ("caption", ""):
+                continue
             asked = given is not None or role in ("image", "caption")
             asked = asked or (role == "uid" and self.settings.subset is not None)
             name = given or default
@@ -146,7 +151,8 @@ class ParquetSource:
                     raise SluiceError(
                         f"{url} has no column {name!r} for the {role}; it has "
                         f"{', '.join(schema.names)}",
-                        f"name the right one in the source: `{role}: COLUMN`",
+                        f"name the right one in the source: `{role}: COLUMN`"
+                        + (", or say `caption: ''` for images alone" if role == "caption" else ""),
                     )
             elif _fits(role, schema.field(name).type):
                 found[role] = name

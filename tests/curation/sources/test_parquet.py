@@ -64,6 +64,19 @@ def test_nulls_and_blanks(tmp_path: Path) -> None:
     assert reasons(found) == ["missing_image", "missing_caption", "missing_caption", None]
 
 
+def test_images_alone_have_empty_captions(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "p.parquet", {"jpg": columns(2)["jpg"], "label": [3, 5]})
+    with pytest.raises(SluiceError, match="no column 'caption'") as error:
+        open_source(SourceSettings(parquet=str(tmp_path))).units(10)
+    assert "`caption: ''` for images alone" in error.value.way_out
+    found = records(SourceSettings(parquet=str(tmp_path), caption=""))
+    assert [(record.image, record.caption) for record in found] == [
+        (b"image 0", ""),
+        (b"image 1", ""),
+    ]
+    assert [record.meta for record in found] == [{"label": 3}, {"label": 5}]
+
+
 def test_text_that_is_no_utf8_costs_one_row(tmp_path: Path) -> None:
     offsets = b"".join(number.to_bytes(4, "little") for number in range(4))
     captions = pa.StringArray.from_buffers(3, pa.py_buffer(offsets), pa.py_buffer(b"a\xffc"))
