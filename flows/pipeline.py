@@ -33,8 +33,9 @@ from infra.stage import Draft, Item
 from pretrain import run
 from pretrain.data import Source
 from pretrain.evaluate import stage as evaluation
-from pretrain.evaluate.sources import content
+from pretrain.evaluate.sources import content, locate
 from pretrain.evaluate_settings import EvaluateSettings
+from pretrain.mix import Weight
 from pretrain.settings import TrainSettings
 
 Seeded = TypeVar(
@@ -342,10 +343,11 @@ class Pipeline:
         flow: str,
         name: str,
         settings: TrainSettings,
-        sources: Mapping[str, float],
+        sources: Mapping[str, Weight],
     ) -> None:
         settings, key = self._seeded(settings), f"pretrain.{name}.sources"
-        needs = [self._dataset_step(source) for source in sources if not is_version(source)]
+        settings, needs = self._asked_on(name, settings)
+        needs += [self._dataset_step(source) for source in sources if not is_version(source)]
         found = {source: self._source(source, key) for source in sources}
         digests = {source: digest for source, (_, digest) in found.items()}
         check_distinct(digests, key)
@@ -357,6 +359,19 @@ class Pipeline:
             return {"": made}
 
         self._add(Step(step, flow, {"": draft}, train, tuple(needs)))
+
+    def _asked_on(self, name: str, settings: TrainSettings) -> tuple[TrainSettings, list[str]]:
+        """With the URLs of what a run is asked on while it trains, and the steps that make it."""
+        places = settings.evaluate.places if settings.evaluate_every else {}
+        steps = {place: self._dataset_step(place) for place in places.values()}
+        needs = [step for step in steps.values() if step in self.steps]
+        found = {
+            field: self._source(place, f"pretrain.{name}.train.evaluate.{field}")[0]
+            if steps[place] in needs or is_version(place)
+            else locate(place, self.store)
+            for field, place in places.items()
+        }
+        return settings.model_copy(update={"evaluate": settings.evaluate.placed(found)}), needs
 
     def _pretrain(self) -> None:
         for name, encoder in self.recipe.pretrain.items():

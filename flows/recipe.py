@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from curation.fetch.blocklist_settings import BlocklistSettings
 from curation.fetch.settings import FetchSettings
@@ -20,6 +20,7 @@ from flows.versions import HOW, is_version
 from indexes.settings import IndexSettings
 from infra.errors import SluiceError
 from pretrain.evaluate_settings import EvaluateSettings
+from pretrain.mix import Weight, fault
 from pretrain.settings import TrainSettings
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -122,11 +123,19 @@ class CurateSettings(_Settings):
 class EncoderSettings(_Settings):
     """One training run: what it learns from, and how."""
 
-    sources: dict[str, float] = Field(
+    sources: dict[str, Weight] = Field(
         description="share of each dataset in the samples seen: curated, pool, fractals, trusted, "
-        f"or any version of the store as {HOW}"
+        f"or any version of the store as {HOW}; [[0, 1], [0.5, 0]] for one that changes in lines "
+        "over the run, here from 1 to 0 in its first half"
     )
     train: TrainSettings
+
+    @field_validator("sources")
+    @classmethod
+    def _some(cls, sources: dict[str, Weight]) -> dict[str, Weight]:
+        if wrong := fault(list(sources.values())):
+            raise ValueError(wrong)
+        return sources
 
 
 class ExecutionSettings(_Settings):

@@ -20,8 +20,8 @@ from infra.errors import SluiceError
 from infra.progress import display
 from infra.stage import Draft
 from pretrain.data import Source
-from pretrain.job import Job
-from pretrain.run import run_draft
+from pretrain.mix import Weight
+from pretrain.run import job_of, run_draft
 from pretrain.settings import TrainSettings
 
 app = command_line("python -m pretrain", "Training runs on dataset versions.")
@@ -53,7 +53,8 @@ def train(
         A YAML file of the fields of TrainSettings: objective, model, batch, steps, ...
     source
         NAME or NAME@VERSION of a dataset, and =SHARE of the samples seen; shares are equal
-        where none is given. More than once for a mix.
+        where none is given. More than once for a mix. =0:1,0.5:0 is a share that falls from 1 to
+        0 over the first half of the run.
     store
         Where versions and runs live; without it SLUICE_STORE, else `store/` here.
     """
@@ -151,6 +152,31 @@ def seen(run: str, *, to: Path | None = None, uid: str | None = None) -> None:
         print(f"{source}: {count} samples seen {often} times")
 
 
+@app.command
+def compare(*evaluations: str, to: str) -> None:
+    """Put evaluations side by side: one table and one picture.
+
+    Example, of two runs of `prefect run evaluate` on the same samples:
+
+        python -m pretrain compare store/evaluations/0123456789abcdef
+        store/evaluations/fedcba9876543210 --to compared
+
+    Parameters
+    ----------
+    evaluations
+        Their folders: STORE/evaluations/DIGEST.
+    to
+        A folder to write: comparison.parquet has every figure, comparison.csv a row an encoder,
+        comparison.svg a panel a task.
+    """
+    from pretrain.evaluate.comparison import compare as side_by_side
+
+    found = side_by_side(evaluations)
+    found.save(to)
+    rows = found.wide().num_rows
+    print(f"{rows} encoder{'s' if rows != 1 else ''} of {len(set(evaluations))} evaluations: {to}")
+
+
 def _settings(path: Path) -> TrainSettings:
     try:
         value: Any = yaml.safe_load(path.read_text())
@@ -171,13 +197,18 @@ def _draft(
     return draft, [Source(versions[each].url, share, each) for each, share in mix.items()]
 
 
-def _share(text: str) -> tuple[str, float]:
-    """(name, share) of NAME=SHARE or NAME."""
+def _share(text: str) -> tuple[str, Weight]:
+    """(name, share) of NAME=SHARE, NAME=AT:SHARE,AT:SHARE or NAME."""
     name, _, share = text.partition("=")
     try:
-        return name, float(share or 1)
+        if ":" not in share:
+            return name, float(share or 1)
+        pairs = [knot.split(":") for knot in share.split(",")]
+        return name, tuple((float(at), float(number)) for at, number in pairs)
     except ValueError as error:
-        raise SluiceError(f"--source {text}: {share!r} is no share", "write NAME=0.7") from error
+        raise SluiceError(
+            f"--source {text}: {share!r} is no share", "write NAME=0.7, or NAME=0:1,1:0.2"
+        ) from error
 
 
 def _train(draft: Draft, settings: TrainSettings, sources: list[Source]) -> None:
@@ -195,7 +226,7 @@ def _train(draft: Draft, settings: TrainSettings, sources: list[Source]) -> None
             with display() as shown:
                 print(make(draft, sources, settings, "local", shown).url)
         elif artifacts.load(draft.url) is None:
-            run(Job(draft.url, draft.spec.digest, settings, tuple(sources)), _silent)
+            run(job_of(draft, sources, settings), _silent)
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()

@@ -34,7 +34,9 @@ class Average:
             mean.lerp_(self._live[name], 1 - keep)
 
     @torch.no_grad()
-    def apply(self) -> None:
-        """Put the averages in the place of the weights."""
+    def swap(self) -> None:
+        """Weights and averages change places; called again, all is as it was, to the last bit."""
         for name, mean in self.tensors.items():
+            weight = self._live[name].clone()
             self._live[name].copy_(mean)
+            mean.copy_(weight)

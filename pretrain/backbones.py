@@ -28,6 +28,7 @@ from indexes.encoder import WEIGHTS as CLIP_WEIGHTS
 from indexes.encoder import folder_files
 from infra.digests import generator
 from infra.errors import SluiceError
+from pretrain import outside
 from pretrain.declare import Pooling
 from pretrain.settings import TrainSettings
 from pretrain.sharing import current
@@ -77,6 +78,8 @@ def build_clip(settings: TrainSettings, **stated: Any) -> ClipParts:
             f"the CLIP model configuration has keys {sorted(config)}",
             "it needs embed_dim, vision_cfg and text_cfg, as open_clip's own have",
         )
+    if (tower := config["vision_cfg"].get("timm_model_name")) is not None:
+        outside.check(tower)
     config["vision_cfg"]["image_size"] = settings.image_size
     config |= stated
     mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
@@ -241,8 +244,7 @@ def _new_encoder(
     settings: TrainSettings, other_sizes: Sequence[int], training: dict[str, Any]
 ) -> TimmEncoder:
     name = str(settings.model)
-    if not timm.is_model(name):
-        raise SluiceError(f"timm knows no model {name!r}", "use a name timm.list_models() gives")
+    outside.check(name)
     several = any(other_sizes) or settings.curriculum is not None
     flexible = {"dynamic_img_size": True} if several else {}
     fixed = {"num_classes": 0, **settings.model_kwargs}

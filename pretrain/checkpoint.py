@@ -1,36 +1,30 @@
-"""Checkpoints of an unfinished run: one safetensors file, replaced whole, never a pickle.
+"""Checkpoints of an unfinished run: what they hold, and how a run is put back where one stands.
 
-It holds the objective's weights and buffers, whatever the optimizer keeps, the average of the
+They hold the objective's weights and buffers, whatever the optimizer keeps, the average of the
 weights if there is one, the streams' cursors, the metrics so far and the digest of the run; every
 random number is keyed by position, so there is no generator state to keep.
 
-A model that lies in pieces in several processes is gathered, tensor by tensor, in the memory of the
-first one: its checkpoint is like any other, for any number of processes.
+Of a model that lies in pieces in several processes each writes its own rows, and takes its own, of
+whatever number of pieces; no process ever holds the whole. How they are written is in
+`pretrain.checkpoint_files`.
 """
 
-import contextlib
-import json
 import math
-import re
-import tempfile
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from infra import filesystem
-from infra.filesystem import join
-from pretrain.job import WORK
-from pretrain.sharding import cut_like, joined
+from infra.errors import SluiceError
+from pretrain import checkpoint_files as files
+from pretrain.checkpoint_files import Found, Snapshot, Span, Writer
+from pretrain.ranks import Ranks
+from pretrain.sharding import is_cut, own_part, own_rows
 
-FILE = "checkpoint.safetensors"
-BEST = "best.safetensors"  # of the lowest loss
-NUMBERED = re.compile(r"checkpoint-(\d{9,})\.safetensors")  # of a step, where several are kept
+ALONE = Ranks()
 
 
 @dataclass(frozen=True)
@@ -57,22 +51,11 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     average: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Replace the run's checkpoint in one step. average: further tensors, by name."""
-    copied = snapshot(digest, saved, model, optimizer, average)
-    filesystem.write_bytes(url, f"{WORK}/{FILE}", copied.data())
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A copy of all that a checkpoint holds, in memory. loss: of the steps since the last one."""
-
-    tensors: Mapping[str, Tensor]
-    record: str
-    step: int
-    loss: float
-
-    def data(self) -> bytes:
-        return save(dict(self.tensors), metadata={"sluice": self.record})
+    """Write the run's checkpoint, and remove the one before. average: further tensors, by name."""
+    writer = Writer(url)
+    writer.write(snapshot(digest, saved, model, optimizer, average))
+    writer.wait()
+    writer.close()
 
 
 @torch.no_grad()
@@ -82,100 +65,109 @@ def snapshot(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: Mapping[str, Tensor] | None = None,
-    first: bool = True,
+    ranks: Ranks = ALONE,
     loss: float = math.nan,
 ) -> Snapshot:
-    """A copy of where a run stands; see `save_checkpoint`.
+    """A copy of where a run stands, of this process's part of it; see `save_checkpoint`.
 
-    Where the model is cut into pieces all processes ask together, and the `first` keeps the copy.
+    ranks: the processes in which the model lies in pieces. loss: of the steps since the last one.
     """
     values = {f"model/{name}": value for name, value in model.state_dict().items()}
     values |= {f"average/{name}": value for name, value in (average or {}).items()}
     values |= _optimizer_values(model, optimizer)
-    tensors: dict[str, Tensor] = {}
-    for name, value in values.items():
-        if isinstance(value, Tensor):
-            whole = joined(value.detach())
-            if first:
-                tensors[name] = whole.to("cpu", copy=True).contiguous()
-    numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-    record = {"digest": digest, **asdict(saved), "numbers": numbers}
+    tensors = {name: each for name, each in values.items() if isinstance(each, Tensor)}
+    record = {
+        "digest": digest,
+        **asdict(saved),
+        "numbers": {name: each for name, each in values.items() if isinstance(each, int | float)},
+        "cut": {name: list(value.shape) for name, value in tensors.items() if is_cut(value)},
+    }
     if math.isfinite(loss):
         record["loss"] = loss
-    return Snapshot(tensors, json.dumps(record), saved.step, loss)
+    own = {
+        name: own_part(value.detach()).to("cpu", copy=True).contiguous()
+        for name, value in tensors.items()
+        if ranks.first or is_cut(value)
+    }
+    return Snapshot(own, record, ranks.rank, ranks.count)
 
 
-class Writer:
-    """Writes the checkpoints of the run at `url` on a thread of its own, one after the other.
+@torch.no_grad()
+def load_checkpoint(
+    url: str,
+    digest: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Mapping[str, Tensor] | None = None,
+    ranks: Ranks = ALONE,
+) -> Saved | None:
+    """Put a run back where its last checkpoint stands; None where there is none that fits.
 
-    keep: how many of the last ones stay; above 1 the one of the lowest loss stays, too. What failed
-    is raised by the next call.
+    A damaged checkpoint, or one of another run, is as good as none: starting over gives the
+    same bytes. ranks: all processes of the run, which ask together and take the same one.
     """
-
-    def __init__(self, url: str, keep: int = 1) -> None:
-        self.url, self.keep = url, keep
-        self._threads = ThreadPoolExecutor(1, "checkpoint")
-        self._last: Future[None] | None = None
-        self._best: float | None = None
-
-    def write(self, copied: Snapshot) -> None:
-        """Begin to write a checkpoint, once the last one is written."""
-        self.wait()
-        self._last = self._threads.submit(self._write, copied)
-
-    def wait(self) -> None:
-        """Until all is written."""
-        last, self._last = self._last, None
-        if last is not None:
-            last.result()
-
-    def close(self) -> None:
-        self._threads.shutdown()
-
-    def _write(self, copied: Snapshot) -> None:
-        data = copied.data()
-        if self.keep == 1:
-            filesystem.write_bytes(self.url, f"{WORK}/{FILE}", data)
-            return
-        name = f"checkpoint-{copied.step:09d}.safetensors"
-        filesystem.write_bytes(self.url, f"{WORK}/{name}", data)
-        if self._best is None:
-            self._best = _loss(join(self.url, WORK, BEST))
-        if copied.loss < self._best:
-            filesystem.write_bytes(self.url, f"{WORK}/{BEST}", data)
-            self._best = copied.loss
-        for old in _numbered(self.url)[self.keep :]:
-            files, path = filesystem.resolve(join(self.url, WORK, old))
-            files.rm_file(path)
+    for found in ranks.told(files.found(url) if ranks.first else None):
+        if found.record.get("digest") != digest:
+            continue
+        tensors = _read(found, model, average)
+        if ranks.any(np.array([tensors is None]))[0] or tensors is None:
+            continue
+        own = model.state_dict()
+        for name, value in _under("model", tensors).items():
+            own_part(own[name]).copy_(value)
+        for name, value in _under("average", tensors).items():
+            own_part((average or {})[name]).copy_(value)
+        _load_optimizer(model, optimizer, {**tensors, **found.record["numbers"]})
+        return _saved(found)
+    return None
 
 
-def _loss(file: str) -> float:
-    """That of a checkpoint; infinite where there is none to compare with."""
-    with contextlib.suppress(SafetensorError, KeyError, ValueError, FileNotFoundError):
-        return float(_read(filesystem.read_bytes(file))[1]["loss"])
-    return math.inf
+def _read(
+    found: Found, model: nn.Module, average: Mapping[str, Tensor] | None
+) -> dict[str, Tensor] | None:
+    """This process's part of all tensors; None where a file is damaged, or another model's."""
+    parameters, own = dict(model.named_parameters()), model.state_dict()
+
+    def wanted(path: str, shape: Sequence[int]) -> Span:
+        kind, _, name = path.partition("/")
+        held = {"model": own, "average": average or {}}.get(kind)
+        like = held.get(name) if held is not None else parameters.get(name.rpartition("/")[0])
+        # Of what an optimizer keeps, that which has a parameter's shape lies as it does.
+        if like is None or list(like.shape) != list(shape):
+            return 0, shape[0]
+        return own_rows(like)
+
+    try:
+        tensors = found.tensors(wanted)
+    except files.DAMAGE:
+        return None
+    fits = {name: own_part(value).shape for name, value in own.items()}
+    there = {name: value.shape for name, value in _under("model", tensors).items()}
+    return tensors if fits == there else None
 
 
-def _numbered(url: str) -> list[str]:
-    """Names of the checkpoints that are kept by number, the newest first."""
-    files, path = filesystem.resolve(join(url, WORK))
-    if not filesystem.is_folder(join(url, WORK)):
-        return []
-    names = [str(entry).rsplit("/", 1)[-1] for entry in files.ls(path, detail=False)]
-    return sorted((name for name in names if NUMBERED.fullmatch(name)), reverse=True)
+def read_saved(url: str) -> Saved | None:
+    """What the checkpoint of the run at `url` says of where it stands; None without one."""
+    return next((_saved(found) for found in files.found(url)), None)
 
 
-def _found(url: str) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
-    """The checkpoints that can be read; the one that went farthest first."""
-    held: list[tuple[dict[str, Tensor], dict[str, Any]]] = []
-    for names in ([FILE, *_numbered(url)[:1]], _numbered(url)[1:]):
-        for name in names:
-            file = join(url, WORK, name)
-            if filesystem.exists(file):
-                with contextlib.suppress(SafetensorError, KeyError, ValueError):
-                    held.append(_read(filesystem.read_bytes(file)))
-        yield from sorted(held, key=lambda found: -int(found[1].get("step", 0)))
-        held.clear()
+def read_weights(url: str, step: int) -> dict[str, Tensor]:
+    """The objective's state as it was after `step`, put together; averages where they are kept.
+
+    SluiceError where the run at `url` has no such checkpoint.
+    """
+    there = {int(found.record["step"]): found for found in files.found(url)}
+    if step not in there:
+        raise SluiceError(
+            f"{url} has no checkpoint of step {step}, but of {sorted(there) or 'none'}",
+            "take one of these; runs with keep_checkpoints above 1 keep theirs",
+        )
+    tensors = there[step].tensors(lambda _, shape: (0, shape[0]))
+    return {**_under("model", tensors), **_under("average", tensors)}
+
+
+def _saved(found: Found) -> Saved:
+    return Saved(**{name: found.record[name] for name in Saved.__dataclass_fields__})
 
 
 def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
@@ -202,48 +194,6 @@ def _optimizer_values(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     }
 
 
-@torch.no_grad()
-def load_checkpoint(
-    url: str,
-    digest: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: Mapping[str, Tensor] | None = None,
-) -> Saved | None:
-    """Put a run back where its last checkpoint stands; None where there is none that fits.
-
-    A damaged checkpoint, or one of another run, is as good as none: starting over gives the
-    same bytes.
-    """
-    for tensors, record in _found(url):
-        if record.pop("digest", None) != digest:
-            continue
-        numbers = record.pop("numbers", {})
-        record.pop("loss", None)
-        kept = {path.rpartition("/")[0] for path in _under("optimizer", tensors)}
-        if not kept <= dict(model.named_parameters()).keys():
-            continue  # of an older Sluice, which counted the parameters
-        own = model.state_dict()
-        state = {
-            name: cut_like(value, own[name]) if name in own else value
-            for name, value in _under("model", tensors).items()
-        }
-        model.load_state_dict(state)
-        for name, value in _under("average", tensors).items():
-            mean = (average or {})[name]
-            mean.copy_(cut_like(value, mean))
-        _load_optimizer(model, optimizer, {**tensors, **numbers})
-        return Saved(**record)
-    return None
-
-
-def read_saved(url: str) -> Saved | None:
-    """What the checkpoint of the run at `url` says of where it stands; None without one."""
-    for _, record in _found(url):
-        return Saved(**{name: record[name] for name in Saved.__dataclass_fields__})
-    return None
-
-
 def _under(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values whose names start with "<kind>/", by the rest of their names."""
     start = f"{kind}/"
@@ -262,10 +212,11 @@ def _load_optimizer(
     for path, value in _under("optimizer", values).items():
         name, _, kept = path.rpartition("/")
         parameter = parameters[name]
-        if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim:
+        if isinstance(value, Tensor) and value.ndim and value.shape == own_part(parameter).shape:
             # The fused optimizer walks through memory: moments must lie as weights do.
             own = torch.empty_like(parameter, dtype=value.dtype)
-            value = own.copy_(cut_like(value, parameter))
+            own_part(own).copy_(value)
+            value = own
         state.setdefault(places[name], {})[kept] = value
     groups = optimizer.state_dict()["param_groups"]
     for path, value in _under("group", values).items():
@@ -274,12 +225,3 @@ def _load_optimizer(
         if int(index) < len(groups):
             groups[int(index)][kept] = value
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _read(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    with tempfile.NamedTemporaryFile() as file:  # safetensors gives metadata for files alone
-        file.write(data)
-        file.flush()
-        with safe_open(file.name, "pt") as held:
-            names = list(held.keys())
-            return {n: held.get_tensor(n) for n in names}, json.loads(held.metadata()["sluice"])

@@ -71,6 +71,10 @@ class Clock:
     def got(self) -> None:
         self._start = self._mark()
 
+    def skip(self) -> None:
+        """After what was done since `done` and is neither waiting nor a step."""
+        self._end = self._mark()
+
     def done(self) -> None:
         end = self._mark()
         self._marks.append((self._end, self._start, end))

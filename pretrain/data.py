@@ -4,11 +4,9 @@ The n-th sample of a source is a pure function of (seed, source, n), its `Order`
 whole state is a cursor per source, and stopping at any step and going on gives the same samples.
 """
 
-import io
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -16,20 +14,20 @@ from functools import cached_property
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from infra import artifacts
 from infra.artifacts import Artifact
 from infra.errors import SluiceError
 from infra.samples import Sample
 from pretrain import meta
+from pretrain.declare import Counts
+from pretrain.decoded import Decoded
+from pretrain.mix import Mix, Weight, counts, shares
 from pretrain.ranks import Ranks
 from pretrain.reader import Place, Reader
 
 KNOWN = 10_000  # samples and shards that cannot be used, by name; beyond, they are only counted
-PIXEL_LIMIT = 2**26  # a larger image is refused before it is decoded
 CLOSING = 10.0  # seconds a thread may take to end
-FORMATS = ("JPEG", "PNG", "WEBP")
 T = TypeVar("T")
 
 
@@ -37,11 +35,12 @@ T = TypeVar("T")
 class Source:
     """A dataset version and its share of the samples seen, relative to the other sources.
 
+    weight: a number, or knots where it changes over the run, see `pretrain.mix`.
     name: by which a run's settings may call it.
     """
 
     url: str
-    weight: float = 1.0
+    weight: Weight = 1.0
     name: str = ""
 
     def names(self, digest: str) -> frozenset[str]:
@@ -62,6 +61,8 @@ class Batch:
     texts: the samples' own JSON as it is stored, where the objective needs it; else empty.
     strength: share of their strength at which colours are changed; less than 1 in a curriculum.
     names: all that each source goes by, by its number in `sources`.
+    Of several processes, dealt: [processes, sources], samples of the whole batch that are
+    each one's; own: bool [batch], those that are this one's. See `Stream`.
     """
 
     images: np.ndarray
@@ -74,6 +75,8 @@ class Batch:
     texts: Sequence[str | None] = ()
     strength: float = 1.0
     names: Sequence[frozenset[str]] = ()
+    dealt: Counts | None = None
+    own: np.ndarray | None = None
 
     def select(self, rows: np.ndarray) -> "Batch":
         """Those samples alone; rows: int64, their numbers in this batch."""
@@ -86,51 +89,13 @@ class Batch:
             sources=self.sources[rows],
             places=self.places[rows],
             texts=[self.texts[row] for row in rows] if self.texts else (),
+            own=None if self.own is None else self.own[rows],
         )
 
     @cached_property
     def meta(self) -> list[dict[str, Any]]:
         """The fields of each sample's own JSON; see `pretrain.meta.label` for classes."""
         return [meta.parse(text) for text in self.texts]
-
-
-def decode(data: bytes, canvas: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """RGB uint8 [canvas, canvas, 3] and the original (height, width); raises ValueError."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if not 0 < width * height <= PIXEL_LIMIT:
-                raise ValueError(f"{width} x {height} pixels")
-            image.draft("RGB", (canvas, canvas))  # JPEG: decode at a reduced scale
-            small = image.convert("RGB").resize((canvas, canvas), Image.Resampling.BICUBIC)
-            return np.asarray(small), (height, width)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
-
-
-class _Decoded:
-    """Decoded samples kept between epochs, the least recently used leaving first."""
-
-    def __init__(self, mib: int, canvas: int) -> None:
-        self._room = mib * 2**20 // (canvas * canvas * 3)
-        self._canvas = canvas
-        self._held: OrderedDict[tuple[int, int], Any] = OrderedDict()
-
-    def get(self, key: tuple[int, int], data: bytes) -> Any:
-        """(pixels, size), or None where the bytes cannot be decoded."""
-        found = self._held.get(key, self)
-        if found is self:
-            try:
-                found = decode(data, self._canvas)
-            except ValueError:
-                found = None
-        return found
-
-    def keep(self, key: tuple[int, int], value: Any) -> None:
-        self._held[key] = value
-        self._held.move_to_end(key)
-        while len(self._held) > self._room:
-            self._held.popitem(last=False)
 
 
 @dataclass
@@ -175,11 +140,12 @@ class Stream:
     """Batches of a mix of sources, from any state on.
 
     Sources are interleaved by sample mass: each next sample comes from the source that is
-    furthest behind its share. A sample that cannot be decoded, or whose shard cannot be read, is
-    skipped, counted and named.
+    furthest behind its share, which may change over the `samples` of the run. A sample that cannot
+    be decoded, or whose shard cannot be read, is skipped, counted and named.
     So is one of whose JSON `unusable` says why it is of no use.
     Of several processes each reads and decodes its own part of every batch, and all of them
-    have the same state: it tells nothing of how many they were.
+    have the same state: it tells nothing of how many they were. `common` says, by `Batch.dealt` and
+    the sources' names, of which sources each process is to have all samples of a batch.
     """
 
     def __init__(
@@ -192,37 +158,37 @@ class Stream:
         seed: int,
         cache_mib: int,
         threads: int,
+        samples: int = 0,
         texts: bool = False,
         ranks: Ranks | None = None,
         unusable: Callable[[Mapping[str, Any], Collection[str]], str | None] | None = None,
+        common: Callable[[Counts, Sequence[Collection[str]]], Sequence[bool]] | None = None,
     ) -> None:
         self._ranks = ranks or Ranks()
         self._ranks.check(batch)
         found = [(open_source(source.url), source) for source in sources]
-        weights = [source.weight for source in sources]
-        total = sum(weights)
-        if not weights or total <= 0 or min(weights) < 0:
-            raise SluiceError(
-                f"the mix sums to nothing: shares {weights}",
-                "give at least one source, no negative share, and a share above 0",
-            )
+        made = shares([source.weight for source in sources])
         used = sorted(
-            ((artifact, source) for artifact, source in found if source.weight > 0),
-            key=lambda pair: pair[0].digest,
+            (
+                (artifact, source, share)
+                for (artifact, source), share in zip(found, made, strict=True)
+                if counts(source.weight)
+            ),
+            key=lambda each: each[0].digest,
         )
-        self.shares = [source.weight / total for _, source in used]
-        self.names = [source.names(artifact.digest) for artifact, source in used]
-        self.digests = [artifact.digest for artifact, _ in used]
+        self.mix = Mix([share for _, _, share in used], samples)
+        self.names = [source.names(artifact.digest) for artifact, source, _ in used]
+        self.digests = [artifact.digest for artifact, _, _ in used]
         self._readers = [
             Reader(artifact, shuffle, (seed, "data", artifact.digest), texts)
-            for artifact, _ in used
+            for artifact, _, _ in used
         ]
         self.order = {"seed": seed, "shuffle": shuffle, "sources": self.digests}
         self._batch = batch
         self._has_texts = texts
-        self._unusable = unusable
+        self._unusable, self._common = unusable, common
         self._threads = threads
-        self._decoded = _Decoded(cache_mib, canvas)
+        self._decoded = Decoded(cache_mib, canvas)
 
     def start(self) -> dict[str, Any]:
         zeros = [0] * len(self._readers)
@@ -248,17 +214,30 @@ class Stream:
                     self._skip(cursor, each)
                 else:
                     good.append(each)
-        own = self._own(good)  # another part than was read, where a sample has failed
-        read |= self._read([each for each in own if each not in read], pool)
-        places = {each: first + number for number, each in enumerate(good)}
-        return self._batched(
-            [read[each] for each in own], own, [places[each] for each in own], cursor
+        owners = self._owners(good)  # of other samples than were read, where one has failed
+        kinds = np.array([each.source for each in good])
+        dealt: Counts = [
+            np.bincount(kinds[owners == process], minlength=len(self._readers)).tolist()
+            for process in range(self._ranks.count)
+        ]
+        common = self._common(dealt, self.names) if self._common else [False] * len(self._readers)
+        own = owners == self._ranks.rank
+        here = [number for number, each in enumerate(good) if own[number] or common[each.source]]
+        drawn = [good[number] for number in here]
+        read |= self._read([each for each in drawn if each not in read], pool)
+        found = self._batched(
+            [read[each] for each in drawn], drawn, [first + number for number in here], cursor
         )
+        return replace(found, dealt=dealt, own=own[here]) if self._ranks.count > 1 else found
+
+    def _owners(self, drawn: Sequence[_Drawn]) -> np.ndarray:
+        """The process that each is dealt to."""
+        return self._ranks.owners([(each.source, each.place.shard) for each in drawn])
 
     def _own(self, drawn: Sequence[_Drawn]) -> list[_Drawn]:
         """Those that this process has to read, in their order."""
-        numbers = self._ranks.own([(each.source, each.place.shard) for each in drawn])
-        return [drawn[number] for number in numbers]
+        own = self._owners(drawn) == self._ranks.rank
+        return [each for each, is_own in zip(drawn, own, strict=True) if is_own]
 
     def _read(self, drawn: Sequence[_Drawn], pool: ThreadPoolExecutor) -> dict[_Drawn, _Read]:
         read: dict[_Drawn, _Read] = {}
@@ -303,11 +282,8 @@ class Stream:
         """The next samples by the mix; a skip gives its source's place in the mix back."""
         plan: list[_Drawn] = []
         for _ in range(count):
-            after = sum(cursor.taken) + 1
-            behind = [
-                share * after - taken
-                for share, taken in zip(self.shares, cursor.taken, strict=True)
-            ]
+            due = self.mix.due(sum(cursor.taken) + 1)
+            behind = [count - taken for count, taken in zip(due, cursor.taken, strict=True)]
             source = behind.index(max(behind))
             position = cursor.positions[source]
             plan.append(_Drawn(source, position, self._readers[source].place(position)))

@@ -3,13 +3,14 @@
 `pretrain/options/<name>.py` holds one `DECLARED` each; `pretrain.options` finds them.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 Range = tuple[float, float]
+Counts = Sequence[Sequence[int]]
 Library = Literal["open_clip", "timm"]
 Pooling = Literal["class_token", "patch_mean"]
 Divides = Literal["mean", "features"]
@@ -64,6 +65,14 @@ class Options(Settings):
         is skipped, counted and named.
         """
         return None
+
+    def common(self, dealt: Counts, known: Sequence[Collection[str]]) -> list[bool]:
+        """Of which sources each of several processes is to have all samples of a batch.
+
+        dealt: [processes, sources], samples of the batch that are each one's own; known: the names
+        that each source goes by.
+        """
+        return [False] * len(known)
 
     def identity(
         self, network: Callable[[str], Any], sources: Mapping[str, str] | None = None

@@ -26,7 +26,7 @@ from infra import artifacts, filesystem
 from infra.digests import generator
 from infra.errors import SluiceError
 from infra.filesystem import join
-from pretrain import options
+from pretrain import options, outside
 from pretrain.declare import Pooling
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -88,16 +88,17 @@ class ImageEncoder:
     preprocess: Preprocess
     pooling: Pooling
     seed: int | None = None
+    device: str = "cpu"
 
     def encode_images(self, images: Images) -> NDArray[np.float32]:
         outputs = [np.empty((0, int(self.model.num_features)), np.float32)]
         with torch.inference_mode():
             for start in range(0, len(images), CHUNK):
-                pixels = self.preprocess(images[start : start + CHUNK])
+                pixels = self.preprocess(images[start : start + CHUNK]).to(self.device)
                 count = len(pixels)
                 padding = pixels[-1:].expand(CHUNK - count, *pixels.shape[1:])
                 vectors = self.pool(self.model.forward_features(torch.cat([pixels, padding])))
-                outputs.append(vectors[:count].float().numpy())
+                outputs.append(vectors[:count].float().cpu().numpy())
         return np.concatenate(outputs)
 
     def pool(self, tokens: Tensor | Any) -> Tensor:
@@ -110,23 +111,26 @@ class ImageEncoder:
         return tokens[:, 0]
 
 
-def load(source: str, *, seed: int = 0, pixels: int = 16) -> Encoder:
+def load(source: str, *, seed: int = 0, pixels: int = 16, device: str = "cpu") -> Encoder:
     """The encoder that `source` names (see the module's head).
 
-    seed: of the random weights. pixels: side of the raw-pixel baseline.
+    seed: of the random weights. pixels: side of the raw-pixel baseline. device: as PyTorch names
+    it; another rounds differently.
     Raises SluiceError for a run that is not there or whose weights do not fit its model.
     """
     if source == PIXELS:
         return PixelEncoder(pixels)
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
-        return _load(source, seed)
+        return _load(source, seed, device)
 
 
-def _load(source: str, seed: int) -> Encoder:
+def _load(source: str, seed: int, device: str) -> Encoder:
     random = source.startswith(RANDOM)
     url = source.removeprefix(RANDOM)
     if filesystem.exists(join(url, CLIP_CONFIG)):
-        clip = ClipEncoder.load(url)
+        tower = filesystem.read_json(join(url, CLIP_CONFIG))["model_cfg"]["vision_cfg"]
+        outside.is_model(tower.get("timm_model_name", ""))
+        clip = ClipEncoder.load(url, device=device)
         if random:
             return TextImageEncoder(_untrained_clip(clip, seed), seed)
         return TextImageEncoder(clip, _run_seed(url))
@@ -139,7 +143,7 @@ def _load(source: str, seed: int) -> Encoder:
     model = _build(config, join(url, CONFIG), seed)
     if not random:
         _load_weights(model, join(url, WEIGHTS))
-    model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False).to(device)
     size = int(config["image_size"])
     preprocess = Preprocess(
         (size, size),
@@ -148,7 +152,7 @@ def _load(source: str, seed: int) -> Encoder:
         resize_mode=config.get("resize_mode", "squash"),
     )
     return ImageEncoder(
-        model, preprocess, _pooling(config, url), seed if random else _run_seed(url)
+        model, preprocess, _pooling(config, url), seed if random else _run_seed(url), device
     )
 
 
@@ -190,6 +194,7 @@ def _build(config: Mapping[str, Any], url: str, seed: int) -> Any:
     import timm
 
     try:
+        outside.is_model(config["timm_name"])
         torch.manual_seed(_fresh(seed))
         kwargs = {"num_classes": 0, **config["timm_kwargs"]}
         return timm.create_model(config["timm_name"], pretrained=False, **kwargs)
@@ -236,7 +241,7 @@ def _untrained_clip(clip: ClipEncoder, seed: int) -> ClipEncoder:
             config[tower][flag] = False
     torch.manual_seed(_fresh(seed))
     model = type(clip.model)(**config)
-    return replace(clip, model=model.eval().requires_grad_(False))
+    return replace(clip, model=model.eval().requires_grad_(False).to(clip.device))
 
 
 def _run_seed(url: str) -> int | None:

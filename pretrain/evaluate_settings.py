@@ -1,5 +1,6 @@
 """Settings of the evaluation of encoders. Light: read with the recipe, without PyTorch."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -188,3 +189,35 @@ class EvaluateSettings(Settings):
     def identity(self) -> dict[str, Any]:
         """All settings as JSON, without the later ones that stand at their default."""
         return self.model_dump(mode="json", exclude=self.unsaid())
+
+
+class OnlineSettings(EvaluateSettings):
+    """What a run is asked while it trains, and on which samples."""
+
+    train: str = Field(
+        "trusted",
+        min_length=1,
+        description="bank and training set of the tasks: a split of the recipe, a version of the "
+        "run's store as NAME or NAME@VERSION, or the URL of a version or of Parquet with image "
+        "bytes",
+    )
+    test: str = Field("evaluation", min_length=1, description="the samples asked about, likewise")
+    tasks: tuple[Task, ...] = Field(
+        ("knn",), min_length=1, description="those that the encoder cannot do are left out"
+    )
+
+    @model_validator(mode="after")
+    def _one_encoder(self) -> "OnlineSettings":
+        if self.compare:
+            raise ValueError("a run is asked alone: `compare` is of `prefect run evaluate`")
+        return self
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where its samples are, by the field that says so."""
+        found = {"train": self.train, "test": self.test}
+        return found | ({"outside": self.outside} if self.outside else {})
+
+    def placed(self, places: Mapping[str, str]) -> "OnlineSettings":
+        """The same about samples elsewhere, by the fields of `places`."""
+        return self.model_copy(update=dict(places))

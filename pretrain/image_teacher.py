@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from infra.errors import SluiceError
-from pretrain import encoders
+from pretrain import encoders, outside
 from pretrain.encoders import ImageEncoder, TextImageEncoder
 from pretrain.frozen import Frozen
 
@@ -68,6 +68,7 @@ def image_teacher(named: str, kwargs: dict[str, Any], size: int) -> ImageTeacher
 
 def _timm(name: str, kwargs: dict[str, Any], size: int) -> ImageTeacher:
     given: dict[str, Any] = {"num_classes": 0, **kwargs}
+    outside.is_model(name.partition(".")[0])  # of its weights the tag comes after a dot
     try:
         model: Any = timm.create_model(name, pretrained=True, **given)
     except Exception as error:  # a hub's client raises errors of its own

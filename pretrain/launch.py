@@ -316,6 +316,9 @@ def _absolute(job: Job) -> Job:
     settings = job.settings
     if settings.pretrained and Path(settings.pretrained).exists():
         settings = settings.model_copy(update={"pretrained": whole(settings.pretrained)})
+    places = {field: whole(url) for field, url in settings.evaluate.places.items()}
+    if settings.evaluate_every:
+        settings = settings.model_copy(update={"evaluate": settings.evaluate.placed(places)})
     sources = tuple(replace(source, url=whole(source.url)) for source in job.sources)
     return replace(job, url=whole(job.url), sources=sources, settings=settings)
 

@@ -24,13 +24,15 @@ from infra.errors import SluiceError
 from pretrain import checkpoint, micro, objectives, sharding
 from pretrain.average import Average
 from pretrain.backbones import checkpoint_blocks
-from pretrain.checkpoint import Saved, Writer
+from pretrain.checkpoint import Saved
+from pretrain.checkpoint_files import Writer
 from pretrain.compiled import Compiled
 from pretrain.curriculum import Curriculum
 from pretrain.data import Ahead, Batch, Stream
 from pretrain.job import PART, Job, Progress
 from pretrain.objectives.base import Comparing, Objective
 from pretrain.observe import Observer
+from pretrain.online import Online, figures
 from pretrain.optimizers import learning_rate, make_optimizer, set_step
 from pretrain.ranks import Ranks, joined
 from pretrain.seen import STREAM
@@ -54,9 +56,9 @@ def run(job: Job, progress: Progress) -> None:
         if trainer.step:
             progress(trainer.step, "resumed")
         trainer.train(progress)
-        trainer.conclude()
-        if trainer.ranks.first:
-            artifacts.record_part(job.url, trainer.finish(), *trainer.spent())
+        with trainer.exported() as objective:
+            if objective is not None:
+                artifacts.record_part(job.url, trainer.finish(objective), *trainer.spent())
 
 
 @contextlib.contextmanager
@@ -92,9 +94,11 @@ class Trainer:
             seed=self.settings.seed,
             cache_mib=self.settings.cache_mib,
             threads=self.settings.threads,
+            samples=self.settings.steps * self.settings.batch,
             texts=self.settings.declared.needs.meta,
             ranks=self.ranks,
             unusable=self.settings.options.unusable if self.settings.declared.needs.meta else None,
+            common=self.settings.options.common,
         )
         self.cut = self.settings.sharding == "fsdp" and self.ranks.count > 1
         # Convolutions are a third faster on channels-last weights, on a CPU too.
@@ -118,11 +122,12 @@ class Trainer:
         self.average = None
         if self.settings.ema is not None:
             self.average = Average(self.objective, self.settings.ema)
-        saved = checkpoint.load_checkpoint(job.url, job.digest, *self.kept())
+        saved = checkpoint.load_checkpoint(job.url, job.digest, *self.kept(), self.ranks)
         saved = saved or Saved(0, self.stream.start(), [])
         self.step, self.state, self.metrics = saved.step, saved.stream, list(saved.metrics)
+        self.online = Online(job, self.ranks, self.device, self.step)
         self._before = saved.seconds, saved.cpu_seconds
-        self.writer = Writer(job.url, self.settings.keep_checkpoints)
+        self.writer = Writer(job.url, self.settings.keep_checkpoints, self.ranks.each)
         self._losses: list[float] = []  # logged since the last checkpoint
 
     def kept(self) -> tuple[Objective, torch.optim.Optimizer, Mapping[str, torch.Tensor] | None]:
@@ -135,15 +140,18 @@ class Trainer:
         return seconds, time.process_time() - self._start[1] + self._before[1]
 
     def train(self, progress: Progress) -> None:
-        self.observer = observer = Observer(
-            self.job, self.objective, self.device, self.step, self.ranks.first
-        )
-        left = self.settings.steps - self.step
-        # No more than are used: for a further one a process would wait for others that have ended.
-        batches = Ahead(islice(self.stream.batches(self.state), left), BATCHES_AHEAD)
-        viewed = Ahead(islice(self.viewed(batches), left), VIEWS_AHEAD)
-        tried = False
-        try:
+        with contextlib.ExitStack() as stack:
+            watching = Observer(self.job, self.objective, self.device, self.step, self.ranks.first)
+            self.observer = observer = stack.enter_context(contextlib.closing(watching))
+            stack.callback(self.writer.close)
+            self.ask()  # now: threads that start while it asks would keep its count of threads
+            left = self.settings.steps - self.step
+            # No more than are used: for one more a process would wait for others that have ended.
+            read = Ahead(islice(self.stream.batches(self.state), left), BATCHES_AHEAD)
+            batches = stack.enter_context(contextlib.closing(read))
+            made = Ahead(islice(self.viewed(batches), left), VIEWS_AHEAD)
+            viewed = stack.enter_context(contextlib.closing(made))
+            tried = False
             while self.step < self.settings.steps:
                 state, views = observer.next(viewed)
                 if not tried:
@@ -153,18 +161,27 @@ class Trainer:
                 self.advance(state, self.curriculum.shrink(views, size))
                 observer.done()
                 if self.ranks.first:
-                    progress(self.step, f"loss {json.loads(self.metrics[-1])['loss']:.3f}")
+                    progress(self.step, self.note())
+                self.ask()  # before the checkpoint, after which it would not be asked again
                 due = self.step % self.settings.checkpoint_every == 0
                 if due and self.step < self.settings.steps and (self.ranks.first or self.cut):
                     self.save()
                     observer.save()
             observer.save()
             self.writer.wait()
-        finally:
-            viewed.close()
-            batches.close()
-            self.writer.close()
-            observer.close()
+
+    def note(self) -> str:
+        """How the run stands, in a few words."""
+        loss = f"loss {json.loads(self.metrics[-1])['loss']:.3f}"
+        return ", ".join(filter(None, [loss, self.online.words()]))
+
+    def ask(self) -> None:
+        """Ask the encoder as it stands what it has learnt, if that is due."""
+        if self.online.due(self.step):
+            with self.exported() as objective:
+                rows = self.online.ask(self.step, objective)
+            if self.observer:
+                self.observer.asked(self.step, figures(rows))
 
     def viewed(self, batches: Ahead[Batch]) -> Iterator[Viewed]:
         """The views of each batch, and where the stream stands after it."""
@@ -250,11 +267,20 @@ class Trainer:
             "loss": value,
             "lr": rate,
             **dict(zip(figures, told, strict=True)),
+            **(self.masses() if self.stream.mix.changes else {}),
         }
         self.metrics.append(json.dumps(line))
         self._losses.append(value)
         if self.observer:
             self.observer.line(line)
+
+    def masses(self) -> dict[str, float]:
+        """Of each source the share of the samples seen so far."""
+        taken = self.state["taken"]
+        return {
+            f"mass/{digest}": count / sum(taken)
+            for digest, count in zip(self.stream.digests, taken, strict=True)
+        }
 
     def save(self) -> None:
         """Copy where the run stands, and begin to write it."""
@@ -262,29 +288,42 @@ class Trainer:
         saved = Saved(self.step, dict(self.state), self.metrics, *self.spent(), order)
         loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
         self._losses = []
-        first = self.ranks.first
-        copied = checkpoint.snapshot(self.job.digest, saved, *self.kept(), first=first, loss=loss)
-        if first:
-            self.writer.write(copied)
+        pieces = self.ranks if self.cut else Ranks()
+        self.writer.write(
+            checkpoint.snapshot(self.job.digest, saved, *self.kept(), pieces, loss=loss)
+        )
+
+    @contextlib.contextmanager
+    def exported(self) -> Iterator[Objective | None]:
+        """The objective whose files are to be written: whole, its average where one is kept.
+
+        All processes ask together; others than the first get None.
+        """
+        if self.average:
+            self.average.swap()
+        try:
+            yield self.whole() if self.ranks.first or self.cut else None
+        finally:
+            if self.average:
+                self.average.swap()
 
     @torch.no_grad()
-    def conclude(self) -> None:
-        """Leave the weights to be written, whole, in the first process."""
-        if self.average:
-            self.average.apply()
-        if self.cut:
-            state: dict[str, torch.Tensor] = self.objective.state_dict()
-            whole = {name: sharding.joined(value).cpu() for name, value in state.items()}
-            if self.ranks.first:
-                self.objective = objectives.build(self.settings)
-                self.objective.load_state_dict(whole)
+    def whole(self) -> Objective | None:
+        """The objective with all its weights, in the first process."""
+        if not self.cut:
+            return self.objective
+        state: dict[str, torch.Tensor] = self.objective.state_dict()
+        values = {name: sharding.joined(value).cpu() for name, value in state.items()}
+        if not self.ranks.first:
+            return None
+        objective = objectives.build(self.settings)
+        objective.load_state_dict(values)
+        return objective
 
-    def finish(self) -> Part:
+    def finish(self, objective: Objective) -> Part:
         """Write the run's files; returns their record."""
-        self.objective.eval()
         files = [
-            filesystem.write_bytes(self.job.url, path, data)
-            for path, data in self.objective.files()
+            filesystem.write_bytes(self.job.url, path, data) for path, data in objective.files()
         ]
         lines = "".join(f"{line}\n" for line in self.metrics).encode()
         files.append(filesystem.write_bytes(self.job.url, METRICS, lines))
@@ -310,7 +349,7 @@ class Trainer:
                 }
                 for digest, share, count, skipped in zip(
                     self.stream.digests,
-                    self.stream.shares,
+                    self.stream.mix.shares(sum(taken)),
                     taken,
                     self.state["skipped"],
                     strict=True,

@@ -1,4 +1,7 @@
-"""What the objectives that rebuild images share: their plain views, and cells at other sizes."""
+"""What the objectives that rebuild images share: plain views, feature maps, cells of any size."""
+
+import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,3 +36,17 @@ def enlarge(cells: Tensor, height: int, width: int) -> Tensor:
     """[batch, rows, columns] -> [batch, height, width], each cell repeated; whole multiples."""
     cells = cells.repeat_interleave(height // cells.shape[1], 1)
     return cells.repeat_interleave(width // cells.shape[2], 2)
+
+
+def feature_map(model: Any, output: Tensor) -> Tensor:
+    """What a timm model's `forward_features` gives, as [batch, width, rows, columns].
+
+    Tokens are a square after those that stand for no place; RuntimeError where they are none.
+    """
+    if output.ndim == 3:
+        output = output[:, int(getattr(model, "num_prefix_tokens", 0)) :]
+        side = math.isqrt(output.shape[1])
+        output = output.reshape(len(output), side, side, -1)
+    elif getattr(model, "output_fmt", "NCHW") != "NHWC":
+        return output
+    return output.permute(0, 3, 1, 2)

@@ -96,6 +96,12 @@ class Observer:
             for sink in self._sinks:
                 sink.alarm(alarm)
 
+    def asked(self, step: int, figures: Mapping[str, float]) -> None:
+        """After the encoder was asked what it has learnt; the seconds of that are no step's."""
+        self._clock.skip()
+        for sink in self._sinks:
+            sink.write(step, figures)
+
     def done(self) -> None:
         """After each step."""
         self._step += 1

@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from pretrain.loop import BATCHES_AHEAD, VIEWS_AHEAD, Trainer, deterministic
 from pretrain.settings import TrainSettings
 
 PROBES = 8, 16  # samples of the two steps whose memory is continued in a line to the full batch
+TRIED = 8  # batches of which the fullest is taken, where parts of an objective may rest
 WARM = 2  # steps before the clock starts
 SHARES = [
     (0.02, "hardly ever"),
@@ -239,9 +241,11 @@ def _peak_of_step(trainer: Trainer, views: Any) -> int:
 
 
 def _views(trainer: Trainer) -> Any:
-    """What a step takes, of the first batch."""
+    """What a step takes: of the first batch, or of the fullest of a few where parts may rest."""
     stream = trainer.stream.batches(trainer.stream.start())
-    return next(trainer.viewed(_Given(lambda: next(stream))))  # pyright: ignore[reportArgumentType]
+    views = trainer.viewed(_Given(lambda: next(stream)))  # pyright: ignore[reportArgumentType]
+    few = islice(views, TRIED if trainer.objective.rests else 1)
+    return max(few, key=lambda viewed: (len(viewed[1]), _bytes(viewed[1])))
 
 
 class _Given:

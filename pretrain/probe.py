@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from infra.errors import SluiceError
-from pretrain import capabilities, objectives, options
+from pretrain import capabilities, objectives, options, outside
 from pretrain.backbones import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -26,10 +26,11 @@ from pretrain.data import Batch
 from pretrain.declare import TINY_CLIP
 from pretrain.settings import TrainSettings
 
-BATCH = 2
+USUAL = 224  # pixels that a model is made for which says nothing
+BATCH = 2  # or what an objective needs at least
 CLASSES = ("a", "b")
 RECORD = {"classes": [0, 1], "probabilities": [0.6, 0.4], "box": [0, 0, 1, 1]}
-FIELDS = {"concept": "a", "labels": ["a"], "teacher": [RECORD]}  # of every sample of the batch
+FIELDS = {"labels": ["a"], "teacher": [RECORD]}  # of every sample of the batch
 Outcome = Literal["yes", "no", "size", "fails"]
 
 
@@ -50,20 +51,20 @@ class Verdict:
 def can(backbone: str, objective: str, image_size: int | None = None) -> Verdict:
     """Whether `objective` can train the timm model `backbone`, by building both and one step.
 
-    image_size: pixels; without it those the model is made for. Raises SluiceError for names that
-    are none. An objective with two towers gets the model as its image tower.
+    image_size: pixels; without it those the model is made for, or `USUAL`. Raises
+    SluiceError for names that are none. An objective with two towers gets the model as its image
+    tower.
 
     >>> can("resnet18", "mae").reason
     'mae cannot train a ResNet: it must be able to drop patches'
     """
-    if not timm.is_model(backbone):
-        raise SluiceError(f"timm knows no model {backbone!r}", "use a name of timm.list_models()")
+    outside.check(backbone)
     if objective not in options.names():
         raise SluiceError(
             f"there is no objective {objective!r}", f"use one of {', '.join(options.names())}"
         )
-    made_for: Any = timm.get_pretrained_cfg_value(backbone, "input_size")
-    size = image_size or int(made_for[-1])
+    made_for = timm.get_pretrained_cfg(backbone)  # None of a model of another package
+    size = image_size or (made_for.input_size[-1] if made_for else USUAL)
     try:
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -90,7 +91,7 @@ def _settings(backbone: str, objective: str, size: int, folder: str) -> TrainSet
         "objective": objective,
         "model": {**TINY_CLIP, "vision_cfg": tower} if towers else backbone,
         "image_size": size,
-        "batch": BATCH,
+        "batch": max(BATCH, declared.needs.least_batch),
         "steps": 4,
         "threads": torch.get_num_threads(),
         "device": "cpu",
@@ -132,14 +133,16 @@ def _step(settings: TrainSettings) -> Verdict:
 
 
 def _noise(settings: TrainSettings) -> Batch:
-    side, rng = settings.canvas_size, np.random.default_rng(0)
+    """Two samples of a class each: one that compares classes meets its own, of three another."""
+    side, count, rng = settings.canvas_size, settings.batch, np.random.default_rng(0)
+    concepts = [CLASSES[place // 2 % len(CLASSES)] for place in range(count)]
     return Batch(
-        images=rng.integers(0, 256, (BATCH, side, side, 3), dtype=np.uint8),
-        sizes=np.full((BATCH, 2), side, np.float32),
-        captions=["a cat", "a dog"],
-        ids=np.arange(BATCH),
-        sources=np.zeros(BATCH, np.int64),
-        places=np.arange(BATCH),
+        images=rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8),
+        sizes=np.full((count, 2), side, np.float32),
+        captions=[f"a photo of {place}" for place in range(count)],
+        ids=np.arange(count),
+        sources=np.zeros(count, np.int64),
+        places=np.arange(count),
         state={},
-        texts=[json.dumps(FIELDS)] * BATCH,
+        texts=[json.dumps({"concept": concept, **FIELDS}) for concept in concepts],
     )

@@ -5,6 +5,7 @@ by Ray Train, and joined by torch.distributed.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,16 +17,20 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Flags = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.int64]
 
 
 class Ranks:
     """rank: the number of this process, of `count`. The one numbered 0 writes.
 
-    group: of torch.distributed on the CPU, for the thread that reads; the step has its own.
+    group, writing: of torch.distributed on the CPU, for the threads that read and that write
+    checkpoints; the step has its own.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1, group: Any = None) -> None:
-        self.rank, self.count, self._group = rank, count, group
+    def __init__(
+        self, rank: int = 0, count: int = 1, group: Any = None, writing: Any = None
+    ) -> None:
+        self.rank, self.count, self._group, self._writing = rank, count, group, writing
 
     @property
     def first(self) -> bool:
@@ -42,16 +47,22 @@ class Ranks:
         distributed.all_reduce(told, distributed.ReduceOp.MAX, group=self._group)
         return told.numpy().astype(bool)
 
-    def own(self, shards: Sequence[tuple[int, int]]) -> list[int]:
-        """Which of these samples are this process's, by number, ascending.
+    def owners(self, shards: Sequence[tuple[int, int]]) -> Numbers:
+        """The process that each of these samples is dealt to.
 
-        shards: source and shard of each. Samples of one shard go to as few processes as can be, so
-        that each process reads few shards.
+        shards: source and shard of each. Every process gets as many of each source to within one,
+        and as many of all. Samples of one shard go to as few processes as can be, so that each
+        process reads few shards.
         """
-        if self.count == 1:
-            return list(range(len(shards)))
+        found = np.zeros(len(shards), np.int64)
         order = sorted(range(len(shards)), key=lambda number: (shards[number], number))
-        return sorted(np.array_split(np.array(order, np.int64), self.count)[self.rank].tolist())
+        first = 0  # who gets one more than others, where a source cannot be dealt evenly
+        for _, group in groupby(order, key=lambda number: shards[number][0]):
+            numbers = list(group)
+            turns = (np.arange(len(numbers)) + first) % self.count
+            found[numbers] = np.sort(turns)
+            first = (first + len(numbers)) % self.count
+        return found
 
     @property
     def key(self) -> tuple[int, ...]:
@@ -65,7 +76,11 @@ class Ranks:
         from torch.nn.parallel import DistributedDataParallel
 
         # Running averages are each process's own: what training needs of others it asks them for.
-        return DistributedDataParallel(module, broadcast_buffers=False)
+        return DistributedDataParallel(
+            module,
+            broadcast_buffers=False,
+            find_unused_parameters=getattr(module, "rests", False),
+        )
 
     def average(self, parameters: "Iterable[nn.Parameter]") -> None:
         """Make gradients that each process has by itself the mean over all; all ask together.
@@ -107,6 +122,16 @@ class Ranks:
         distributed.broadcast_object_list(said, 0, group=self._group)
         return said[0]
 
+    def each(self, value: Any) -> list[Any]:
+        """What every process says, by its number; the threads that write ask together."""
+        if self.count == 1:
+            return [value]
+        from torch import distributed
+
+        said: list[Any] = [None] * self.count
+        distributed.all_gather_object(said, value, group=self._writing)
+        return said
+
     def check(self, batch: int) -> None:
         """SluiceError unless the samples of a step can be shared evenly."""
         if batch % self.count:
@@ -125,4 +150,5 @@ def joined() -> Ranks:
     count = distributed.get_world_size()
     if count == 1:
         return Ranks()
-    return Ranks(distributed.get_rank(), count, distributed.new_group(backend="gloo"))
+    reading, writing = (distributed.new_group(backend="gloo") for _ in range(2))
+    return Ranks(distributed.get_rank(), count, reading, writing)

@@ -13,7 +13,9 @@ from infra.filesystem import join
 from infra.progress import Display
 from infra.stage import Draft
 from pretrain.data import Source, open_source
+from pretrain.evaluate.sources import locate
 from pretrain.job import WORK, Job
+from pretrain.mix import Weight, counts, shares
 from pretrain.settings import TrainSettings
 
 # The files of a run's folder: weights, and what says of which network.
@@ -21,7 +23,7 @@ NETWORKS = {
     "open_clip_model.safetensors": "open_clip_config.json",
     "model.safetensors": "config.json",
 }
-CODE = 1  # raised when the same settings on the same data give other bytes
+CODE = 2  # raised when the same settings on the same data give other bytes
 
 
 def run_draft(
@@ -29,12 +31,13 @@ def run_draft(
     name: str,
     settings: TrainSettings,
     source_digests: Mapping[str, str],
-    weights: Mapping[str, float] | None = None,
+    weights: Mapping[str, Weight] | None = None,
 ) -> Draft:
     """The run `<store>/runs/<name>/<digest>` to be, before anything of it exists.
 
     source_digests: digest of each dataset version, by any name; weights: its share of the
-    samples seen by the same name, equal where not given. The names do not enter the digest.
+    samples seen by the same name (see `pretrain.mix`), equal where not given. The names do not
+    enter the digest.
     """
     if weights is not None and set(weights) != set(source_digests):
         raise SluiceError(
@@ -43,7 +46,7 @@ def run_draft(
             "give each source one share",
         )
     mix = _mix(
-        [(digest, weights[key] if weights else 1.0) for key, digest in source_digests.items()], name
+        [(digest, weights[key] if weights else 1.0) for key, digest in source_digests.items()]
     )
     counted = {digest for digest, _ in mix}
     named = {key: digest for key, digest in source_digests.items() if digest in counted}
@@ -56,15 +59,14 @@ def run_draft(
     return Draft(join(store, "runs", name, spec.digest), spec)
 
 
-def _mix(pairs: Sequence[tuple[str, float]], name: str) -> list[list[Any]]:
+def _mix(pairs: Sequence[tuple[str, Weight]]) -> list[list[Any]]:
     """[digest, share] of each source that counts, shares summing to 1, in digest order."""
-    total = sum(weight for _, weight in pairs)
-    if not pairs or total <= 0 or min(weight for _, weight in pairs) < 0:
-        raise SluiceError(
-            f"run {name}: the mix sums to nothing, shares {[weight for _, weight in pairs]}",
-            "give at least one source, no negative share, and a share above 0",
-        )
-    return sorted([digest, weight / total] for digest, weight in pairs if weight > 0)
+    made = shares([weight for _, weight in pairs])
+    return sorted(
+        [digest, share]
+        for (digest, weight), share in zip(pairs, made, strict=True)
+        if counts(weight)
+    )
 
 
 @lru_cache(maxsize=32)
@@ -118,7 +120,7 @@ def train(
         from pretrain import sinks  # PyTorch
 
         sinks.check(settings.loggers)
-    mix = _mix([(open_source(source.url).digest, source.weight) for source in sources], draft.url)
+    mix = _mix([(open_source(source.url).digest, source.weight) for source in sources])
     if mix != [list(pair) for pair in draft.spec.settings["mix"]]:
         raise SluiceError(
             f"the sources of {draft.url} are {mix}, its draft says {draft.spec.settings['mix']}",
@@ -130,6 +132,15 @@ def train(
     return artifacts.commit(draft.url, draft.spec)
 
 
+def job_of(draft: Draft, sources: Sequence[Source], settings: TrainSettings) -> Job:
+    """The run to do. SluiceError where the samples it is asked about meanwhile are not there."""
+    if settings.evaluate_every:
+        store = draft.url.rstrip("/").rsplit("/", 3)[0]
+        found = {field: locate(name, store) for field, name in settings.evaluate.places.items()}
+        settings = settings.model_copy(update={"evaluate": settings.evaluate.placed(found)})
+    return Job(draft.url, draft.spec.digest, settings, tuple(sources))
+
+
 def _launch(
     draft: Draft,
     sources: Sequence[Source],
@@ -139,7 +150,7 @@ def _launch(
     address: str,
 ) -> None:
     name = draft.url.rstrip("/").rsplit("/", 2)[-2]
-    job = Job(draft.url, draft.spec.digest, settings, tuple(sources))
+    job = job_of(draft, sources, settings)
     line = display.stage(f"pretrain {name}", settings.steps, "steps")
     done = 0
 

@@ -11,7 +11,7 @@ from torch import Tensor, distributed
 from torch.nn import functional
 
 from infra.errors import SluiceError
-from pretrain.distributed import world
+from pretrain.distributed import mean_row, world
 
 KOLEO_EPSILON = 1e-8
 NEAR_DUPLICATE = 0.98  # cosine of two samples' features from which they count as one
@@ -30,11 +30,7 @@ def centred(logits: Tensor, center: Tensor, cool: float) -> Tensor:
 @torch.no_grad()
 def recentre(center: Tensor, logits: Tensor, momentum: float) -> None:
     """Move the centre [prototypes] towards the mean of logits [samples, prototypes]."""
-    mean = logits.mean(0)
-    if world() > 1:
-        distributed.all_reduce(mean)
-        mean /= world()
-    center.lerp_(mean, 1 - momentum)
+    center.lerp_(mean_row(logits), 1 - momentum)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, model_validator
 from pretrain import capabilities
 from pretrain import options as registry
 from pretrain.declare import Declared, Options, Range, Settings
+from pretrain.evaluate_settings import OnlineSettings
 from pretrain.stages import Stage, fault
 
 # Defaults of an objective that go with another one, and leave with it.
@@ -19,6 +20,8 @@ EXECUTION = frozenset(
     {
         "cache_mib",
         "checkpoint_every",
+        "evaluate",
+        "evaluate_every",
         "keep_checkpoints",
         "loggers",
         "max_failures",
@@ -163,6 +166,15 @@ class TrainSettings(Settings):
     )
     log_every: int = Field(10, gt=0, description="steps between two lines of metrics.jsonl")
     cache_mib: int = Field(256, ge=0, description="MiB of decoded samples kept between epochs")
+    evaluate_every: int = Field(
+        0,
+        ge=0,
+        description="steps between two times that the encoder is asked what it has learnt, and "
+        "before the first step and after the last; 0: never",
+    )
+    evaluate: OnlineSettings = Field(
+        OnlineSettings.model_validate({}), description="what it is asked then, and on what"
+    )
     checkpoint_every: int = Field(100, gt=0, description="steps between two checkpoints")
     max_failures: int = Field(2, ge=0, description="times a lost worker is replaced")
     workers: int = Field(
@@ -177,7 +189,10 @@ class TrainSettings(Settings):
         "takes less memory and more messages",
     )
     keep_checkpoints: int = Field(
-        1, gt=0, description="the last ones, and beside them the one of the lowest loss if above 1"
+        1,
+        gt=0,
+        description="the last ones; above 1 also the one of the lowest loss, and all of them stay "
+        "in the run's folder `checkpoints`",
     )
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
         (),

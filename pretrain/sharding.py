@@ -25,7 +25,8 @@ def shard(objective: nn.Module, device: torch.device) -> None:
         if not any(parameter.ndim == 0 for parameter in block.parameters()):
             fully_shard(block, mesh=mesh)
     fully_shard(objective, mesh=mesh, ignored_params=set(scalars(objective.parameters())))
-    register_fsdp_forward_method(objective, "features")
+    if hasattr(objective, "features"):
+        register_fsdp_forward_method(objective, "features")
 
 
 def blocks(networks: nn.Module) -> list[nn.Module]:
@@ -79,15 +80,25 @@ def joined(value: Tensor) -> Tensor:
     return value.full_tensor() if is_cut(value) else value  # pyright: ignore
 
 
-def cut_like(value: Tensor, model: Tensor) -> Tensor:
-    """This process's piece of the whole tensor `value`, cut as `model` is."""
-    if not is_cut(model):
-        return value
-    from torch.distributed.tensor import distribute_tensor
+def share(rows: int, count: int, number: int) -> tuple[int, int]:
+    """Which of `rows` the process of this number, of `count`, holds: first, and one past the last.
 
-    own: Any = model
-    value = value.to(own.device)
-    return distribute_tensor(value, own.device_mesh, own.placements, src_data_rank=None)
+    As FSDP2 cuts, in pieces of one size; the last ones are smaller, or have none.
+    """
+    size = -(-rows // count)
+    return min(number * size, rows), min((number + 1) * size, rows)
+
+
+def own_rows(value: Tensor) -> tuple[int, int]:
+    """Which rows of a tensor this process holds; of one that is not cut all."""
+    mesh: Any = getattr(value, "device_mesh", None)
+    count, number = (mesh.size(), mesh.get_local_rank()) if is_cut(value) else (1, 0)
+    return share(len(value), count, number)
+
+
+def own_part(value: Tensor) -> Tensor:
+    """The rows that this process holds, in the same memory."""
+    return value.to_local() if is_cut(value) else value  # pyright: ignore
 
 
 @torch.no_grad()

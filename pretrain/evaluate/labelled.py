@@ -11,7 +11,7 @@ from PIL import Image
 
 from infra.errors import SluiceError
 from pretrain import meta
-from pretrain.data import FORMATS, PIXEL_LIMIT
+from pretrain.decoded import FORMATS, PIXEL_LIMIT
 from pretrain.encoders import Encoder
 from pretrain.evaluate import sources
 from pretrain.evaluate.sources import Example

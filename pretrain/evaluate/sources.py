@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra import artifacts, filesystem
-from infra.dataset import Dataset, make_uid
+from infra.dataset import Dataset, make_uid, open_dataset
 from infra.digests import digest
 from infra.errors import SluiceError
 from pretrain import meta
@@ -51,6 +51,17 @@ def read(url: str) -> Iterator[Example]:
             place = f"shard {shard}, row {sample.row}"
             fields = meta.parse(row["meta"])
             yield Example(row["uid"], row["caption"] or "", fields, sample.image, place)
+
+
+def locate(name: str, store: str) -> str:
+    """The URL of samples to evaluate on, there now, which `name` stands for.
+
+    name: NAME or NAME@VERSION of a dataset in `store`, or the URL of a version or of Parquet with
+    image bytes. SluiceError where there is neither.
+    """
+    if "/" not in name and not name.endswith(PARQUET):
+        return open_dataset(store, name).url
+    return name if artifacts.load(name) or _parquet(name) else open_source(name).url
 
 
 def content(url: str) -> str:

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from infra.digests import generator
 from pretrain.backbones import ClipParts, build_clip
-from pretrain.distributed import gather, rank
+from pretrain.distributed import before, gather
 from pretrain.objectives.base import exact
 from pretrain.options.albef_itc import AlbefItcOptions
 from pretrain.pairs import Pairs
@@ -82,7 +82,7 @@ class AlbefItc(Pairs):
             slow_image = self.slow.encode_image(views["images"], normalize=True).float()
             slow_text = self.slow.encode_text(views["tokens"], normalize=True).float()
         images, texts = gather(slow_image), gather(slow_text)
-        own = torch.arange(len(image), device=image.device) + rank() * len(image)
+        own = torch.arange(len(image), device=image.device) + before(len(image))
         scale, alpha = self.model.logit_scale.exp(), self.alpha(progress)
         with exact(image.device):
             text_keys = torch.cat([texts, self.text_queue])

@@ -14,7 +14,7 @@ from pretrain.augment import Recipe, augment
 from pretrain.backbones import IMAGENET_MEAN, IMAGENET_STD, TimmEncoder, build_encoder
 from pretrain.classifier import output_width
 from pretrain.data import Batch
-from pretrain.distributed import gather, rank
+from pretrain.distributed import before, gather
 from pretrain.objectives.base import Objective, exact
 from pretrain.options.barlow import BarlowOptions
 from pretrain.settings import TrainSettings
@@ -50,7 +50,7 @@ class WholeBatchNorm(nn.BatchNorm1d):
     def forward(self, input: Tensor) -> Tensor:
         count = len(input)
         whole = super().forward(gather(input))
-        return whole[rank() * count :][:count]
+        return whole[before(count) :][:count]
 
 
 def projector(inputs: int, width: int) -> nn.Sequential:

@@ -33,6 +33,8 @@ class Objective(nn.Module, ABC):
     # Whether it reaches into blocks of the network instead of calling them; fsdp then puts all
     # weights together for the whole forward pass.
     opens_blocks: bool = False
+    # Whether some of its parameters may get no gradient in a step, the same ones in all processes.
+    rests: bool = False
 
     def __init__(self, settings: TrainSettings) -> None:
         super().__init__()

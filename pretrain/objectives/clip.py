@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pretrain.backbones import ClipParts, build_clip
 from pretrain.data import Batch
-from pretrain.distributed import gather, rank
+from pretrain.distributed import before, gather
 from pretrain.objectives.base import Comparing, exact
 from pretrain.options.clip import ClipOptions
 from pretrain.pairs import Pairs
@@ -48,7 +48,7 @@ def similarities(
     if negatives == "global":
         logits = scale * images @ texts.T
         return Similarities(logits, logits.T, torch.arange(len(logits), device=logits.device))
-    own = torch.arange(len(image), device=image.device) + rank() * len(image)
+    own = torch.arange(len(image), device=image.device) + before(len(image))
     return Similarities(scale * image @ texts.T, scale * text @ images.T, own)
 
 

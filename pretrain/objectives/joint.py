@@ -5,7 +5,7 @@ Multi-modal Mutual Information" (arXiv:2211.09807), whose loss is a weighted sum
 inputs and targets. Here each term is an objective of this package, on samples of its own.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -28,7 +28,7 @@ from pretrain.backbones import (
 )
 from pretrain.data import Batch
 from pretrain.declare import Pooling
-from pretrain.distributed import world
+from pretrain.distributed import ALONE, spread, weight
 from pretrain.objectives.base import Objective
 from pretrain.options.joint import JointOptions, Part
 from pretrain.settings import TrainSettings
@@ -42,10 +42,12 @@ class Joint(Objective):
     """The encoder, and the objectives that train it, each with what it adds.
 
     A part that got fewer samples than it can learn from is left out of the step, and `skipped`,
-    int64 [parts], counts that.
+    int64 [parts], counts that. Of several processes each has a share of a part's samples, or, where
+    that would be too few for one of them, all of them: it then learns in each as in one process.
     """
 
     skipped: Tensor
+    rests = True
 
     def __init__(
         self, settings: TrainSettings, encoder: TimmEncoder, parts: Mapping[str, Objective]
@@ -62,6 +64,7 @@ class Joint(Objective):
         self.full_size = frozenset(
             f"{name}/{view}" for name, part in parts.items() for view in part.full_size
         )
+        self.opens_blocks = any(part.opens_blocks for part in parts.values())
         # What several parts hold is one entry of the state, under the first of its names.
         self._other_names = other_names(self)
         self.register_state_dict_post_hook(_drop_other_names)
@@ -80,16 +83,18 @@ class Joint(Objective):
     def views(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         """Those of each part, as "part/view", of its samples; none of a part with too few.
 
-        rows: float32 [parts], samples of each.
+        rows: float32 [parts], samples of each, of all processes. spread: how those of each part lie
+        in the processes, see `distributed.spread`.
         """
         self.options.check_sources(batch.names)
         found: dict[str, Any] = {}
         counts: list[int] = []
+        lie: dict[str, Sequence[int]] = {}
         for name, part, objective in self.parts():
             needs = part.declared.needs
-            rows = _rows(part, batch)
-            counts.append(len(rows))
-            if len(rows) < needs.least_batch:
+            rows, lie[name] = _rows(part, batch)
+            counts.append(sum(lie[name]) if lie[name] != ALONE else len(rows))
+            if counts[-1] < max(needs.least_batch, 1):
                 continue
             own = batch.select(rows)
             if needs.captions and batch.places[0] < self.settings.batch and not any(own.captions):
@@ -100,7 +105,8 @@ class Joint(Objective):
                 )
             views = objective.views(own, device)
             found |= {f"{name}/{view}": value for view, value in views.items()}
-        return {**found, "rows": torch.tensor(counts, dtype=torch.float32, device=device)}
+        rows = torch.tensor(counts, dtype=torch.float32, device=device)
+        return {**found, "rows": rows, "spread": lie}
 
     def forward(
         self, views: Mapping[str, Any], progress: float
@@ -111,10 +117,12 @@ class Joint(Objective):
         for number, (name, part, objective) in enumerate(self.parts()):
             own = _of_part(name, views)
             if own:
-                loss, told = objective(own, progress)
-                terms.append(part.weight_at(progress) * loss)
-                figures |= {f"{name}/{key}": value for key, value in told.items()}
-                figures[f"{name}/loss"] = loss.detach()
+                with spread(views["spread"][name]):
+                    loss, told = objective(own, progress)
+                    share = weight()
+                terms.append(part.weight_at(progress) * share * loss)
+                figures |= {f"{name}/{key}": share * value for key, value in told.items()}
+                figures[f"{name}/loss"] = share * loss.detach()
             else:
                 self.skipped[number] += 1
             figures[f"{name}/rows"] = views["rows"][number]
@@ -161,12 +169,13 @@ def _kinds(options: JointOptions) -> tuple[list[str], list[str]]:
     return [name for name in options.parts if name not in text], text
 
 
-def _rows(part: Part, batch: Batch) -> np.ndarray:
-    """Which samples of a batch are of a part's sources, ascending."""
-    if not part.sources:
-        return np.arange(len(batch.places))
+def _rows(part: Part, batch: Batch) -> tuple[np.ndarray, Sequence[int]]:
+    """Which samples of a batch are a part's here, ascending, and how its samples are spread."""
     taken = [number for number, names in enumerate(batch.names) if part.takes(names)]
-    return np.flatnonzero(np.isin(batch.sources, taken))
+    there = np.isin(batch.sources, taken) if part.sources else np.ones(len(batch.sources), np.bool_)
+    if batch.dealt is None or batch.own is None or part.few(batch.dealt, batch.names):
+        return np.flatnonzero(there), ALONE
+    return np.flatnonzero(there & batch.own), part.counts(batch.dealt, batch.names)
 
 
 def _of_part(name: str, views: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,12 +259,6 @@ def build(settings: TrainSettings) -> Joint:
         raise SluiceError(
             "a joint run has parts, and options.parts names none",
             "name them there: {pairs: {objective: clip, sources: [...]}, ...}",
-        )
-    if world() > 1:
-        raise SluiceError(
-            "a joint run is one process so far: in several ones a part would not get as many "
-            "samples in each",
-            "use one worker",
         )
     sees_patches = all(part.declared.pooling == "patch_mean" for part in options.parts.values())
     pooling: Pooling = "patch_mean" if sees_patches else "class_token"

@@ -16,7 +16,7 @@ from pretrain import masks
 from pretrain import views as numbers
 from pretrain.backbones import IMAGENET_MEAN, IMAGENET_STD, TimmEncoder, build_encoder
 from pretrain.data import Batch
-from pretrain.masked_images import enlarge, plain_view
+from pretrain.masked_images import enlarge, feature_map, plain_view
 from pretrain.objectives.base import Objective
 from pretrain.options.simmim import SimmimOptions
 from pretrain.settings import TrainSettings
@@ -42,7 +42,6 @@ class Simmim(Objective):
         assert isinstance(settings.options, SimmimOptions)
         self.options, size = settings.options, settings.image_size
         self.encoder, self.model = encoder, encoder.model
-        self.prefix = int(getattr(self.model, "num_prefix_tokens", 0))
         width, self.grid, stride, outputs = self._probe()
         self.side = size // _mask_patch(self.options.mask_patch, size, size // self.grid)
         self.count = math.ceil(self.side**2 * self.options.mask_ratio)
@@ -102,14 +101,7 @@ class Simmim(Objective):
 
     def _encode(self, images: Tensor, hidden: Tensor, token: Tensor) -> Tensor:
         """Features [batch, width, rows, columns]; hidden: bool [batch, grid, grid] of patches."""
-        output = _hiding(self.model, hidden, token).forward_features(images)
-        if output.ndim == 3:
-            output = output[:, self.prefix :]
-            side = math.isqrt(output.shape[1])
-            output = output.reshape(len(output), side, side, -1)
-        elif self.model.output_fmt != "NHWC":
-            return output
-        return output.permute(0, 3, 1, 2)
+        return feature_map(self.model, _hiding(self.model, hidden, token).forward_features(images))
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         return self.encoder.files(IMAGENET_MEAN, IMAGENET_STD)

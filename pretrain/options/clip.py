@@ -16,7 +16,8 @@ class ClipOptions(NestedOptions):
     same_caption: Literal["negative", "positive"] = Field(
         "negative",
         description="a pair of the batch with the very same caption: a negative, as "
-        "published, or one more positive (UniCL, arXiv:2204.03610)",
+        "published, or one more positive (UniCL, arXiv:2204.03610); the same loss unless "
+        "drop_tokens makes the captions differ",
     )
     negatives: Literal["global", "local_exact"] = Field(
         "global",

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_va
 
 from infra.errors import SluiceError
 from pretrain import options as registry
-from pretrain.declare import TINY_VIT, Declared, Needs, Options, Settings
+from pretrain.declare import TINY_VIT, Counts, Declared, Needs, Options, Settings
 
 NAME = re.compile("[a-z][a-z0-9_]*")
 
@@ -91,6 +91,15 @@ class Part(Settings):
         """Whether it learns from the source that goes by these names."""
         return not self.sources or not set(self.sources).isdisjoint(names)
 
+    def counts(self, dealt: Counts, known: Sequence[Collection[str]]) -> list[int]:
+        """Samples for it in each process; dealt: [processes, sources], all of a batch."""
+        taken = [number for number, names in enumerate(known) if self.takes(names)]
+        return [sum(row[number] for number in taken) for row in dealt]
+
+    def few(self, dealt: Counts, known: Sequence[Collection[str]]) -> bool:
+        """Whether some process has fewer samples of its own than this objective can learn from."""
+        return min(self.counts(dealt, known)) < max(self.declared.needs.least_batch, 1)
+
     def weight_at(self, progress: float) -> float:
         """Of its loss, by the share of the run that is done."""
         if not self.ramp:
@@ -122,6 +131,11 @@ class JointOptions(Options):
                 if reason is not None:
                     return f"part {name}: {reason}"
         return None
+
+    def common(self, dealt: Counts, known: Sequence[Collection[str]]) -> list[bool]:
+        """Those of parts with few."""
+        scarce = [part for part in self.parts.values() if part.few(dealt, known)]
+        return [any(part.takes(names) for part in scarce) for names in known]
 
     def check_sources(self, known: Sequence[Collection[str]]) -> None:
         """SluiceError unless each part has its sources, and each source a part.

@@ -133,3 +133,16 @@ def test_further_evaluation_sets_are_ingested_scored_and_compared(tmp_path: Path
     assert "contamination" in pipeline.steps["verdicts"].needs
     with pytest.raises(SluiceError, match="held_out"):
         load_recipe("your-shards", ["data.held_out.curated=[{tars: x.tar}]"])
+
+
+def test_a_run_may_be_asked_on_splits_of_its_recipe_while_it_trains(tmp_path: Path) -> None:
+    store, base = str(tmp_path / "store"), load_recipe()
+    name = next(iter(base.pretrain))
+    changes = (f"pretrain.{name}.train.evaluate_every=50",)
+    plain, pipeline = Pipeline(base, store), Pipeline(load_recipe(None, changes), store)
+    step = pipeline.steps[f"pretrain {name}"]
+    assert {"ingest trusted", "ingest evaluation"} <= set(step.needs)
+    assert step.draft == plain.steps[f"pretrain {name}"].draft
+    wrong = load_recipe(None, (*changes, f"pretrain.{name}.train.evaluate.test=evaluations"))
+    with pytest.raises(SluiceError, match="no dataset 'evaluations'"):
+        Pipeline(wrong, store)

@@ -20,7 +20,7 @@ def test_the_average_is_the_direct_formula(small: Callable[..., Any]) -> None:
         expected = keep * expected + (1 - keep) * value
     assert torch.allclose(average.tensors["predict.bias"], expected)
     assert weight[0] == 1.0
-    average.apply()
+    average.swap()
     assert torch.allclose(weight, expected)
 
 

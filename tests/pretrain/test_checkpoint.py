@@ -4,23 +4,17 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save
 from timm.optim import Lamb, Lars, Lion
 from torch import nn
 
 from infra import filesystem
-from pretrain.checkpoint import (
-    BEST,
-    FILE,
-    Saved,
-    Writer,
-    load_checkpoint,
-    read_saved,
-    save_checkpoint,
-    snapshot,
-)
+from infra.errors import SluiceError
+from pretrain.checkpoint import Saved, load_checkpoint, read_saved, save_checkpoint, snapshot
+from pretrain.checkpoint_files import KEPT, Snapshot, Writer, found
 from pretrain.job import WORK
+from pretrain.sharding import share
 
+FILES = "checkpoint-000000007-0-of-1.safetensors", "checkpoint-000000007.json"
 SAVED = Saved(7, {"positions": [3, 4], "bad": ["x:1"]}, ['{"step": 1}'], 1.5, 2.5)
 
 
@@ -78,22 +72,26 @@ def test_the_last_one_stands_alone(tmp_path: Path) -> None:
     model, optimizer = fresh(0)
     for step in (1, 2):
         save_checkpoint(str(tmp_path), "d", Saved(step, {}, []), model, optimizer)
-    found = load_checkpoint(str(tmp_path), "d", model, optimizer)
-    assert found is not None
-    assert found.step == 2
-    assert [path.name for path in (tmp_path / WORK).iterdir()] == [FILE]
+    saved = load_checkpoint(str(tmp_path), "d", model, optimizer)
+    assert saved is not None and saved.step == 2
+    assert names(tmp_path, WORK) == [
+        "checkpoint-000000002-0-of-1.safetensors",
+        "checkpoint-000000002.json",
+    ]
 
 
 def test_none_is_none(tmp_path: Path) -> None:
     assert load_checkpoint(str(tmp_path), "digest", *fresh(0)) is None
 
 
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("keep", [0, 5, 200, -1])
-def test_a_damaged_one_counts_for_nothing(tmp_path: Path, keep: int) -> None:
+def test_a_damaged_one_counts_for_nothing(tmp_path: Path, name: str, keep: int) -> None:
     model, optimizer = fresh(0)
     save_checkpoint(str(tmp_path), "digest", SAVED, model, optimizer)
-    file = tmp_path / WORK / FILE
+    file = tmp_path / WORK / name
     file.write_bytes(file.read_bytes()[:keep])
+    assert read_saved(str(tmp_path)) is None
     assert load_checkpoint(str(tmp_path), "digest", model, optimizer) is None
 
 
@@ -108,22 +106,115 @@ def test_one_of_another_run_counts_for_nothing(tmp_path: Path) -> None:
         assert torch.equal(one, two)
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / WORK).iterdir())
+def names(folder: Path, kind: str = KEPT) -> list[str]:
+    return sorted(path.name for path in (folder / kind).iterdir())
 
 
-def test_one_that_counts_the_parameters_counts_for_nothing(tmp_path: Path) -> None:
-    """As those of an older Sluice did."""
+def steps_of(folder: Path) -> list[int]:
+    return [int(name[11:20]) for name in names(folder) if name.endswith(".json")]
+
+
+def cut(copied: Snapshot, pieces: int) -> list[Snapshot]:
+    """As the processes would copy it whose model lies in so many pieces; matrices alone are cut."""
+    shapes = {name: list(v.shape) for name, v in copied.tensors.items() if v.ndim == 2}
+    found: list[Snapshot] = []
+    for piece in range(pieces):
+        tensors = {
+            name: value[slice(*share(len(value), pieces, piece))].contiguous()
+            if name in shapes
+            else value
+            for name, value in copied.tensors.items()
+            if name in shapes or piece == 0
+        }
+        found.append(Snapshot(tensors, {**copied.record, "cut": shapes}, piece, pieces))
+    return found
+
+
+def write(folder: Path, copied: Snapshot, pieces: int, keep: int = 1) -> None:
+    """All pieces of a checkpoint, each by a process of its own."""
+    meeting, told = threading.Barrier(pieces), dict[int, Any]()
+
+    def each(value: Any) -> list[Any]:
+        told[threading.get_ident()] = value
+        meeting.wait(5)
+        return sorted(filter(None, told.values()), key=lambda part: part.path)
+
+    writers = [Writer(str(folder), keep, each) for _ in range(pieces)]
+    for writer, own in zip(writers, cut(copied, pieces), strict=True):
+        writer.write(own)
+    for writer in writers:
+        writer.wait()
+        writer.close()
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 5])
+def test_pieces_are_put_together(tmp_path: Path, pieces: int) -> None:
+    """Four rows in as many pieces, of which the last may have none."""
+    model, optimizer = fresh(0)
+    steps(model, optimizer, 3)
+    write(tmp_path, snapshot("d", SAVED, model, optimizer), pieces)
+    assert len(names(tmp_path, WORK)) == pieces + 1
+    other, its_optimizer = fresh(1)
+    assert load_checkpoint(str(tmp_path), "d", other, its_optimizer) == SAVED
+    for one, two in ((model, optimizer), (other, its_optimizer)):
+        steps(one, two, 2)
+    for one, two in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("span", [(0, 4), (1, 3), (2, 3), (3, 4), (4, 4)])
+def test_a_process_takes_its_rows_of_any_pieces(tmp_path: Path, span: tuple[int, int]) -> None:
     model, optimizer = fresh(0)
     steps(model, optimizer, 1)
-    copied = snapshot("digest", SAVED, model, optimizer)
-    tensors = {
-        name.replace("optimizer/0.weight", "optimizer/0"): value
-        for name, value in copied.tensors.items()
-    }
-    data = save(tensors, metadata={"sluice": copied.record})
-    filesystem.write_bytes(str(tmp_path), f"{WORK}/{FILE}", data)
-    assert load_checkpoint(str(tmp_path), "digest", *fresh(1)) is None
+    copied = snapshot("d", SAVED, model, optimizer)
+    write(tmp_path, copied, 3)
+    (stands,) = found(str(tmp_path))
+    tensors = stands.tensors(lambda name, shape: span if shape[0] == 4 else (0, shape[0]))
+    assert tensors.keys() == copied.tensors.keys()
+    for name, value in copied.tensors.items():
+        wanted = value[slice(*span)] if value.ndim and len(value) == 4 else value
+        assert torch.equal(tensors[name], wanted), name
+
+
+@pytest.mark.parametrize("damage", ["gone", "short", "other"])
+def test_without_a_whole_piece_the_one_before_counts(tmp_path: Path, damage: str) -> None:
+    model, optimizer = fresh(0)
+    steps(model, optimizer, 1)
+    for step in (1, 2):
+        write(tmp_path, snapshot("d", Saved(step, {}, []), model, optimizer), 2, keep=2)
+    file = tmp_path / KEPT / "checkpoint-000000002-1-of-2.safetensors"
+    data = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(data[:-1] if damage == "short" else data[:-1] + bytes([data[-1] ^ 1]))
+    other, its_optimizer = fresh(1)
+    assert load_checkpoint(str(tmp_path), "d", other, its_optimizer) == Saved(1, {}, [])
+    for one, two in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_pieces_without_a_record_are_no_checkpoint_and_go(tmp_path: Path) -> None:
+    model, optimizer = fresh(0)
+    write(tmp_path, snapshot("d", Saved(1, {}, []), model, optimizer), 2)
+    (tmp_path / WORK / "checkpoint-000000001.json").unlink()  # it was killed before that
+    assert read_saved(str(tmp_path)) is None
+    write(tmp_path, snapshot("d", Saved(1, {}, []), model, optimizer), 1)
+    assert names(tmp_path, WORK) == [
+        "checkpoint-000000001-0-of-1.safetensors",
+        "checkpoint-000000001.json",
+    ]
+
+
+def test_a_piece_that_another_process_cannot_write_is_told(tmp_path: Path) -> None:
+    model, optimizer = fresh(0)
+    whole = snapshot("d", SAVED, model, optimizer)
+    writer = Writer(str(tmp_path), told=lambda value: [value, None])
+    writer.write(cut(whole, 2)[0])
+    with pytest.raises(SluiceError, match="by another process"):
+        writer.wait()
+    writer.close()
+    assert read_saved(str(tmp_path)) is None
 
 
 def test_what_is_written_is_a_copy(tmp_path: Path) -> None:
@@ -173,21 +264,14 @@ def test_the_last_ones_and_the_best_stay(tmp_path: Path) -> None:
         saved = Saved(step, {}, [])
         writer.write(snapshot("d", saved, model, optimizer, loss=loss))
     writer.close()
-    numbered = [f"checkpoint-{step:09d}.safetensors" for step in (3, 4)]
-    assert names(tmp_path) == [BEST, *numbered]
-    best = tmp_path / "best" / WORK
-    best.mkdir(parents=True)
-    (best / FILE).write_bytes((tmp_path / WORK / BEST).read_bytes())
-    assert load_checkpoint(str(tmp_path / "best"), "d", model, optimizer) == Saved(1, {}, [])
+    assert steps_of(tmp_path) == [1, 3, 4]
+    assert len(names(tmp_path)) == 6
     # Another process knows what the best is.
     again = Writer(str(tmp_path), keep=2)
     again.write(snapshot("d", Saved(5, {}, []), model, optimizer, loss=1.2))
     again.close()
-    assert read_saved(str(tmp_path / "best")).step == 1  # type: ignore[union-attr]
-    assert load_checkpoint(str(tmp_path), "d", model, optimizer).step == 5  # type: ignore[union-attr]
-    newest = tmp_path / WORK / "checkpoint-000000005.safetensors"
-    newest.write_bytes(newest.read_bytes()[:50])
-    assert load_checkpoint(str(tmp_path), "d", model, optimizer).step == 4  # type: ignore[union-attr]
+    assert steps_of(tmp_path) == [1, 4, 5]
+    assert read_saved(str(tmp_path)).step == 5  # type: ignore[union-attr]
 
 
 def test_the_one_that_went_farthest_counts_whatever_is_kept(tmp_path: Path) -> None:
@@ -197,3 +281,4 @@ def test_the_one_that_went_farthest_counts_whatever_is_kept(tmp_path: Path) -> N
         writer.write(snapshot("d", Saved(step, {}, []), model, optimizer))
         writer.close()
         assert load_checkpoint(str(tmp_path), "d", model, optimizer).step == step  # type: ignore[union-attr]
+        assert len(names(tmp_path, KEPT if keep > 1 else WORK)) == 2

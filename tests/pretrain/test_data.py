@@ -16,7 +16,8 @@ from infra import artifacts
 from infra.artifacts import Spec
 from infra.errors import SluiceError
 from pretrain import meta
-from pretrain.data import Ahead, Batch, Source, Stream, decode
+from pretrain.data import Ahead, Batch, Source, Stream
+from pretrain.decoded import decode
 from pretrain.order import Order
 
 

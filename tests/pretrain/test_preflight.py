@@ -9,6 +9,7 @@ import yaml
 
 from infra import artifacts
 from infra.errors import SluiceError
+from pretrain import objectives
 from pretrain.clock import Spent
 from pretrain.data import Source
 from pretrain.loop import deterministic
@@ -48,6 +49,20 @@ def test_live_bytes_of_a_backward_pass() -> None:
     held = 4 * 50 * 100
     assert 2 * held <= live.peak <= 4 * held + 4 * 100 * 100 + 100
     assert live.now == 4 * 100 * 100  # the gradient
+
+
+def test_memory_counts_parts_that_seldom_learn(
+    pairs: str, greys: str, small: Callable[..., Any]
+) -> None:
+    """Of the first batches some have no sample of the greys at all."""
+    sources = (Source(pairs, 0.94, "pairs"), Source(greys, 0.06, "greys"))
+    rotnet = {"objective": "rotnet", "sources": ["pairs"]}
+    parts = {"images": rotnet, "seldom": {**rotnet, "sources": ["greys"]}}
+    settings = small("joint", options={"parts": parts})
+    with deterministic(1):
+        told = measure_memory(settings, sources)
+        trained = objectives.build(settings).trained()
+    assert told.gradients == sum(4 * each.numel() for each in trained)
 
 
 @pytest.mark.parametrize("objective", ["mae", "clip"])

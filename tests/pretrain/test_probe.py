@@ -28,7 +28,7 @@ def test_a_step_tells_what_a_network_can_carry() -> None:
 
 
 def test_every_family_was_asked_for_every_objective() -> None:
-    assert len(KEPT) >= 29
+    assert len(KEPT) >= 30
     for family, told in KEPT.items():
         assert list(told["answers"]) == list(options.names()), family
         for objective, (outcome, reason) in told["answers"].items():
@@ -40,7 +40,7 @@ def test_every_family_was_asked_for_every_objective() -> None:
 def test_the_kept_answers_are_todays(family: str) -> None:
     """Of two quick families; tests/bench/backbones.py asks all again."""
     told = KEPT[family]
-    for objective in ("barlow", "mae", "rotnet", "spark", "supervised"):
+    for objective in ("barlow", "look", "mae", "rotnet", "sit", "spark", "supervised"):
         verdict = can(told["model"], objective, told["image_size"])
         assert [verdict.outcome, verdict.reason] == told["answers"][objective]
 

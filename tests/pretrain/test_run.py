@@ -4,11 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from infra import artifacts
 from infra.errors import SluiceError
 from infra.progress import PlainDisplay, SilentDisplay
 from infra.stage import Draft
+from pretrain import objectives
+from pretrain.checkpoint import read_weights
+from pretrain.checkpoint_files import KEPT
 from pretrain.data import Source
 from pretrain.job import WORK
 from pretrain.run import run_draft, train
@@ -124,6 +128,33 @@ def test_killed_before_the_commit_nothing_is_trained_again(
     run = train(draft, [Source(pairs)], settings, "local", PlainDisplay(said.append))
     assert said == []
     assert not (Path(run.url) / WORK).exists()
+
+
+def test_the_last_checkpoints_and_the_best_stay_beside_the_run(
+    pairs: str, small: Callable[..., Any], tmp_path: Path
+) -> None:
+    """They are no part of it: it is the one that is made without."""
+    manifests: list[bytes] = []
+    for keep in (1, 2):
+        settings = small("mae", steps=9, checkpoint_every=2, keep_checkpoints=keep)
+        draft = run_draft(str(tmp_path / str(keep)), "mae", settings, {"pairs": digest(pairs)})
+        run = train(draft, [Source(pairs)], settings, "local", SilentDisplay())
+        assert artifacts.verify(run) == []
+        manifests.append((Path(run.url) / "manifest.json").read_bytes())
+        assert (Path(run.url) / KEPT).exists() == (keep > 1)
+    assert manifests[0] == manifests[1]
+    records = [json.loads(path.read_text()) for path in (Path(run.url) / KEPT).glob("*.json")]
+    steps = sorted(record["step"] for record in records)
+    assert steps[-2:] == [6, 8] and len(steps) in (2, 3)
+    best = min(records, key=lambda record: record["loss"])
+    objective = objectives.build(settings)
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    objective.load_state_dict(read_weights(run.url, best["step"]))
+    moved = [not torch.equal(before[n], value) for n, value in objective.state_dict().items()]
+    assert sum(moved) > 20
+    assert {path for path, _ in objective.files()} == {"config.json", "model.safetensors"}
+    with pytest.raises(SluiceError, match=r"no checkpoint of step 5, but of \["):
+        read_weights(run.url, 5)
 
 
 def test_other_sources_than_the_drafts_are_refused(

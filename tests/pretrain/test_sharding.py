@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from pretrain import objectives
+from pretrain.checkpoint import read_saved
+from pretrain.checkpoint_files import KEPT
 from pretrain.data import Source
 from pretrain.job import Job
 from pretrain.loop import Trainer, run
@@ -94,6 +96,34 @@ def test_a_model_in_pieces_learns_what_a_whole_one_learns(
         assert Trainer(job).step == 3
         run(job, lambda step, note: None)
         assert losses(stopped) == pytest.approx(wanted, rel=2e-4), name
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_pieces_of_four_processes_are_taken_by_two_and_by_one(
+    pairs: str, small: Callable[..., TrainSettings], tmp_path: Path
+) -> None:
+    """What two of them leave is torn: they go on from the one before."""
+    changes: dict[str, Any] = {"steps": 8, "checkpoint_every": 2, "keep_checkpoints": 2}
+    settings = small("clip", sharding="fsdp", ema=0.5, **changes)
+    url, whole = str(tmp_path / "url"), str(tmp_path / "whole")
+    run(Job(whole, "d", settings, (Source(pairs),)), lambda step, note: None)
+    for count, stop in ((4, 5), (2, 7)):
+        runs = [(url, settings.model_dump(mode="json"), pairs, stop)]
+        (tmp_path / "runs.json").write_text(json.dumps(runs))
+        together(count, "-c", RUNS, str(tmp_path / "runs.json"))
+        there = [path.stat().st_size for path in Path(url, KEPT).glob(f"*4-?-of-{count}.saf*")]
+        if count == 4:
+            assert len(there) == 4
+            (all_of_it,) = Path(whole, KEPT).glob("checkpoint-000000004-0-of-1.safetensors")
+            assert max(there) < 0.5 * all_of_it.stat().st_size
+            assert read_saved(url).step == 4  # type: ignore[union-attr]
+    torn = Path(url, KEPT, "checkpoint-000000006-1-of-2.safetensors")
+    torn.write_bytes(torn.read_bytes()[:-9])
+    job = Job(url, "d", settings, (Source(pairs),))
+    assert Trainer(job).step == 4  # by four processes
+    run(job, lambda step, note: None)
+    assert losses(url) == pytest.approx(losses(whole), rel=2e-4)
 
 
 def test_blocks_are_the_innermost_rows(small: Callable[..., TrainSettings]) -> None:

@@ -56,6 +56,27 @@ def test_resizing_is_pillows_bicubic(source: int, target: int) -> None:
     assert np.abs(mine.numpy() - theirs).max() < 1.5  # Pillow rounds after each axis
 
 
+@pytest.mark.parametrize(("source", "size"), [(48, 32), (20, 48), (5, 64), (96, 7)])
+def test_a_processor_adds_up_what_matrices_multiply(source: int, size: int) -> None:
+    images, rng = noise(source, 3), np.random.default_rng(1)
+    boxes = views.crop_boxes(
+        rng.random((3, 4)).astype(np.float32), np.ones((3, 2), np.float32), (0.1, 1.0)
+    )
+    box = torch.from_numpy(boxes.astype(np.float32))
+    sides = [views.taps(box[:, i], box[:, i + 2], source, size) for i in (0, 1)]
+    assert torch.allclose(
+        views.added_up(images, *sides), views.multiplied(images, *sides), atol=2e-6
+    )
+
+
+@pytest.mark.parametrize("shape", [(128, 128), (100, 333), (17, 40)])
+def test_a_squeezed_image_is_pillows(shape: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(64, 192, (*shape, 3), dtype=np.uint8)
+    mine = views.squeeze(pixels, 96).astype(int)
+    theirs = Image.fromarray(pixels).resize((96, 96), Image.Resampling.BICUBIC)
+    assert np.abs(mine - np.asarray(theirs)).max() <= 1  # which rounds after each axis
+
+
 def test_a_crop_sees_nothing_outside_its_box() -> None:
     images = torch.zeros(1, 40, 40, 3, dtype=torch.uint8)
     images[:, 10:30, 20:40] = 255

@@ -91,3 +91,14 @@ def test_what_cannot_be_compared_is_named(urls, tmp_path, runs, colour_splits):
         compare([str(tmp_path)])
     with pytest.raises(SluiceError, match="no evaluations to compare"):
         compare([])
+
+
+def test_the_command_line_writes_it(urls, tmp_path, capsys):
+    from pretrain.__main__ import app
+
+    app(["compare", *urls, "--to", str(tmp_path / "all")], result_action="return_value")
+    assert capsys.readouterr().out == f"4 encoders of 2 evaluations: {tmp_path}/all\n"
+    assert (tmp_path / "all" / "comparison.svg").exists()
+    assert read_table(str(tmp_path / "all" / "comparison.parquet")).equals(compare(urls).table)
+    with pytest.raises(SluiceError, match="no evaluations to compare"):
+        app(["compare", "--to", str(tmp_path / "none")], result_action="return_value")

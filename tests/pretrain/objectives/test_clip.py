@@ -84,8 +84,11 @@ def test_views_are_the_models_input(small: Callable[..., Any]) -> None:
 
 
 def test_positive_captions_reach_the_loss(small: Callable[..., Any]) -> None:
-    clip = build(small("clip", options={"same_caption": "positive"}))
-    found = clip.views(batch(4, captions=["a", "b", "a", "c"]), torch.device("cpu"))
+    # Where equal captions read alike, too, the loss is the same either way: some lose words here.
+    options = {"same_caption": "positive", "drop_tokens": 0.5}
+    clip = build(small("clip", options=options))
+    said = ["a red cat on a mat", "a dog", "a red cat on a mat", "a bird"]
+    found = clip.views(batch(4, captions=said), torch.device("cpu"))
     keys = found["captions"]
     assert (keys[:, None] == keys).sum(1).tolist() == [2, 1, 2, 1]
     loss, _ = clip(found, 0.0)
@@ -93,7 +96,8 @@ def test_positive_captions_reach_the_loss(small: Callable[..., Any]) -> None:
     text = clip.model.encode_text(found["tokens"], normalize=True)
     same = keys[:, None] == keys
     assert torch.equal(loss, clip_loss(image, text, clip.model.logit_scale.exp(), same)[0])
-    assert not torch.equal(loss, clip_loss(image, text, clip.model.logit_scale.exp())[0])
+    plain = clip_loss(image, text, clip.model.logit_scale.exp())[0]
+    assert abs(loss - plain) > 1e-4
 
 
 def test_recent_tokens_are_kept_but_not_without_end(

@@ -16,9 +16,9 @@ from infra import artifacts
 from infra.errors import SluiceError
 from pretrain import checkpoint
 from pretrain.data import Batch, Source
+from pretrain.distributed import ALONE
 from pretrain.job import Job
 from pretrain.loop import Trainer, deterministic
-from pretrain.objectives import joint
 from pretrain.objectives.joint import Joint, build
 from pretrain.optimizers import make_optimizer
 from pretrain.run import run_draft
@@ -180,6 +180,20 @@ def test_a_part_with_too_few_samples_rests_and_is_counted(make: Callable[..., Jo
     assert loss == 0 and figures["images/skipped"] == 1
 
 
+def test_a_part_with_few_samples_gets_all_of_them_in_each_process(
+    make: Callable[..., Joint],
+) -> None:
+    objective = three(make)
+    own = np.array([True, False, True, True, False, True, False])
+    samples = replace(mixed([0, 0, 1, 1, 1, 1, 2]), own=own, dealt=[[1, 2, 0], [1, 2, 1]])
+    assert objective.options.common(samples.dealt, NAMES) == [True, False, True]
+    views = objective.views(samples, CPU)
+    assert views["spread"] == {"pairs": ALONE, "images": [2, 2], "fractals": ALONE}
+    assert len(views["pairs/images"]) == 2 and len(views["fractals/images"]) == 1
+    assert len(views["images/global"]) == 2 * 3  # two crops of those that are its own
+    assert views["rows"].tolist() == [1, 4, 2]  # fractals, images, pairs: of both
+
+
 def test_weights_ramp_over_a_share_of_the_run(make: Callable[..., Joint]) -> None:
     part = {**FRACTALS, "weight": 3.0, "first_weight": 1.0, "ramp": 0.5}
     objective = make({"fractals": {**part, "sources": []}})
@@ -313,7 +327,7 @@ def refused(make: Callable[..., Joint], parts: dict[str, Any], **changes: Any) -
 
 
 def test_an_encoder_that_cannot_carry_a_part_is_refused_by_the_parts_name(
-    make: Callable[..., Joint], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Joint],
 ) -> None:
     assert "part patches: mae cannot train a ResNet" in refused(make, {"patches": MAE, "b": DINO})
     assert "part pairs: open_clip builds test_vit in another shape" in refused(
@@ -331,8 +345,6 @@ def test_an_encoder_that_cannot_carry_a_part_is_refused_by_the_parts_name(
         make, {"pairs": {**CLIP, "model": "ViT-none"}}
     )
     assert "options.parts names none" in refused(make, {})
-    monkeypatch.setattr(joint, "world", lambda: 2)
-    assert "one process so far" in refused(make, {"images": DINO})
 
 
 @pytest.mark.parametrize(

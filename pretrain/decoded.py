@@ -1,0 +1,51 @@
+"""Decoded images, as training takes them, and those that are kept between epochs."""
+
+import io
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+PIXEL_LIMIT = 2**26  # a larger image is refused before it is decoded
+FORMATS = ("JPEG", "PNG", "WEBP")
+
+
+def decode(data: bytes, canvas: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """RGB uint8 [canvas, canvas, 3] and the original (height, width); raises ValueError."""
+    from pretrain.views import squeeze  # PyTorch is imported when it is first needed
+
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if not 0 < width * height <= PIXEL_LIMIT:
+                raise ValueError(f"{width} x {height} pixels")
+            image.draft("RGB", (canvas, canvas))  # JPEG: decode at a reduced scale
+            return squeeze(np.asarray(image.convert("RGB")), canvas), (height, width)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from error
+
+
+class Decoded:
+    """Decoded samples kept between epochs, the least recently used leaving first."""
+
+    def __init__(self, mib: int, canvas: int) -> None:
+        self._room = mib * 2**20 // (canvas * canvas * 3)
+        self._canvas = canvas
+        self._held: OrderedDict[tuple[int, int], Any] = OrderedDict()
+
+    def get(self, key: tuple[int, int], data: bytes) -> Any:
+        """(pixels, size), or None where the bytes cannot be decoded."""
+        found = self._held.get(key, self)
+        if found is self:
+            try:
+                found = decode(data, self._canvas)
+            except ValueError:
+                found = None
+        return found
+
+    def keep(self, key: tuple[int, int], value: Any) -> None:
+        self._held[key] = value
+        self._held.move_to_end(key)
+        while len(self._held) > self._room:
+            self._held.popitem(last=False)
