@@ -1,4 +1,4 @@
-"""Heads that self-distillation puts on an encoder: Caron et al. 2021 (arXiv:2104.14294)."""
+"""Heads on an encoder: of self-distillation, Caron et al. 2021 (arXiv:2104.14294), of contrast."""
 
 import torch
 from torch import Tensor, nn
@@ -41,3 +41,8 @@ class Head(nn.Module):
         self.last.weight.grad = None
         if self.gain is not None:
             self.gain.grad = None
+
+
+def projection(width: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Two layers, [batch, width] -> [batch, outputs]: Chen et al. 2020 (arXiv:2003.04297)."""
+    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, outputs))

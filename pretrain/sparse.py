@@ -36,6 +36,7 @@ ROWS_FIRST = (  # layers whose output is [batch, channels, height, width]
     layers.SimpleNorm2d,
     layers.SimpleNorm2dFp32,
 )
+MOVED = 0.1  # what a check adds to biases
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm, layers.RmsNorm, layers.SimpleNorm)
 
 
@@ -154,21 +155,22 @@ def feature_maps(network: nn.Module, images: Tensor, shown: Shown) -> list[Tenso
 def check_maps(network: nn.Module, size: int) -> dict[int, int]:
     """Pixels of a place -> channels, of the maps at all scales; a later map of a scale counts.
 
-    Tried with one image of which every other cell is hidden. Raises SluiceError where the network
-    is not one that works on shown cells alone.
+    Tried with one image of which every other cell is hidden, and with two: some networks take no
+    more than one. Raises SluiceError where the network is not one that works on shown cells alone.
     """
-    training, reductions = network.training, {}
+    reductions: dict[int, int] = {}
     try:
-        network.eval()
+        tried = _without_zeros(network)
         grid = size // int(network.feature_info[-1]["reduction"])  # type: ignore[index]
-        cells = (torch.arange(grid)[:, None] + torch.arange(grid)) % 2 == 0
+        chequers = (torch.arange(grid)[:, None] + torch.arange(grid)) % 2 == 0
         image = torch.linspace(-2, 2, 3 * size * size).view(1, 3, size, size).sin()
-        shown = Shown(cells[None])
-        for values in feature_maps(network, image, shown):
-            places = shown.at(*values.shape[2:])
-            if places is None or values[:, :, ~places[0]].any():
-                raise ValueError("its features reach into hidden cells")
-            reductions[size // values.shape[2]] = values.shape[1]
+        for cells in (chequers[None], torch.stack([chequers, ~chequers])):
+            shown = Shown(cells)
+            for values in feature_maps(tried, image.expand(len(cells), -1, -1, -1), shown):
+                places = shown.at(*values.shape[2:])
+                if places is None or (values * ~places[:, None]).any():
+                    raise ValueError("its features reach into hidden cells")
+                reductions[size // values.shape[2]] = values.shape[1]
     except (
         ArithmeticError,
         AssertionError,
@@ -184,6 +186,15 @@ def check_maps(network: nn.Module, size: int) -> dict[int, int]:
             "use a convolutional network of timm (resnet..., convnext_...) and an image_size that "
             "its stride divides, or simmim or mae for a transformer",
         ) from error
-    finally:
-        network.train(training)
     return reductions
+
+
+def _without_zeros(network: nn.Module) -> nn.Module:
+    """A copy with other vectors: of a new network most are 0, and zeros would stay zeros by them
+    that will not when it has learnt.
+    """
+    moved = copy.deepcopy(network).eval()
+    for parameter in moved.parameters():
+        if parameter.ndim == 1:
+            parameter += MOVED
+    return moved

@@ -1,12 +1,16 @@
 """Which backbone carries which objective: one real step of each pair, a model for each family.
 
 The answers lie in pretrain/capabilities.json, where the settings of a run are checked against them,
-and make the table in pretrain/README.md. Those that are there are not asked again.
-Run: python tests/bench/backbones.py [FAMILY ...]     these families anew; else what is missing
+and make the table in pretrain/README.md. Those that are there are not asked again, but with --anew.
+Run: python tests/bench/backbones.py [--anew] [FAMILY ...]     all families where none is named
 """
 
+import argparse
 import json
-import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from typing import Any
 
 import timm
@@ -72,23 +76,53 @@ FAMILIES: dict[str, tuple[str, int]] = {
 }
 
 
-def main(anew: tuple[str, ...]) -> None:
-    """Ask for what is missing, and for some families anew; keep each answer once it is there."""
+def ask(family: str, known: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The answers of a family, those that are known included; None where a step killed its process.
+
+    A process of its own takes the steps: PyTorch may crash on a network that few use.
+    """
+    model, size = FAMILIES[family]
+    answers: dict[str, Any] = {}
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+        for objective in options.names():
+            if objective in known:
+                answers[objective] = known[objective]
+                continue
+            towers = options.declared(objective).needs.model == "open_clip"
+            try:
+                verdict = apart.submit(can, model, objective, None if towers else size).result()
+            except BrokenProcessPool:
+                print(family, objective, "its process died; the family is left out", flush=True)
+                return None
+            print(family, objective, verdict.outcome, verdict.reason, flush=True)
+            answers[objective] = [verdict.outcome, verdict.reason]
+    return answers
+
+
+def main(wanted: Sequence[str], anew: bool) -> None:
+    """Ask of the wanted families what is missing, or all; keep a family's answers once it is done.
+
+    The answers of a family are asked anew, too, where another model stands for it now.
+    """
     kept: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"families": {}}
     kept["timm"] = timm.__version__
-    for family, (model, size) in FAMILIES.items():
-        told = kept["families"].get(family, {})
-        answers = {} if family in anew else told.get("answers", {})
-        for objective in options.names():
-            if objective not in answers:
-                towers = options.declared(objective).needs.model == "open_clip"
-                verdict = can(model, objective, None if towers else size)
-                answers[objective] = [verdict.outcome, verdict.reason]
-                print(family, objective, *answers[objective], flush=True)
-        answers = {name: answers[name] for name in options.names()}
-        kept["families"][family] = {"model": model, "image_size": size, "answers": answers}
-        FILE.write_text(json.dumps(kept, indent=1) + "\n")
+    families: dict[str, Any] = kept["families"]
+    for family in wanted:
+        model, size = FAMILIES[family]
+        told = families.get(family, {})
+        same = (told.get("model"), told.get("image_size")) == (model, size)
+        answers = ask(family, told["answers"] if same and not anew else {})
+        if answers is not None:
+            families[family] = {"model": model, "image_size": size, "answers": answers}
+            kept["families"] = {name: families[name] for name in FAMILIES if name in families}
+            FILE.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(tuple(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help="one of FAMILIES")
+    parser.add_argument("--anew", action="store_true", help="ask what is known, too")
+    asked = parser.parse_args()
+    if unknown := set(asked.families) - FAMILIES.keys():
+        parser.error(f"{', '.join(sorted(unknown))}: no such family; use {', '.join(FAMILIES)}")
+    main(asked.families or list(FAMILIES), asked.anew)

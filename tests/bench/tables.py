@@ -19,6 +19,10 @@ def load(name: str) -> dict[str, Any]:
     return json.loads((HERE / "results" / f"{name}.json").read_text())
 
 
+def is_kept(name: str) -> bool:
+    return (HERE / "results" / f"{name}.json").is_file()
+
+
 def demo() -> str:
     found = load("demo")
     first, second = found["first"], found["second"]
@@ -161,6 +165,10 @@ if __name__ == "__main__":
     PRETRAIN = README.parent / "pretrain" / "README.md"
     kept = json.loads(PRETRAIN.with_name("capabilities.json").read_text())
     PRETRAIN.write_text(place(PRETRAIN.read_text(), "backbones", pretrain_tables.backbones(kept)))
+    there = {name: load(name) for name in pretrain_tables.LEARNING if is_kept(name)}
+    PRETRAIN.write_text(place(PRETRAIN.read_text(), "learning", pretrain_tables.learning(there)))
+    fast = pretrain_tables.gpu(load("train_gpu")) if is_kept("train_gpu") else ""
+    PRETRAIN.write_text(place(PRETRAIN.read_text(), "gpu", fast))
     INDEXES = README.parent / "indexes" / "README.md"
     for part, result in index_tables.PARTS.items():
         table = part(load(result))

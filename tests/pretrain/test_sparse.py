@@ -195,6 +195,13 @@ def test_what_does_not_keep_to_shown_cells_is_refused(name: str, size: int, mess
         check_maps(network(name, **sizes), size)
 
 
+def test_what_keeps_to_shown_cells_only_while_its_biases_are_zero_is_refused() -> None:
+    """XCiT's blocks work on tokens: in hidden cells they are zero until a bias is not."""
+    net = network("xcit_nano_12_p16_224", img_size=64, depth=1)
+    with pytest.raises(SluiceError, match=r"cannot train a Xcit on 64.*reach into hidden cells"):
+        check_maps(net, 64)
+
+
 def test_norms_over_the_places_of_one_image_are_refused() -> None:
     with pytest.raises(ValueError, match="GroupNorm averages over the places"):
         bound(nn.Sequential(nn.GroupNorm(2, 4)), Shown(cells(0)))
