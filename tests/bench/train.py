@@ -4,7 +4,8 @@ The same network (the peer script's: 64 pixels, two towers of six layers of 192)
 and processors; turns alternate, so that what else the machine does falls on both. Figures are
 medians of the turns. A rate is that of the steps after the first ones, loading included: of
 open_clip's it is the median of those its log tells, of ours batch / median of the seconds a step.
-The loaders alone are measured per CPU second, all their processes and threads together.
+The loaders alone, from tars to cropped pixels and tokens, are measured per CPU second, all their
+processes and threads together.
 
 Tars and the peer's script: ../shared/bench/peers (make_data.py, bench_open_clip_train.py).
 Run: python tests/bench/train.py --peer PATH/bin/python --script PATH/bench_open_clip_train.py
@@ -12,25 +13,29 @@ Run: python tests/bench/train.py --peer PATH/bin/python --script PATH/bench_open
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from record import keep
 
 from curation.ingest import IngestWork, ingest_draft, ingest_items
 from curation.settings import SourceSettings
 from infra import artifacts
-from pretrain.data import Ahead, Source, Stream
+from pretrain.data import Ahead, Source
 from pretrain.job import Job
 from pretrain.loop import BATCHES_AHEAD, VIEWS_AHEAD, Trainer, deterministic
 from pretrain.settings import TrainSettings
+from pretrain.views import squeeze
 
 THREADS, BATCH, CONTEXT = 2, 128, 77
 WARM = 3  # steps that are not measured
@@ -109,27 +114,23 @@ def train(url: str, precision: str, steps: int) -> dict[str, float]:
 
 
 def load(url: str, samples: int) -> dict[str, float]:
-    """Samples a second, and a CPU second, of the loader alone: decoded pixels and captions."""
-    settings = of("fp32", 1)
-    stream = Stream(
-        [Source(url)],
-        batch=BATCH,
-        canvas=settings.canvas_size,
-        shuffle=settings.shuffle,
-        seed=0,
-        cache_mib=0,
-        threads=THREADS,
-    )
-    start, cpu = time.perf_counter(), time.process_time()
-    batches = stream.batches(stream.start())
-    count = 0
-    while count < samples:
-        count += len(next(batches).images)
-    batches.close()  # type: ignore[attr-defined]
-    return {
-        "samples_s": count / (time.perf_counter() - start),
-        "samples_cpu_s": count / (time.process_time() - cpu),
-    }
+    """Samples a second, and a CPU second, of the loader alone: crops and tokens, as the peer's."""
+    settings = of("fp32", samples // BATCH)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        deterministic(THREADS),
+        contextlib.ExitStack() as on,
+    ):
+        trainer = Trainer(Job(folder, "bench", settings, (Source(url),)))
+        squeeze(np.zeros((8, 8, 3), np.uint8), 8)  # compiled loops are loaded
+        start, cpu = time.perf_counter(), time.process_time()
+        batches = Ahead(trainer.stream.batches(trainer.state), BATCHES_AHEAD)
+        viewed = Ahead(islice(trainer.viewed(batches), settings.steps), VIEWS_AHEAD)
+        on.callback(batches.close)
+        on.callback(viewed.close)
+        count = sum(len(viewed.next()[1]["images"]) for _ in range(settings.steps))
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
+    return {"samples_s": count / seconds, "samples_cpu_s": count / cpu_seconds}
 
 
 def peer(python: str, script: str, tars: Path, count: int, samples: int, *more: str) -> Any:
@@ -160,9 +161,11 @@ def measure(chosen: argparse.Namespace, store: Path) -> dict[str, Any]:
         more = ("--what", what, "--precision", precision)
         return peer(chosen.peer, chosen.script, Path(chosen.tars), len(tars), count, *more)
 
-    for _ in range(chosen.turns):
+    for turn in range(chosen.turns):
         for precision, name in (("fp32", "fp32"), ("bf16", "bfloat16")):
-            own = train(url, precision, chosen.steps)
+            if precision == "bf16" and turn >= chosen.bf16_turns:
+                continue
+            own = train(url, precision, chosen.steps if precision == "fp32" else chosen.bf16_steps)
             note(**{f"{name}_samples_s": own["samples_s"], f"{name}_waiting": own["waiting"]})
             if precision == "fp32":
                 log = theirs("train", precision, samples)
@@ -202,6 +205,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--loaded", type=int, default=4096, help="samples for the loaders alone")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--bf16-turns", type=int, default=3, help="fewer where it is emulated")
+    parser.add_argument("--bf16-steps", type=int, default=16)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         keep("train", measure(chosen, Path(folder)), "torch", "open_clip_torch", "pillow")
