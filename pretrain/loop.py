@@ -66,7 +66,10 @@ def deterministic(threads: int) -> Iterator[None]:
     """A fixed number of threads and reproducible algorithms; all is given back afterwards."""
     before = torch.get_num_threads()
     strict = torch.are_deterministic_algorithms_enabled()
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     torch.set_num_threads(threads)
+    memory.fill_uninitialized_memory = False  # a pass over each new tensor
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     try:
         with torch.random.fork_rng():
@@ -74,6 +77,7 @@ def deterministic(threads: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(strict)
+        memory.fill_uninitialized_memory = filled
 
 
 class Trainer:

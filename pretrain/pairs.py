@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from infra.errors import SluiceError
@@ -14,24 +14,7 @@ from pretrain.data import Batch
 from pretrain.objectives.base import Objective
 from pretrain.pair_options import NestedOptions, PairOptions
 from pretrain.settings import TrainSettings
-
-KEPT_CAPTIONS = 2**15  # whose tokens are held
-
-
-class Tokens:
-    """Captions -> token ids [batch, context]; the tokens of recent captions are kept."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self.held: dict[str, Tensor] = {}
-
-    def __call__(self, captions: list[str]) -> Tensor:
-        fresh = list(dict.fromkeys(text for text in captions if text not in self.held))
-        if len(self.held) + len(fresh) > KEPT_CAPTIONS:
-            self.held, fresh = {}, list(dict.fromkeys(captions))
-        if fresh:
-            self.held.update(zip(fresh, self._tokenizer(fresh), strict=True))
-        return torch.stack([self.held[text] for text in captions])
+from pretrain.texts import Tokens, encode_text, reads_on, shortened, unit_text
 
 
 class Pairs(Objective):
@@ -57,8 +40,13 @@ class Pairs(Objective):
             tokens = views.drop_tokens(tokens, drawn, self._shown.drop_tokens)
         return {
             "images": views.normalize(images, self.parts.mean, self.parts.std),
-            "tokens": tokens.to(device),
+            "tokens": self.fitted(tokens, self.parts.model).to(device),
         }
+
+    def fitted(self, tokens: Tensor, model: nn.Module) -> Tensor:
+        """Ids [batch, context] as `model` is to read them: without needless padding."""
+        whole = self.largest or self.settings.compile  # compiled code is for one shape
+        return tokens if whole or not reads_on(model) else shortened(tokens)
 
     def shown(self, batch: Batch, device: torch.device, size: int) -> Tensor:
         """Random views [batch, 3, size, size] in 0..1; the same ones at every size."""
@@ -82,7 +70,8 @@ class Pairs(Objective):
         """
         whole = not self.widths
         image = self.model.encode_image(views["images"], normalize=whole).float()
-        return image, self.model.encode_text(views["tokens"], normalize=whole).float()
+        text = (unit_text if whole else encode_text)(self.model, views["tokens"])
+        return image, text.float()
 
     def embed(self, views: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
         """Unit vectors of images and of texts, float32 [batch, width], for each width."""

@@ -25,6 +25,7 @@ from pretrain.clock import Clock, Spent
 from pretrain.data import Ahead, Batch, Source
 from pretrain.job import Job
 from pretrain.loop import BATCHES_AHEAD, VIEWS_AHEAD, Trainer, deterministic
+from pretrain.objectives.base import Objective
 from pretrain.settings import TrainSettings
 
 PROBES = 8, 16  # samples of the two steps whose memory is continued in a line to the full batch
@@ -241,7 +242,10 @@ def _peak_of_step(trainer: Trainer, views: Any) -> int:
 
 
 def _views(trainer: Trainer) -> Any:
-    """What a step takes: of the first batch, or of the fullest of a few where parts may rest."""
+    """The most a step takes: of the first batch, or of the fullest of a few where parts rest."""
+    for module in trainer.objective.modules():
+        if isinstance(module, Objective):
+            module.largest = True
     stream = trainer.stream.batches(trainer.stream.start())
     views = trainer.viewed(_Given(lambda: next(stream)))  # pyright: ignore[reportArgumentType]
     few = islice(views, TRIED if trainer.objective.rests else 1)

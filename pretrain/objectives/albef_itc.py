@@ -24,6 +24,7 @@ from pretrain.options.albef_itc import AlbefItcOptions
 from pretrain.pairs import Pairs
 from pretrain.settings import TrainSettings
 from pretrain.teacher import follow, never_drops
+from pretrain.texts import unit_text
 
 
 def distilled(
@@ -80,7 +81,7 @@ class AlbefItc(Pairs):
         ((image, text),) = self.embed(views)
         with torch.no_grad():
             slow_image = self.slow.encode_image(views["images"], normalize=True).float()
-            slow_text = self.slow.encode_text(views["tokens"], normalize=True).float()
+            slow_text = unit_text(self.slow, views["tokens"]).float()
         images, texts = gather(slow_image), gather(slow_text)
         own = torch.arange(len(image), device=image.device) + before(len(image))
         scale, alpha = self.model.logit_scale.exp(), self.alpha(progress)

@@ -35,6 +35,8 @@ class Objective(nn.Module, ABC):
     opens_blocks: bool = False
     # Whether some of its parameters may get no gradient in a step, the same ones in all processes.
     rests: bool = False
+    # Whether views are to be as large as those of any batch may be: asked before a run, for memory.
+    largest: bool = False
 
     def __init__(self, settings: TrainSettings) -> None:
         super().__init__()

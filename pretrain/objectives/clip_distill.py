@@ -19,8 +19,8 @@ from pretrain.frozen import Frozen
 from pretrain.objectives.base import exact
 from pretrain.objectives.clip import Clip, Similarities, similarities
 from pretrain.options.clip_distill import ClipDistillOptions
-from pretrain.pairs import Tokens
 from pretrain.settings import TrainSettings
+from pretrain.texts import Tokens, unit_text
 
 
 def distill_loss(student: Similarities, teacher: Similarities) -> Tensor:
@@ -48,10 +48,11 @@ class ClipDistill(Clip):
 
     def views(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         images = self.shown(batch, device, self._shows.size[0])
+        tokens = self._reads(batch.captions)
         return {
             **super().views(batch, device),
             "teacher_images": views.normalize(images, self._shows.mean, self._shows.std),
-            "teacher_tokens": self._reads(batch.captions).to(device),
+            "teacher_tokens": self.fitted(tokens, self.teacher.network).to(device),
         }
 
     def compare(
@@ -76,7 +77,7 @@ class ClipDistill(Clip):
         images, tokens = views["teacher_images"], views["teacher_tokens"]
         size = self.settings.micro_batch or len(images)
         seen = [network.encode_image(rows, normalize=True) for rows in images.split(size)]
-        read = [network.encode_text(rows, normalize=True) for rows in tokens.split(size)]
+        read = [unit_text(network, rows) for rows in tokens.split(size)]
         return torch.cat(seen).float(), torch.cat(read).float()
 
 

@@ -55,7 +55,7 @@ from pictures import CORES, make_data
 from record import keep
 from torch.utils.flop_counter import FlopCounterMode
 
-from pretrain import pairs
+from pretrain import texts
 from pretrain.data import Ahead, Batch, Source
 from pretrain.job import Job
 from pretrain.loop import BATCHES_AHEAD, VIEWS_AHEAD, Trainer, deterministic
@@ -238,7 +238,7 @@ def together(trainer: Trainer, seconds: float) -> dict[str, float]:
 
 def measure(url: str, settings: TrainSettings, seconds: float, free: bool) -> dict[str, Any]:
     """All figures of a case, in this process. free: without deterministic algorithms."""
-    pairs.KEPT_CAPTIONS = 0
+    texts.KEPT_CAPTIONS = 0
     short, size = seconds / 3, settings.batch
     with tempfile.TemporaryDirectory() as folder, deterministic(settings.threads):
         if free:

@@ -14,6 +14,7 @@ from pretrain.job import Job
 from pretrain.loop import Trainer, deterministic
 from pretrain.objectives.albef_itc import AlbefItc, build, distilled, enqueue
 from pretrain.settings import TrainSettings
+from pretrain.texts import unit_text
 from tests.pretrain.batches import batch
 
 
@@ -103,7 +104,7 @@ def test_the_loss_is_against_batch_and_queue_before_it_is_filled(
     with torch.no_grad():
         for model in (albef.model, albef.slow):
             vectors.append(model.encode_image(found["images"], normalize=True))
-            vectors.append(model.encode_text(found["tokens"], normalize=True))
+            vectors.append(unit_text(model, found["tokens"]))
     image, text, slow_image, slow_text = vectors
     image_keys, text_keys = torch.cat([slow_image, queues[0]]), torch.cat([slow_text, queues[1]])
     halves = ((image, slow_image, text_keys), (text, slow_text, image_keys))

@@ -26,6 +26,7 @@ from pretrain.objectives.clip import (
 from pretrain.options.clip import ClipOptions
 from pretrain.run import run_draft, train
 from pretrain.settings import TrainSettings
+from pretrain.texts import encode_text, unit_text
 from tests.pretrain.batches import batch
 
 
@@ -76,11 +77,11 @@ def test_views_are_the_models_input(small: Callable[..., Any]) -> None:
     clip = build(small("clip", options={"jitter": 0.4, "grey": 0.5, "invert": 0.5, "flip": 0.5}))
     found = clip.views(batch(4, captions=["a", "b", "a", "c"]), torch.device("cpu"))
     assert found["images"].shape == (4, 3, 32, 32)
-    assert found["tokens"].shape == (4, 16)
+    assert found["tokens"].shape == (4, 8)
     assert torch.equal(found["tokens"][0], found["tokens"][2])
     assert found["captions"] is None
     expected = clip.parts.tokenizer(["a", "b", "a", "c"])
-    assert torch.equal(found["tokens"], expected)
+    assert torch.equal(found["tokens"], expected[:, :8])
 
 
 def test_positive_captions_reach_the_loss(small: Callable[..., Any]) -> None:
@@ -93,7 +94,7 @@ def test_positive_captions_reach_the_loss(small: Callable[..., Any]) -> None:
     assert (keys[:, None] == keys).sum(1).tolist() == [2, 1, 2, 1]
     loss, _ = clip(found, 0.0)
     image = clip.model.encode_image(found["images"], normalize=True)
-    text = clip.model.encode_text(found["tokens"], normalize=True)
+    text = unit_text(clip.model, found["tokens"])
     same = keys[:, None] == keys
     assert torch.equal(loss, clip_loss(image, text, clip.model.logit_scale.exp(), same)[0])
     plain = clip_loss(image, text, clip.model.logit_scale.exp())[0]
@@ -103,7 +104,7 @@ def test_positive_captions_reach_the_loss(small: Callable[..., Any]) -> None:
 def test_recent_tokens_are_kept_but_not_without_end(
     small: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pretrain.pairs.KEPT_CAPTIONS", 4)
+    monkeypatch.setattr("pretrain.texts.KEPT_CAPTIONS", 4)
     clip = build(small("clip"))
     for start in range(5):
         captions = [f"{start} {number}" for number in range(3)]
@@ -138,7 +139,7 @@ def test_prefixes_are_embeddings_of_their_own(small: Callable[..., Any]) -> None
     loss, figures = clip(found, 0.0)
     with torch.no_grad():
         image = clip.model.encode_image(found["images"]).double().numpy()
-        text = clip.model.encode_text(found["tokens"]).double().numpy()
+        text = encode_text(clip.model, found["tokens"]).double().numpy()
     expected = []
     for width in (4, 8, 16):
         first = image[:, :width] / np.linalg.norm(image[:, :width], axis=1, keepdims=True)

@@ -18,6 +18,7 @@ from pretrain.loop import Trainer, deterministic
 from pretrain.objectives import clip
 from pretrain.objectives.siglip import accuracy, build, siglip_loss
 from pretrain.settings import TrainSettings
+from pretrain.texts import encode_text
 from tests.pretrain.batches import batch
 
 
@@ -143,7 +144,7 @@ def test_prefixes_are_embeddings_of_their_own(small: Callable[..., Any]) -> None
     loss, figures = siglip(found, 0.0)
     image, text = (
         siglip.model.encode_image(found["images"]),
-        siglip.model.encode_text(found["tokens"]),
+        encode_text(siglip.model, found["tokens"]),
     )
     expected = [
         siglip_loss(
