@@ -66,6 +66,7 @@ def deterministic(threads: int) -> Iterator[None]:
     """A fixed number of threads and reproducible algorithms; all is given back afterwards."""
     before = torch.get_num_threads()
     strict = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without, no product of a GPU is
     memory: Any = torch.utils.deterministic
     filled = memory.fill_uninitialized_memory
     torch.set_num_threads(threads)
