@@ -139,6 +139,11 @@ def scale(found: dict[str, Any]) -> str:
         "",
         *table("vectors", {f"{int(size):,}": each for size, each in sizes.items()}, SIZE_ROWS),
     ]
+    lines += [
+        f"\n{int(size):,} were built at commit {each['commit']}, beside {each['beside']}."
+        for size, each in sizes.items()
+        if "beside" in each
+    ]
     one, two = workers["seconds"]["1"], workers["seconds"]["2"]
     lines += [
         "",
