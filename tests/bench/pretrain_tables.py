@@ -87,6 +87,32 @@ def memory(found: dict[str, Any]) -> str:
     return f"Memory of the loader over ten epochs (`tests/bench/loader_memory.py`): {told}."
 
 
+def speed(found: dict[str, Any]) -> str:
+    """Training and loading on a CPU, against open_clip's."""
+    middle, ratios = found["median"], found["ratios"]
+    rows = {
+        "training, float32: samples a second": ("fp32_samples_s", "open_clip_fp32_samples_s"),
+        "training, bfloat16: samples a second": ("bfloat16_samples_s", "open_clip_fp32_samples_s"),
+        "loading: samples a CPU second": (
+            "loader_samples_cpu_s",
+            "open_clip_loader_samples_cpu_s",
+        ),
+    }
+    times = ratios.values()
+    lines = [
+        f"{found['peer']}, the same CLIP of 64 pixels, tars of 256 pixels, captions of at most "
+        f"16 tokens, {found['threads']} threads, medians (`tests/bench/train.py`, commit "
+        f"{found['commit']}). The peer's training is float32; a processor without bfloat16 only "
+        "imitates it.",
+        "",
+        "| | ours | open_clip's | times |",
+        "|---|---|---|---|",
+    ]
+    for (name, (own, peer)), ratio in zip(rows.items(), times, strict=True):
+        lines.append(f"| {name} | {middle[own]:.0f} | {middle[peer]:.0f} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
 def gpu(found: dict[str, Any]) -> str:
     """found: results of train_gpu.py."""
     machine, versions, data = found["machine"], found["versions"], found["data"]
