@@ -3,6 +3,7 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
+import errno
 import io
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from infra import filesystem
+from infra.errors import SluiceError
 from infra.filesystem import FilePart, write_whole
 
 HEADER = 4096  # bytes that hold the header of any array of ours
@@ -72,13 +74,22 @@ def map_array(url: str) -> Array:
 def aside(blocks: Iterable[Array], columns: int, dtype: npt.DTypeLike) -> Array:
     """The rows of all blocks [n, columns], mapped from a nameless file in the temporary folder.
 
-    However many there are, they take memory that the system has back when it needs it.
+    However many there are, they take memory that the system has back when it needs it. SluiceError
+    where that folder has no room.
     """
     with tempfile.TemporaryFile() as file:
-        for block in blocks:
-            file.write(np.ascontiguousarray(block, dtype).data.cast("B") if block.size else b"")
+        try:
+            for block in blocks:
+                file.write(np.ascontiguousarray(block, dtype).data.cast("B") if block.size else b"")
+            file.flush()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise SluiceError(
+                f"{tempfile.gettempdir()} has no room for the vectors to train on: {error}",
+                "make room there, or set TMPDIR to a folder that has some",
+            ) from error
         rows = file.tell() // (columns * np.dtype(dtype).itemsize)
         if not rows:
             return np.empty((0, columns), dtype)
-        file.flush()
         return np.memmap(file, dtype, "r", shape=(rows, columns))
