@@ -13,18 +13,9 @@ from infra.errors import SluiceError
 from pretrain.masked_images import enlarge
 from pretrain.objectives.simmim import Simmim, _mask_patch, build, simmim_loss
 from tests.pretrain.batches import batch
+from tests.pretrain.networks import SWIN
 
 CPU = torch.device("cpu")
-SWIN = {
-    "model": "swin_tiny_patch4_window7_224",
-    "model_kwargs": {
-        "embed_dim": 12,
-        "depths": [1, 1],
-        "num_heads": [1, 2],
-        "window_size": 4,
-        "drop_path_rate": 0.0,
-    },
-}
 
 
 @pytest.fixture(params=[{}, SWIN], ids=["vit", "swin"])

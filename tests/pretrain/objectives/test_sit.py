@@ -25,18 +25,9 @@ from pretrain.objectives.sit import (
 )
 from pretrain.settings import TrainSettings
 from tests.pretrain.batches import batch
+from tests.pretrain.networks import SWIN
 
 CPU = torch.device("cpu")
-SWIN = {
-    "model": "swin_tiny_patch4_window7_224",
-    "model_kwargs": {
-        "embed_dim": 12,
-        "depths": [1, 1],
-        "num_heads": [1, 2],
-        "window_size": 4,
-        "drop_path_rate": 0.0,
-    },
-}
 
 
 def make(small: Callable[..., Any], **changes: Any) -> Sit:
