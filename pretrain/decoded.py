@@ -14,7 +14,7 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 
 def decode(data: bytes, canvas: int) -> tuple[np.ndarray, tuple[int, int]]:
     """RGB uint8 [canvas, canvas, 3] and the original (height, width); raises ValueError."""
-    from pretrain.views import squeeze  # PyTorch is imported when it is first needed
+    from pretrain.resample import squeeze  # PyTorch is imported when it is first needed
 
     pixels, size = _jpeg(data, canvas) or _any(data, canvas)
     if pixels.shape[:2] != (canvas, canvas):
@@ -49,7 +49,9 @@ def _any(data: bytes, canvas: int) -> tuple[np.ndarray, tuple[int, int]]:
             if not 0 < width * height <= PIXEL_LIMIT:
                 raise ValueError(f"{width} x {height} pixels")
             image.draft("RGB", (canvas, canvas))  # JPEG: decode at a reduced scale
-            return np.asarray(image.convert("RGB")), (height, width)
+            # To no less than twice the canvas: what is left to do is then bounded.
+            across, down = (max(side // (2 * canvas), 1) for side in image.size)
+            return np.asarray(image.convert("RGB").reduce((across, down))), (height, width)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from error
 

@@ -1,4 +1,4 @@
-"""The compiled loop that cuts crops on a processor (numba)."""
+"""The compiled loops of `pretrain.resample` (numba)."""
 
 from functools import partial
 

@@ -1,12 +1,9 @@
 """Views of images: random crops and colours, for a whole batch at once, on any device.
 
-A crop-and-resize is two small matrices, rows and columns: a GPU multiplies by them, a processor
-only by what is not zero in them. A blur is two more such matrices. The random numbers of a sample
-depend on its position in the run alone, so a run that stops and goes on sees the same views.
+A crop is resampled (`pretrain.resample`), a blur is two small matrices. The random numbers of a
+sample depend on its position in the run alone, so a run that stops and goes on sees the same views.
 """
 
-import math
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,14 +11,13 @@ import torch
 from torch import Tensor
 
 from infra.digests import generator
+from pretrain.resample import resampled, taps
 
 LUMA = (0.299, 0.587, 0.114)
 BLUR_SIGMA = (0.1, 2.0)  # pixels at 224, scaled with the view's size
 RATIO = (3 / 4, 4 / 3)
 TO_YIQ = np.asarray([LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])
 FROM_YIQ = np.linalg.inv(TO_YIQ)
-
-Taps = tuple[Tensor, Tensor]  # see `taps`
 
 
 def uniforms(key: tuple[Any, ...], places: np.ndarray, width: int) -> np.ndarray:
@@ -67,57 +63,6 @@ def crop_boxes(numbers: np.ndarray, sizes: np.ndarray, scale: tuple[float, float
     return np.stack([y, x, y + height, x + width], axis=1)
 
 
-def _cubic(distance: Tensor) -> Tensor:
-    """Keys' cubic convolution kernel with a = -0.5, as Pillow has it."""
-    x = distance.abs()
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
-
-
-def taps(low: Tensor, high: Tensor, source: int, target: int) -> Taps:
-    """Antialiased bicubic resampling of the span low..high (0..1, [batch]) of `source` pixels.
-
-    The first pixel that counts, int64 [batch, target], and the weights of it and of those behind
-    it, [batch, target, taps]; pixels outside of the span have the weight 0.
-    """
-    scale = (high - low)[:, None] * source / target
-    centre = low[:, None] * source + scale * (torch.arange(target, device=low.device) + 0.5)
-    stretch = scale.clamp(min=1.0)
-    count = min(4 * math.ceil(max(source / target, 1.0) + 0.25), source)
-    first = (centre - 2 * stretch).floor().long().clamp(0, source - count)
-    pixel = first[..., None] + torch.arange(count, device=low.device) + 0.5
-    weights = _cubic((pixel - centre[..., None]) / stretch[..., None])
-    start, end = (low * source).floor(), (high * source).ceil()
-    inside = (pixel > start[:, None, None]) & (pixel < end[:, None, None])
-    weights = weights * inside
-    return first, weights / weights.sum(-1, keepdim=True)
-
-
-@lru_cache(maxsize=4096)
-def _whole(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """`taps` of a whole side, for one image."""
-    first, weights = taps(torch.zeros(1), torch.ones(1), source, target)
-    return first.numpy(), weights.numpy()
-
-
-def squeeze(pixels: np.ndarray, size: int) -> np.ndarray:
-    """A whole image resampled to a square: uint8 [h, w, 3] -> uint8 [size, size, 3]."""
-    from pretrain.crop_kernels import resample  # numba is imported when it is first needed
-
-    target = np.empty((1, size, size, 3), np.float32)
-    rows, columns = (_whole(side, size) for side in pixels.shape[:2])
-    resample(pixels[None], *rows, *columns, target)
-    return (target[0] + np.float32(0.5)).clip(0, 255).astype(np.uint8)
-
-
-def _matrix(first: Tensor, weights: Tensor, source: int) -> Tensor:
-    """The same as a matrix [batch, target, source]."""
-    columns = first[..., None] + torch.arange(weights.shape[-1], device=first.device)
-    empty = torch.zeros(*first.shape, source, device=first.device)
-    return empty.scatter_(-1, columns, weights)
-
-
 def blur_matrix(sigma: Tensor, size: int) -> Tensor:
     """Gaussian blur along one axis as a matrix [batch, size, size]; sigma in pixels, [batch]."""
     place = torch.arange(size, device=sigma.device, dtype=torch.float32)
@@ -144,39 +89,13 @@ def crop(
             torch.where(chosen, first.flip(1), first),
             torch.where(chosen[..., None], weights.flip(1), weights),
         )
-    cropped = (added_up if images.device.type == "cpu" else multiplied)(images, rows, columns)
+    cropped = resampled(images, rows, columns)
     if sigma is not None:
         blurred = np.flatnonzero(sigma > 0)
         blur = blur_matrix(torch.from_numpy(sigma[blurred].astype(np.float32)), size)
         blur = blur.to(images.device)[:, None]
         cropped[blurred] = blur @ cropped[blurred] @ blur.transpose(2, 3)
     return cropped.clamp_(0, 1)
-
-
-def multiplied(images: Tensor, rows: Taps, columns: Taps) -> Tensor:
-    """Resampled by two products of matrices, on any device: float32 [batch, 3, size, size]."""
-    down, across = _matrix(*rows, images.shape[1]), _matrix(*columns, images.shape[2])
-    pixels = images.permute(0, 3, 1, 2).float() / 255
-    return down[:, None] @ pixels @ across.transpose(1, 2)[:, None]
-
-
-def added_up(images: Tensor, rows: Taps, columns: Taps) -> Tensor:
-    """The same on a processor, where only what counts is looked at, by one thread."""
-    from pretrain.crop_kernels import resample  # numba is imported when it is first needed
-
-    (first_row, down), (first_column, across) = rows, columns
-    size = first_row.shape[1]
-    target = np.empty((len(images), size, size, 3), np.float32)
-    pixels = np.ascontiguousarray(images.numpy())
-    resample(
-        pixels,
-        first_row.numpy(),
-        (down / 255).numpy(),
-        first_column.numpy(),
-        across.numpy(),
-        target,
-    )
-    return torch.from_numpy(target).permute(0, 3, 1, 2)
 
 
 def _luma(images: Tensor) -> Tensor:

@@ -34,8 +34,8 @@ from infra import artifacts
 from pretrain.data import Ahead, Source
 from pretrain.job import Job
 from pretrain.loop import BATCHES_AHEAD, VIEWS_AHEAD, Trainer, deterministic
+from pretrain.resample import squeeze
 from pretrain.settings import TrainSettings
-from pretrain.views import squeeze
 
 THREADS, BATCH, CONTEXT = 2, 128, 77
 WARM = 3  # steps that are not measured

@@ -36,9 +36,18 @@ def test_a_jpeg_of_any_size_is_what_it_shows(size: tuple[int, int], mode: str) -
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_other_formats(kind: str) -> None:
-    pixels, size = decode(encoded(picture(60, 80), kind, lossless=True), 96)
-    assert size == (60, 80)
+@pytest.mark.parametrize("size", [(60, 80), (500, 700), (30, 9000)])
+def test_other_formats(kind: str, size: tuple[int, int]) -> None:
+    image = picture(*size)
+    pixels, found = decode(encoded(image, kind, lossless=True), 96)
+    assert found == size
+    shown = np.asarray(image.resize((96, 96), Image.Resampling.BICUBIC), float)
+    assert np.abs(pixels - shown).mean() < 1
+
+
+def test_a_line_of_very_many_pixels_is_soon_done() -> None:
+    pixels, size = decode(encoded(picture(4, 2_000_000), "PNG"), 96)
+    assert size == (4, 2_000_000)
     assert pixels.shape == (96, 96, 3)
 
 

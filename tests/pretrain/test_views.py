@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.functional import gaussian_blur
 
-from pretrain import views
+from pretrain import resample, views
 
 WHOLE = np.asarray([[0.0, 0.0, 1.0, 1.0]])
 
@@ -63,16 +63,16 @@ def test_a_processor_adds_up_what_matrices_multiply(source: int, size: int) -> N
         rng.random((3, 4)).astype(np.float32), np.ones((3, 2), np.float32), (0.1, 1.0)
     )
     box = torch.from_numpy(boxes.astype(np.float32))
-    sides = [views.taps(box[:, i], box[:, i + 2], source, size) for i in (0, 1)]
+    sides = [resample.taps(box[:, i], box[:, i + 2], source, size) for i in (0, 1)]
     assert torch.allclose(
-        views.added_up(images, *sides), views.multiplied(images, *sides), atol=2e-6
+        resample.added_up(images, *sides), resample.multiplied(images, *sides), atol=2e-6
     )
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (100, 333), (17, 40)])
 def test_a_squeezed_image_is_pillows(shape: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(64, 192, (*shape, 3), dtype=np.uint8)
-    mine = views.squeeze(pixels, 96).astype(int)
+    mine = resample.squeeze(pixels, 96).astype(int)
     theirs = Image.fromarray(pixels).resize((96, 96), Image.Resampling.BICUBIC)
     assert np.abs(mine - np.asarray(theirs)).max() <= 1  # which rounds after each axis
 
