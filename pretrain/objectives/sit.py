@@ -5,8 +5,9 @@ of an image is told from what it makes of others.
 Written from descriptions of the paper, which was not at hand. From memory, and not checked: the
 momentum, the temperature, the learning rate and the share of foreign patches. Ours are: the layers
 of the projection, that pixels are rebuilt as the view has them, its colours changed, and that all
-images have equally many overwritten patches. The first version of the paper learns the weights of its
-tasks and gives each a token of its own; here weights are options, and the tasks share one vector.
+images have equally many overwritten patches. The first version of the paper learns the weights of
+its tasks and gives each a token of its own; here weights are options, and the tasks share one
+vector.
 """
 
 from collections.abc import Iterator, Mapping
