@@ -223,7 +223,7 @@ def synthesize(choices: RunChoices | None = None) -> None:
 
     Example, with twice as many systems:
 
-        prefect run synthesize --set synthesize.systems=50
+        prefect run synthesize --set synthesize.fractals.systems=50
     """
     _run("synthesize", choices)
 

@@ -17,13 +17,13 @@ from curation.scores.clip import ClipScorer, best_precision
 from curation.scores.reference import Given, Reference
 from curation.scores.registry import chosen_scorer, pixel_scorers
 from curation.selection.settings import SelectionSettings
-from curation.synthetic import fractals
 from curation.synthetic.settings import FractalSettings
 from flows.indexing import index_steps
 from flows.recipe import Recipe
 from flows.selection import selection_step
 from flows.sources import ingest_steps
 from flows.step import Session, Step, sharded
+from flows.synthesis import fractals_step
 from flows.versions import check_distinct, is_version, named_version
 from indexes.settings import IndexSettings
 from infra.artifacts import Artifact
@@ -310,20 +310,9 @@ class Pipeline:
             self._add(step)
 
     def _fractals(self) -> None:
-        if self.recipe.synthesize is None:
-            return
-        settings = self._seeded(self.recipe.synthesize)
-        draft = fractals.fractals_draft(self.store, settings)
-        self._add(
-            sharded(
-                "fractals",
-                "synthesize",
-                {"": draft},
-                lambda: fractals.fractal_items(settings),
-                fractals.FractalsWork(draft.url, settings),
-                publishes="fractals",
-            )
-        )
+        if self.recipe.synthesize.fractals is not None:
+            settings = self._seeded(self.recipe.synthesize.fractals)
+            self._add(fractals_step(settings, self.store))
 
     def _dataset_step(self, name: str) -> str:
         return {"curated": "curated version", "fractals": "fractals"}.get(name, f"ingest {name}")

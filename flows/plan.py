@@ -150,8 +150,8 @@ class Estimate:
         """How many rows (training: samples) a step will see."""
         if step.items is None:
             return samples_seen(step.draft.spec.settings)
-        if step.name == "fractals" and self.recipe.synthesize:
-            return self.recipe.synthesize.total
+        if step.name == "fractals" and self.recipe.synthesize.fractals:
+            return self.recipe.synthesize.fractals.total
         if step.name == "evaluation":
             return (self._split_rows("evaluation") or 0) * len(self.units(step))
         if step.name == "demo corpus":

@@ -120,6 +120,14 @@ class CurateSettings(_Settings):
         return self
 
 
+class SynthesizeSettings(_Settings):
+    """Sources that are made from settings alone."""
+
+    fractals: FractalSettings | None = Field(
+        None, description="images of fractals, a source of `pretrain` by this name"
+    )
+
+
 class EncoderSettings(_Settings):
     """One training run: what it learns from, and how."""
 
@@ -155,7 +163,7 @@ class Recipe(_Settings):
     filter: FilterSettings
     curate: CurateSettings
     index: IndexSettings = IndexSettings.model_validate({})
-    synthesize: FractalSettings | None = None
+    synthesize: SynthesizeSettings = SynthesizeSettings.model_validate({})
     pretrain: dict[str, EncoderSettings] = Field(default_factory=dict)
     evaluate: EvaluateSettings = EvaluateSettings.model_validate({})
     run: ExecutionSettings = ExecutionSettings.model_validate({})
@@ -165,7 +173,7 @@ class Recipe(_Settings):
         known = {"curated", "pool"}
         if self.data.demo or self.data.trusted:
             known.add("trusted")
-        if self.synthesize:
+        if self.synthesize.fractals:
             known.add("fractals")
         for name, run in self.pretrain.items():
             for source in run.sources:

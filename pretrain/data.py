@@ -18,17 +18,18 @@ import numpy as np
 from infra import artifacts
 from infra.artifacts import Artifact
 from infra.errors import SluiceError
-from infra.samples import Sample
 from pretrain import meta
+from pretrain.columns import check_found
 from pretrain.declare import Counts
 from pretrain.decoded import Decoded
 from pretrain.mix import Mix, Weight, counts, shares
 from pretrain.ranks import Ranks
-from pretrain.reader import Place, Reader
+from pretrain.reader import Found, Place, Reader
 
 KNOWN = 10_000  # samples and shards that cannot be used, by name; beyond, they are only counted
 CLOSING = 10.0  # seconds a thread may take to end
 T = TypeVar("T")
+Fields = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Batch:
     places: int64 [batch], position of each sample in the whole run.
     state: where the stream stands after this batch.
     texts: the samples' own JSON as it is stored, where the objective needs it; else empty.
+    columns: each one's rows of the score columns that the objective reads, by name; else empty.
     strength: share of their strength at which colours are changed; less than 1 in a curriculum.
     names: all that each source goes by, by its number in `sources`.
     Of several processes, dealt: [processes, sources], samples of the whole batch that are
@@ -73,6 +75,7 @@ class Batch:
     places: np.ndarray
     state: Mapping[str, Any]
     texts: Sequence[str | None] = ()
+    columns: Sequence[Fields] = ()
     strength: float = 1.0
     names: Sequence[frozenset[str]] = ()
     dealt: Counts | None = None
@@ -89,13 +92,18 @@ class Batch:
             sources=self.sources[rows],
             places=self.places[rows],
             texts=[self.texts[row] for row in rows] if self.texts else (),
+            columns=[self.columns[row] for row in rows] if self.columns else (),
             own=None if self.own is None else self.own[rows],
         )
 
     @cached_property
     def meta(self) -> list[dict[str, Any]]:
-        """The fields of each sample's own JSON; see `pretrain.meta.label` for classes."""
-        return [meta.parse(text) for text in self.texts]
+        """The fields of each sample: of its own JSON, and its rows of score columns by their name.
+
+        See `pretrain.meta.label` for classes.
+        """
+        rows = self.columns or [{}] * len(self.texts)
+        return [{**meta.parse(text), **row} for text, row in zip(self.texts, rows, strict=True)]
 
 
 @dataclass
@@ -130,10 +138,11 @@ class _Read(NamedTuple):
     id: int
     caption: str
     text: str | None
+    columns: Fields
     value: Any
 
 
-UNREAD = _Read(-1, "", None, None)
+UNREAD = _Read(-1, "", None, {}, None)
 
 
 class Stream:
@@ -142,7 +151,8 @@ class Stream:
     Sources are interleaved by sample mass: each next sample comes from the source that is
     furthest behind its share, which may change over the `samples` of the run. A sample that cannot
     be decoded, or whose shard cannot be read, is skipped, counted and named.
-    So is one of whose JSON `unusable` says why it is of no use.
+    So is one of whose fields (`Batch.meta`) `unusable` says why it is of no use.
+    columns: score folders NAME-DIGEST of the sources by the name the objective knows.
     Of several processes each reads and decodes its own part of every batch, and all of them
     have the same state: it tells nothing of how many they were. `common` says, by `Batch.dealt` and
     the sources' names, of which sources each process is to have all samples of a batch.
@@ -160,6 +170,7 @@ class Stream:
         threads: int,
         samples: int = 0,
         texts: bool = False,
+        columns: Mapping[str, str] | None = None,
         ranks: Ranks | None = None,
         unusable: Callable[[Mapping[str, Any], Collection[str]], str | None] | None = None,
         common: Callable[[Counts, Sequence[Collection[str]]], Sequence[bool]] | None = None,
@@ -180,9 +191,11 @@ class Stream:
         self.names = [source.names(artifact.digest) for artifact, source, _ in used]
         self.digests = [artifact.digest for artifact, _, _ in used]
         self._readers = [
-            Reader(artifact, shuffle, (seed, "data", artifact.digest), texts)
+            Reader(artifact, shuffle, (seed, "data", artifact.digest), texts, columns)
             for artifact, _, _ in used
         ]
+        self._has_columns = bool(columns)
+        check_found(columns or {}, [reader.columns for reader in self._readers])
         self.order = {"seed": seed, "shuffle": shuffle, "sources": self.digests}
         self._batch = batch
         self._has_texts = texts
@@ -241,27 +254,28 @@ class Stream:
 
     def _read(self, drawn: Sequence[_Drawn], pool: ThreadPoolExecutor) -> dict[_Drawn, _Read]:
         read: dict[_Drawn, _Read] = {}
-        found: list[tuple[_Drawn, int, Sample, str | None]] = []
+        found: list[tuple[_Drawn, Found]] = []
         for each in drawn:
             sample = self._readers[each.source].at(each.place)
             if sample is None:
                 read[each] = UNREAD
             else:
-                found.append((each, *sample))
-        work = [((each.source, identifier), sample.image) for each, identifier, sample, _ in found]
-        for (each, identifier, sample, text), value in zip(
-            found, pool.map(lambda item: self._decoded.get(*item), work), strict=True
-        ):
-            self._decoded.keep((each.source, identifier), value)
-            value = value if self._reason(each, text) is None else None
-            read[each] = _Read(identifier, sample.caption, text, value)
+                found.append((each, sample))
+        values = pool.map(
+            lambda one: self._decoded.get((one[0].source, one[1].id), one[1].pixels), found
+        )
+        for (each, sample), value in zip(found, values, strict=True):
+            self._decoded.keep((each.source, sample.id), value)
+            value = value if self._reason(each, sample) is None else None
+            read[each] = _Read(sample.id, sample.caption, sample.text, sample.columns, value)
         return read
 
-    def _reason(self, drawn: _Drawn, text: str | None) -> str | None:
-        """Why the objective has no use for a sample with this JSON; None where it has."""
+    def _reason(self, drawn: _Drawn, sample: Found) -> str | None:
+        """Why the objective has no use for a sample; None where it has."""
         if self._unusable is None:
             return None
-        return self._unusable(meta.parse(text), self.names[drawn.source])
+        fields = {**meta.parse(sample.text), **sample.columns}
+        return self._unusable(fields, self.names[drawn.source])
 
     def _batched(
         self, read: Sequence[_Read], own: Sequence[_Drawn], places: Sequence[int], cursor: _Cursor
@@ -275,6 +289,7 @@ class Stream:
             places=np.asarray(places, dtype=np.int64),
             state=cursor.freeze(),
             texts=[each.text for each in read] if self._has_texts else (),
+            columns=[each.columns for each in read] if self._has_columns else (),
             names=self.names,
         )
 
@@ -294,7 +309,7 @@ class Stream:
     def _skip(self, cursor: _Cursor, drawn: _Drawn) -> None:
         source, reader = drawn.source, self._readers[drawn.source]
         sample = reader.at(drawn.place)
-        reason = self._reason(drawn, sample[2]) if sample else None
+        reason = self._reason(drawn, sample) if sample else None
         cursor.taken[source] -= 1
         cursor.skipped[source] += 1
         name = reader.name(drawn.place)

@@ -58,8 +58,12 @@ class Options(Settings):
 
     WEIGHTS: ClassVar[frozenset[str]] = frozenset()
 
+    def reads(self) -> frozenset[str]:
+        """The names of the score columns it reads (`TrainSettings.columns`); none by default."""
+        return frozenset()
+
     def unusable(self, fields: Mapping[str, Any], names: Collection[str] = ()) -> str | None:
-        """Why a sample with these fields in its JSON cannot be learnt from; None where it can.
+        """Why a sample with these fields (`Batch.meta`) cannot be learnt from; None where it can.
 
         names: those of its source (`Stream.names`). Asked with `Needs(meta=True)`: such a sample
         is skipped, counted and named.

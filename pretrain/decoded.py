@@ -2,6 +2,7 @@
 
 import io
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,12 +65,12 @@ class Decoded:
         self._canvas = canvas
         self._held: OrderedDict[tuple[int, int], Any] = OrderedDict()
 
-    def get(self, key: tuple[int, int], data: bytes) -> Any:
-        """(pixels, size), or None where the bytes cannot be decoded."""
+    def get(self, key: tuple[int, int], pixels: Callable[[int], Any]) -> Any:
+        """(pixels, size), or None where there are none: `pixels` gives them for a canvas."""
         found = self._held.get(key, self)
         if found is self:
             try:
-                found = decode(data, self._canvas)
+                found = pixels(self._canvas)
             except ValueError:
                 found = None
         return found

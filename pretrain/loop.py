@@ -101,6 +101,7 @@ class Trainer:
             threads=self.settings.threads,
             samples=self.settings.steps * self.settings.batch,
             texts=self.settings.declared.needs.meta,
+            columns=self.settings.columns,
             ranks=self.ranks,
             unusable=self.settings.options.unusable if self.settings.declared.needs.meta else None,
             common=self.settings.options.common,

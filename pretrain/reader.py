@@ -1,11 +1,16 @@
 """The samples of a dataset version by their place in an endless shuffled order."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from infra.artifacts import Artifact
 from infra.dataset import Dataset, index_id, read_samples
 from infra.errors import SluiceError
-from infra.samples import Sample
+from pretrain.columns import ColumnsFile, find_folder
+from pretrain.decoded import decode
 from pretrain.order import Order
 
 
@@ -20,14 +25,38 @@ class Place(NamedTuple):
     window: frozenset[int]
 
 
+@dataclass(frozen=True)
+class Found:
+    """A sample as it is stored.
+
+    id: its index id. text: its own JSON, where that was asked for. columns: its row of each of the
+    score columns that were asked for, by name, as far as its version has them.
+    """
+
+    id: int
+    caption: str
+    image: bytes
+    text: str | None = None
+    columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+
+    def pixels(self, canvas: int) -> tuple[np.ndarray, tuple[int, int]]:
+        """RGB uint8 [canvas, canvas, 3] and the original (height, width); raises ValueError."""
+        return decode(self.image, canvas)
+
+
 class Reader:
     """Random access to the samples of a dataset version, a window of shards at a time.
 
-    texts: read their own JSON, too.
+    texts: read their own JSON, too. columns: score folders by name, see `pretrain.columns`.
     """
 
     def __init__(
-        self, artifact: Artifact, shuffle: int, key: tuple[Any, ...], texts: bool = False
+        self,
+        artifact: Artifact,
+        shuffle: int,
+        key: tuple[Any, ...],
+        texts: bool = False,
+        columns: Mapping[str, str] | None = None,
     ) -> None:
         self.url = artifact.url
         parts = [part for part in artifact.parts if part.kept]
@@ -39,15 +68,22 @@ class Reader:
                 "loosen the rules that dropped them, or take this source out of the mix",
             )
         self.order = Order([part.kept for part in parts], shuffle, key)
-        self._shards: dict[int, list[tuple[Sample, str | None]]] = {}
+        self._shards: dict[int, list[Found]] = {}
         self._dataset = Dataset(artifact) if texts else None
+        found = {name: find_folder(artifact, folder) for name, folder in (columns or {}).items()}
+        self._columns = {name: url for name, url in found.items() if url is not None}
 
     def place(self, position: int) -> Place:
         """Where the sample at a position of the endless order lies; nothing is read."""
         return Place(*self.order[position], self.order.window)
 
-    def at(self, place: Place) -> tuple[int, Sample, str | None] | None:
-        """The index id, the sample and its own JSON; None where its shard cannot be read.
+    @property
+    def columns(self) -> frozenset[str]:
+        """The names of the score columns that this version has of those asked for."""
+        return frozenset(self._columns)
+
+    def at(self, place: Place) -> Found | None:
+        """The sample there; None where its shard cannot be read.
 
         Shards of other windows are let go.
         """
@@ -56,18 +92,15 @@ class Reader:
             self._shards = {shard: read for shard, read in held if shard in place.window}
             self._shards[place.shard] = self._read(place.shard)
         read = self._shards[place.shard]
-        if not read:
-            return None
-        sample, text = read[place.number]
-        return index_id(self._numbers[place.shard], sample.row), sample, text
+        return read[place.number] if read else None
 
     def name(self, place: Place) -> str:
         """Of a sample that cannot be used: version and key, or shard where that is damaged."""
         version, read = self.url.rstrip("/").rsplit("/", 1)[-1], self.at(place)
         number = self._numbers[place.shard]
-        return f"{version}:{number:05d}.tar" if read is None else f"{version}:{read[0]:015d}"
+        return f"{version}:{number:05d}.tar" if read is None else f"{version}:{read.id:015d}"
 
-    def _read(self, shard: int) -> list[tuple[Sample, str | None]]:
+    def _read(self, shard: int) -> list[Found]:
         """The samples of a shard; none where it is damaged, or is not what its manifest says."""
         number = self._numbers[shard]
         try:
@@ -76,7 +109,15 @@ class Reader:
             return []
         if len(samples) != int(self.order.counts[shard]):
             return []
-        if self._dataset is None:
-            return [(sample, None) for sample in samples]
-        texts = self._dataset.rows(number, ["meta"])["meta"]
-        return [(sample, texts[sample.row].as_py()) for sample in samples]
+        texts = self._dataset.rows(number, ["meta"])["meta"] if self._dataset else None
+        files = {name: ColumnsFile.read(url, number) for name, url in self._columns.items()}
+        return [
+            Found(
+                index_id(number, sample.row),
+                sample.caption,
+                sample.image,
+                None if texts is None else texts[sample.row].as_py(),
+                {name: file[sample.row] for name, file in files.items()},
+            )
+            for sample in samples
+        ]

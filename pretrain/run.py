@@ -12,6 +12,7 @@ from infra.errors import SluiceError
 from infra.filesystem import join
 from infra.progress import Display
 from infra.stage import Draft
+from pretrain.columns import check_given
 from pretrain.data import Source, open_source
 from pretrain.evaluate.sources import locate
 from pretrain.job import WORK, Job
@@ -45,6 +46,7 @@ def run_draft(
             f"{sorted(source_digests)}",
             "give each source one share",
         )
+    check_given(settings.options.reads(), settings.columns)
     mix = _mix(
         [(digest, weights[key] if weights else 1.0) for key, digest in source_digests.items()]
     )

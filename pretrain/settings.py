@@ -54,6 +54,7 @@ class TrainSettings(Settings):
             "grad_checkpointing",
             "micro_batch",
             "curriculum",
+            "columns",
         }
     )
 
@@ -149,6 +150,11 @@ class TrainSettings(Settings):
         description="stages of image size and of the strength of augmentation; efficienttrain: the "
         "published ones (arXiv:2211.09703), for the first three fifths 5/7 of the size",
     )
+    columns: dict[str, str] = Field(
+        {},
+        description="score columns that the options name, and the folder NAME-DIGEST of each in "
+        "`scores/` of the sources, or of the versions they were cut from; a recipe fills it in",
+    )
     seed: int = 0
     threads: int = Field(2, gt=0, description="of one process; another count may round differently")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where one is")
@@ -237,6 +243,8 @@ class TrainSettings(Settings):
                 f"batch is {self.batch}; {self.objective} compares samples within a "
                 f"batch, so it needs at least {needs.least_batch}"
             )
+        if idle := sorted(self.columns.keys() - self.options.reads()):
+            raise ValueError(f"columns has {idle[0]!r}, which no option of {self.objective} reads")
         if needs.model == "open_clip" and self.model_kwargs:
             raise ValueError(
                 "model_kwargs are for timm models; put the open_clip configuration into `model`"

@@ -17,9 +17,9 @@ SMALL = (
     "filter.train.batch=16",
     "filter.references=32",
     "curate.rules.mismatched_caption.min=-1",
-    "synthesize.systems=4",
-    "synthesize.instances=4",
-    "synthesize.points=2000",
+    "synthesize.fractals.systems=4",
+    "synthesize.fractals.instances=4",
+    "synthesize.fractals.points=2000",
     *(
         f"pretrain.{name}.train.{setting}"
         for name in ("clip", "clip-raw", "dino", "mae")

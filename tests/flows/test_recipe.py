@@ -49,15 +49,17 @@ def test_what_a_recipe_can_do_to_the_one_it_extends(tmp_path: Path) -> None:
     )
     mine.write_text(
         "extends: base.yaml\n"
-        "synthesize: null\n"  # falls back to its default: none
+        "synthesize: null\n"  # falls back to its default: nothing
         "pretrain: {dino: null, mae: null}\n"
         "curate:\n"
         "  scores: {odd: !replace {kind: labels}, types: null}\n"
         "  dedup: {radius: null, near: [{threshold: 0.93}]}\n"  # a list replaces
     )
     below, recipe = load_recipe(str(base)), load_recipe(str(mine))
-    assert below.curate.dedup.radius == 5 and below.synthesize is not None
-    assert recipe.curate.dedup.radius == DedupSettings().radius and recipe.synthesize is None
+    assert below.curate.dedup.radius == 5 and below.synthesize.fractals
+    assert (
+        recipe.curate.dedup.radius == DedupSettings().radius and recipe.synthesize.fractals is None
+    )
     assert [search.threshold for search in recipe.curate.dedup.near] == [0.93]
     assert list(recipe.curate.scores) == ["odd"]
     assert recipe.curate.scores["odd"] == LabelsSettings(kind="labels")
