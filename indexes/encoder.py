@@ -26,6 +26,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from indexes import bfloat16
 from indexes.hub import hub_reachable, offline_hub, quiet_loading
 from indexes.preprocess import Preprocess
 from indexes.tokens import Tokens
@@ -76,7 +77,7 @@ class ClipEncoder:
     device or number of threads may do so too: workers run with one thread on the CPU.
 
     precision: bfloat16 has 8 bits for a number's digits, and moves similarities in their third
-    decimal; it is faster on GPUs, and on CPUs that have its instructions.
+    decimal; it is faster on GPUs, and on CPUs that have its instructions. On others it is slower.
     """
 
     model: torch.nn.Module
@@ -169,7 +170,12 @@ class ClipEncoder:
     def _encode(self, count: int, forward: Callable[[slice], torch.Tensor]) -> Vectors:
         vectors = np.empty((count, self.dimension), dtype=np.float16)
         start, low = 0, self.precision == "bfloat16"
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, low):
+        device = self.device.type
+        with (
+            torch.inference_mode(),
+            torch.autocast(device, torch.bfloat16, low),
+            bfloat16.products(device, low),
+        ):
             while start < count:
                 stop = min(start + self.chunk, count)
                 try:
@@ -242,8 +248,8 @@ def _check_folder(folder: Path) -> None:
             "name a CLIP run of `pretrain`, or a folder saved by open_clip as safetensors",
         )
     try:
-        config = json.loads((folder / CONFIG).read_bytes())
-        complete = {"embed_dim", "vision_cfg", "text_cfg"} <= set(config["model_cfg"])
+        config = json.loads((folder / CONFIG).read_bytes())["model_cfg"]
+        complete = {"embed_dim", "vision_cfg", "text_cfg"} <= set(config)
     except (ValueError, KeyError, TypeError) as error:
         raise SluiceError(
             f"{folder / CONFIG} is not an open_clip configuration: {error!r}",
@@ -254,6 +260,19 @@ def _check_folder(folder: Path) -> None:
             f"{folder / CONFIG}: model_cfg lacks embed_dim, vision_cfg or text_cfg",
             "take the configuration from open_clip's model_configs",
         )
+    _check_tower(config["vision_cfg"])
+
+
+def _check_tower(vision_cfg: Any) -> None:
+    """SluiceError for a tower that neither timm has nor a package that is installed beside it.
+
+    That package is imported, so that open_clip finds the tower. One on a hub is left to timm.
+    """
+    tower = vision_cfg.get("timm_model_name") if isinstance(vision_cfg, dict) else None
+    if isinstance(tower, str) and ":" not in tower:
+        from indexes import outside  # timm, a second, which open_clip's own towers do without
+
+        outside.check(tower)
 
 
 def _check_name(model: str, pretrained: str | None) -> bool:

@@ -1,14 +1,21 @@
 """The model that made stored vectors: found again by its scores, and shown to be the same."""
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from indexes.embeddings import Embedding
+from indexes.pictures import decode, originals
 from infra import filesystem
 from infra.artifacts import Artifact
+from infra.dataset import shard_and_row
 from infra.errors import SluiceError
 from infra.filesystem import join
+
+if TYPE_CHECKING:
+    from indexes.encoder import ClipEncoder
 
 SAME = 0.99  # cosine of two encodings of one caption or picture by one model, at least
 
@@ -53,3 +60,27 @@ def check_model(
             "differently",
             "name the model that the scores were made with, or score again",
         )
+
+
+def check_row(
+    model: str,
+    encoder: "ClipEncoder",
+    embedding: Embedding,
+    dataset_url: str,
+    row: Mapping[str, Any],
+    place: str,
+) -> None:
+    """Let a model encode a row of a version again, by its caption if that has a vector, too.
+
+    row: id, uid and caption. SluiceError as of `check_model`.
+    """
+    texts = embedding.sibling("text")
+    shard, number = shard_and_row(row["id"])
+    if texts is not None and row["caption"]:
+        stored = texts.shard(shard)[number]
+        again = encoder.encode_texts([row["caption"]])[0]
+    else:
+        stored = embedding.shard(shard)[number]
+        data = originals(dataset_url, [row["id"]])[row["id"]]
+        again = encoder.encode_images([np.asarray(decode(data, row["uid"]))])[0]
+    check_model(model, again, stored, place, row["uid"])

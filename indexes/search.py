@@ -19,8 +19,7 @@ from indexes.files import IDS, array_of, open_faiss
 from indexes.hits import Asked, Hits, neighbour_table
 from indexes.lookup import Lookup
 from indexes.metadata import Metadata
-from indexes.models import check_model, model_of
-from indexes.pictures import decode, originals
+from indexes.models import check_row, model_of
 from indexes.questions import (
     Picture,
     Query,
@@ -36,7 +35,7 @@ from indexes.removed import removals, remove, removed_ids
 from indexes.subset import make_subset
 from infra import artifacts, filesystem
 from infra.artifacts import Artifact
-from infra.dataset import Dataset, shard_and_row
+from infra.dataset import Dataset
 from infra.digests import generator
 from infra.errors import SluiceError
 from infra.filesystem import join
@@ -162,22 +161,9 @@ class Index:
         scores = self._embedding.scores
         made = model_of(scores, store, self.model, self.pretrained, "indexes.open")
         encoder = load_encoder(made.place, made.pretrained)
-        self._check_encoder(encoder, made.name)
-        return encoder
-
-    def _check_encoder(self, encoder: "ClipEncoder", model: str) -> None:
-        """Let the model encode a row again."""
         row = self.facts.take(self.facts.at(np.zeros(1, np.int64))).to_pylist()[0]
-        texts = self._embedding.sibling("text")
-        shard, number = shard_and_row(row["id"])
-        if texts is not None and row["caption"]:
-            stored = texts.shard(shard)[number]
-            again = encoder.encode_texts([row["caption"]])[0]
-        else:
-            stored = self._embedding.shard(shard)[number]
-            data = originals(self.dataset.url, [row["id"]])[row["id"]]
-            again = encoder.encode_images([np.asarray(decode(data, row["uid"]))])[0]
-        check_model(model, again, stored, self.name, row["uid"])
+        check_row(made.name, encoder, self._embedding, self.dataset.url, row, self.name)
+        return encoder
 
     @overload
     def search(

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.objectives.base import Objective
+from pretrain.teacher import approach
 
 
 class Average:
@@ -30,8 +31,8 @@ class Average:
     def update(self, step: int) -> None:
         """Take in the weights as they are after step `step`, counted from 0."""
         keep = min(self.keep, (1 + step) / (10 + step))
-        for name, mean in self.tensors.items():
-            mean.lerp_(self._live[name], 1 - keep)
+        live = [self._live[name] for name in self.tensors]
+        approach(self.tensors.values(), live, 1 - keep)
 
     @torch.no_grad()
     def swap(self) -> None:

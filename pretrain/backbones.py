@@ -23,12 +23,12 @@ from timm.models import checkpoint_seq
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from indexes import outside
 from indexes.encoder import CONFIG as CLIP_CONFIG
 from indexes.encoder import WEIGHTS as CLIP_WEIGHTS
 from indexes.encoder import folder_files
 from infra.digests import generator
 from infra.errors import SluiceError
-from pretrain import outside
 from pretrain.declare import Pooling
 from pretrain.settings import TrainSettings
 from pretrain.sharing import current

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from indexes import outside
 from indexes.encoder import CONFIG as CLIP_CONFIG
 from indexes.encoder import ClipEncoder
 from indexes.preprocess import Preprocess
@@ -26,7 +27,7 @@ from infra import artifacts, filesystem
 from infra.digests import generator
 from infra.errors import SluiceError
 from infra.filesystem import join
-from pretrain import options, outside
+from pretrain import options
 from pretrain.declare import Pooling
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -128,8 +129,6 @@ def _load(source: str, seed: int, device: str) -> Encoder:
     random = source.startswith(RANDOM)
     url = source.removeprefix(RANDOM)
     if filesystem.exists(join(url, CLIP_CONFIG)):
-        tower = filesystem.read_json(join(url, CLIP_CONFIG))["model_cfg"]["vision_cfg"]
-        outside.is_model(tower.get("timm_model_name", ""))
         clip = ClipEncoder.load(url, device=device)
         if random:
             return TextImageEncoder(_untrained_clip(clip, seed), seed)

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from indexes import bfloat16
 from infra import filesystem
 from infra.filesystem import join
+from pretrain.settings import TrainSettings
 
 ALARMS = "alarms.jsonl"
 ALIKE, UNIFORM = 0.1, 0.98  # shares of the largest entropy: usage below, entropy above is collapse
@@ -121,6 +123,17 @@ def starvation(waited: float, stepped: float) -> Sign | None:
     )
 
 
+def unsuited(settings: TrainSettings, device: str) -> Sign | None:
+    """Whether a run asks for a precision that this machine's `device`, a type, is not made for."""
+    if settings.precision != "bfloat16" or bfloat16.native(device):
+        return None
+    much = "several times as long as" if settings.compile else "longer than"  # indexes/bfloat16.py
+    return (
+        f"this processor has no instructions for bfloat16: a step takes {much} in float32",
+        "set precision: float32, or train where there are such",
+    )
+
+
 def stalled(seconds: float, alive: bool, patience: float = PATIENCE) -> Sign | None:
     """Of the thread that makes batches: seconds since it was asked, and whether it is there."""
     if not alive:
@@ -216,6 +229,13 @@ class Watch:
         }
         self._losses.append(loss)
         return self._raise(step, signs)
+
+    def begin(self, step: int, settings: TrainSettings, device: str) -> list[Alarm]:
+        """What is known before the run goes on after `step`, and has not been said."""
+        sign = unsuited(settings, device)
+        if sign is None or any(alarm.name == "precision" for alarm in self.alarms):
+            return []
+        return self._raise(step, {"precision": sign})
 
     def missing(self, step: int, seconds: float, alive: bool) -> list[Alarm]:
         """While a step waits for its batch: asked every PATIENCE seconds."""

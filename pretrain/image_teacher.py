@@ -6,8 +6,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from indexes import outside
 from infra.errors import SluiceError
-from pretrain import encoders, outside
+from pretrain import encoders
 from pretrain.encoders import ImageEncoder, TextImageEncoder
 from pretrain.frozen import Frozen
 

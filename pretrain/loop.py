@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from indexes import bfloat16
 from infra import artifacts, filesystem
 from infra.artifacts import Part
 from infra.digests import generator
@@ -185,7 +186,7 @@ class Trainer:
         """Ask the encoder as it stands what it has learnt, if that is due."""
         if self.online.due(self.step):
             with self.exported() as objective:
-                rows = self.online.ask(self.step, objective)
+                rows = self.online.ask(self.step, objective, self.spent()[0])
             if self.observer:
                 self.observer.asked(self.step, figures(rows))
 
@@ -194,15 +195,16 @@ class Trainer:
         while True:
             batch = batches.next()
             needs, start = self.settings.declared.needs, batch.places[0] < self.settings.batch
-            if needs.captions and start and not any(batch.captions):
+            captions = self.objective.captions(batch)
+            if needs.captions and start and not any(captions):
                 raise SluiceError(
-                    f"none of the first {len(batch.captions)} samples has a caption, and "
+                    f"none of the first {len(captions)} samples has a caption, and "
                     f"{self.settings.objective} learns from captions",
                     "check the caption field of these sources, or choose another objective",
                 )
             step = int(batch.places.min()) // self.settings.batch
             if self.observer:
-                self.observer.read(step, batch.captions)
+                self.observer.read(step, captions)
             with torch.no_grad():
                 views = self.objective.views(self.curriculum.weaken(batch, step), self.device)
             yield batch.state, views
@@ -219,7 +221,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.observer:
             self.observer.start(self.logs(self.step + 1))
-        loss, figures = self.gradients(views, share)
+        low = settings.precision == "bfloat16" and not settings.compile
+        with bfloat16.products(self.device.type, low):
+            loss, figures = self.gradients(views, share)
         objective.before_update(share)
         self.optimizer.step()
         objective.after_update(share)

@@ -48,6 +48,8 @@ class Observer:
         self._captions: dict[int, float] = {}
         self._step = step
         self._clock = Clock(device)
+        if first:
+            self._alarm(self._watch.begin(step, settings, device.type))
 
     def read(self, step: int, captions: Sequence[str]) -> None:
         """When the batch of a step is there, on whatever thread.
@@ -91,6 +93,9 @@ class Observer:
             told["waiting"] = waited / (waited + stepped)
         for sink in self._sinks:
             sink.write(step, {name: value for name, value in told.items() if math.isfinite(value)})
+        self._alarm(alarms)
+
+    def _alarm(self, alarms: Sequence[Alarm]) -> None:
         for alarm in alarms:
             self._tell(alarm)
             for sink in self._sinks:

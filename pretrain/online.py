@@ -5,7 +5,9 @@ that of a finished run is, and asked by one process while the others wait.
 """
 
 import json
+import math
 import tempfile
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -21,8 +23,10 @@ from pretrain.evaluate import tasks
 from pretrain.job import Job
 from pretrain.objectives.base import Objective
 from pretrain.ranks import Ranks
+from pretrain.settings import TrainSettings
 
 ASKED = "evaluations.jsonl"  # in a run's folder, and no part of its content
+TIMES = "evaluation_times.jsonl"  # beside it: clocks tell something else each time
 LONGEST = timedelta(days=1)  # that other processes wait for the one that asks
 
 
@@ -30,7 +34,8 @@ class Online:
     """Rows of `ASKED`: step, task, metric, value, ci_low, ci_high, n, seed (of the run).
 
     step: after which the run goes on. Rows of later ones, which it takes again, are made again.
-    Every process has one, and all call it together.
+    Every process has one, and all call it together. Rows of `TIMES`, in the first one: step,
+    seconds that the run had taken by then, and seconds that asking took.
     """
 
     def __init__(self, job: Job, ranks: Ranks, device: torch.device, step: int) -> None:
@@ -43,7 +48,8 @@ class Online:
 
             group = distributed.new_group(backend="gloo", timeout=LONGEST)
             self._ranks = Ranks(ranks.rank, ranks.count, group)
-        self.rows = _kept(job.url, step) if self._every else []
+        self.rows = _kept(job.url, ASKED, step) if self._every else []
+        self.times = _kept(job.url, TIMES, step) if self._every else []
 
     def due(self, step: int) -> bool:
         """Whether to ask after this step; before the first one, too, so that what cannot be asked
@@ -53,11 +59,15 @@ class Online:
             return False
         return not self.rows or step == self._job.settings.steps or step % self._every == 0
 
-    def ask(self, step: int, objective: Objective | None) -> list[dict[str, Any]]:
+    def ask(
+        self, step: int, objective: Objective | None, seconds: float = 0.0
+    ) -> list[dict[str, Any]]:
         """The rows of this step, written by now; the first process alone has an objective.
 
-        SluiceError, in every process, where the samples or the encoder do not allow a task.
+        seconds: that the run has taken. SluiceError, in every process, where the samples or the
+        encoder do not allow a task.
         """
+        begin = time.monotonic()
         rows: list[dict[str, Any]] = []
         failure: tuple[str, str] | None = None
         if objective is not None:
@@ -70,8 +80,12 @@ class Online:
             raise SluiceError(*failure)
         self.rows += rows
         if objective is not None:
-            lines = "".join(f"{json.dumps(row)}\n" for row in self.rows)
-            filesystem.write_bytes(self._job.url, ASKED, lines.encode())
+            took = time.monotonic() - begin
+            self.times = [each for each in self.times if each["step"] != step]
+            self.times.append({"step": step, "seconds": seconds, "took": took})
+            for name, written in ((TIMES, self.times), (ASKED, self.rows)):
+                lines = "".join(f"{json.dumps(row)}\n" for row in written)
+                filesystem.write_bytes(self._job.url, name, lines.encode())
         return rows
 
     def _ask(self, step: int, objective: Objective) -> list[dict[str, Any]]:
@@ -104,9 +118,20 @@ def figures(rows: list[dict[str, Any]]) -> Mapping[str, float]:
     return {f"evaluate/{row['task']}/{row['metric']}": row["value"] for row in rows}
 
 
-def _kept(url: str, step: int) -> list[dict[str, Any]]:
-    """The rows of a run that goes on after `step`."""
-    if not filesystem.exists(join(url, ASKED)):
+def times_asked(settings: TrainSettings) -> int:
+    """How often a run is asked: before its first step, every so often, and at its end."""
+    every = settings.evaluate_every
+    return 1 + -(-settings.steps // every) if every else 0
+
+
+def took(url: str) -> list[float]:
+    """Seconds that each evaluation of the run at `url` took; none where it was not asked."""
+    return [row["took"] for row in _kept(url, TIMES)]
+
+
+def _kept(url: str, name: str, step: float = math.inf) -> list[dict[str, Any]]:
+    """The rows of a file of a run that goes on after `step`."""
+    if not filesystem.exists(join(url, name)):
         return []
-    lines = filesystem.read_bytes(join(url, ASKED)).decode().splitlines()
+    lines = filesystem.read_bytes(join(url, name)).decode().splitlines()
     return [row for row in map(json.loads, lines) if row["step"] <= step]

@@ -16,7 +16,7 @@ from infra.filesystem import join
 from pretrain.health import Alarm
 from pretrain.settings import TrainSettings
 
-# By the name of a logger, the packages it cannot do without.
+# By the name of a logger, which is that of an extra of ours, too, the package it is written by.
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 PROJECT = "sluice"
 
@@ -35,7 +35,7 @@ def check(loggers: Sequence[str]) -> None:
         if importlib.util.find_spec(PACKAGES[name]) is None:
             raise SluiceError(
                 f"loggers names {name}, but the package {PACKAGES[name]} is not installed here",
-                f"run `pip install {PACKAGES[name]}` on every machine that trains, or take {name} "
+                f"run `pip install 'sluice[{name}]'` on every machine that trains, or take {name} "
                 "out of loggers",
             )
 

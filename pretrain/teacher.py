@@ -1,10 +1,11 @@
 """A teacher that is a slow average of its student."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from timm.layers import DropPath, PatchDropout
-from torch import nn
+from torch import Tensor, nn
 
 
 def cosine(first: float, last: float, progress: float) -> float:
@@ -19,8 +20,23 @@ def follow(teacher: nn.Module, student: nn.Module, keep: float) -> None:
     Parameters alone, as published: the running statistics of batch norms stay the teacher's own,
     which its own passes over its own views make (DINO, arXiv:2104.14294).
     """
-    for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
-        slow.lerp_(fast, 1 - keep)
+    approach(teacher.parameters(), student.parameters(), 1 - keep)
+
+
+@torch.no_grad()
+def approach(slow: Iterable[Tensor], fast: Iterable[Tensor], share: float) -> None:
+    """Move each of `slow` by a share of the way to its fellow in `fast`.
+
+    Many in a call, so that a GPU does not start a kernel for each; pieces of FSDP2 and whole
+    tensors do not go together in one.
+    """
+    calls: dict[type, tuple[list[Tensor], list[Tensor]]] = {}
+    for one, other in zip(slow, fast, strict=True):
+        left, right = calls.setdefault(type(one), ([], []))
+        left.append(one)
+        right.append(other)
+    for left, right in calls.values():
+        torch._foreach_lerp_(left, right, share)
 
 
 @torch.no_grad()

@@ -1,19 +1,16 @@
 """Linear probe: multinomial logistic regression with an L2 penalty on frozen features."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.digests import generator
+from pretrain.evaluate.logistic import Logistic
 from pretrain.evaluate.task import Asked, Reply, Task
 
 HELD_OUT = 5  # one in so many train samples chooses the penalty
-ITERATIONS = 500
-TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -95,25 +92,20 @@ def _path(
     train: NDArray[np.float32], labels: NDArray[np.int64], strengths: Sequence[float]
 ) -> list[Probe]:
     """A probe for each strength, ascending; each fit starts from the one before."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
     mean, deviation = train.mean(axis=0), train.std(axis=0)
     deviation = np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
     present = np.unique(labels)
     if len(present) == 1:
         alone = Probe(mean, deviation, np.zeros((1, train.shape[1])), np.zeros(1), present)
         return [alone for _ in strengths]
-    scaled = ((train - mean) / deviation).astype(np.float64)
-    model: Any = LogisticRegression(max_iter=ITERATIONS, tol=TOLERANCE, warm_start=True)
-    probes = []
+    problem = Logistic((train - mean) / deviation)
+    numbers = np.searchsorted(present, labels)
+    probes: list[Probe] = []
+    fitted = None
     for strength in sorted(strengths):
-        model.set_params(C=strength)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # weak penalties on few samples
-            model.fit(scaled, labels)
-        weights, bias = model.coef_.copy(), model.intercept_.copy()
-        if len(present) == 2:  # scikit-learn keeps the log odds of the second class
+        fitted = problem.fit(numbers, strength, fitted)
+        weights, bias = (part.astype(np.float64) for part in (fitted.weights.T, fitted.bias))
+        if len(present) == 2:
             weights, bias = (np.concatenate([0 * part, part]) for part in (weights, bias))
         probes.append(Probe(mean, deviation, weights, bias, present))
     return probes

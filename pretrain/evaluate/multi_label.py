@@ -6,9 +6,7 @@ Average precision is the non-interpolated one (as scikit-learn's), and the mean 
 that have a positive in the test split.
 """
 
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +15,8 @@ from infra.digests import generator
 from infra.errors import SluiceError
 from pretrain.evaluate import zero_shot
 from pretrain.evaluate.labelled import Labelled
-from pretrain.evaluate.linear_probe import HELD_OUT, ITERATIONS, TOLERANCE
+from pretrain.evaluate.linear_probe import HELD_OUT
+from pretrain.evaluate.logistic import Logistic
 from pretrain.evaluate.task import Asked, Reply, Task
 
 
@@ -91,19 +90,14 @@ def _scores(
     test: NDArray[np.float32],
     strength: float,
 ) -> NDArray[np.float64]:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
     mean, deviation = train.mean(axis=0), train.std(axis=0)
-    deviation = np.where(deviation > 1e-6, deviation, 1.0)
-    scaled, asked = (((rows - mean) / deviation).astype(np.float64) for rows in (train, test))
+    deviation = np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
+    problem, asked = Logistic((train - mean) / deviation), (test - mean) / deviation
     found = np.zeros((len(test), truth.shape[1]))
     for place, column in enumerate(truth.T):
         if 0 < column.sum() < len(column):  # a class all have, or none, cannot be learnt
-            model: Any = LogisticRegression(C=strength, max_iter=ITERATIONS, tol=TOLERANCE)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                found[:, place] = model.fit(scaled, column).decision_function(asked)
+            fitted = problem.fit(column.astype(np.int64), strength)
+            found[:, place] = (asked @ fitted.weights + fitted.bias)[:, 0]
     return found
 
 

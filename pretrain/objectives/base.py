@@ -50,6 +50,10 @@ class Objective(nn.Module, ABC):
         parameters nor PyTorch's own random numbers.
         """
 
+    def captions(self, batch: Batch) -> list[str]:
+        """What is read of each sample; its own caption, unless the objective draws another."""
+        return batch.captions
+
     @abstractmethod
     def forward(
         self, views: Mapping[str, Any], progress: float

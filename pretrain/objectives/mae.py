@@ -155,8 +155,10 @@ class Mae(Objective):
 
 
 def _take(tokens: Tensor, places: Tensor) -> Tensor:
-    """tokens[b, places[b, i]] as [batch, places, width]."""
-    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))
+    """tokens[b, places[b, i]] as [batch, places, width]: whole rows, not number by number."""
+    count, length, width = tokens.shape
+    rows = places + length * torch.arange(count, device=places.device)[:, None]
+    return tokens.reshape(-1, width).index_select(0, rows.flatten()).view(count, -1, width)
 
 
 def build(settings: TrainSettings) -> Mae:

@@ -11,6 +11,7 @@ import timm
 import torch
 from timm.models import SwinTransformer
 
+from indexes import bfloat16
 from pretrain import health, objectives, options
 from pretrain.clock import Clock, Spent
 from pretrain.health import (
@@ -25,10 +26,12 @@ from pretrain.health import (
     spike,
     stalled,
     starvation,
+    unsuited,
 )
 from pretrain.loop import deterministic
 from pretrain.tap import Tap
 from tests.pretrain.batches import batch
+from tests.pretrain.taught import label_map, record
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -130,6 +133,28 @@ def test_the_reader_is_stalled_when_dead_or_silent() -> None:
     assert "died" in str(stalled(1.0, False))
 
 
+def test_a_precision_that_the_processor_is_not_made_for_is_said_once(
+    small: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low = small("mae", precision="bfloat16")
+    monkeypatch.setattr(bfloat16, "native", lambda device: True)
+    assert Watch().begin(0, low, "cpu") == []
+    monkeypatch.setattr(bfloat16, "native", lambda device: device != "cpu")
+    assert Watch().begin(0, low, "cuda") == Watch().begin(0, small("mae"), "cpu") == []
+    watch = Watch()
+    [alarm] = watch.begin(0, low, "cpu")
+    assert str(alarm) == (
+        "step 0: precision: this processor has no instructions for bfloat16: a step takes longer "
+        "than in float32; set precision: float32, or train where there are such"
+    )
+    assert "several times as long" in unsuited(low.model_copy(update={"compile": True}), "cpu")[0]  # type: ignore[index]
+    watch.save(str(tmp_path))
+    again = Watch()
+    again.load(str(tmp_path), 3)
+    assert again.begin(3, low, "cpu") == []
+    assert again.alarms == [alarm]
+
+
 def test_duplicates_by_caption_and_by_feature() -> None:
     assert same_captions(["a", "b", "", ""]) == 0
     assert same_captions(["a", "b", "a", "c"]) == 0.5
@@ -220,10 +245,11 @@ QUICK = ("clip", "dino", "mae", "spark")
 )
 def test_features_of_every_objective_are_tapped(name: str, small: Callable[..., Any]) -> None:
     objective = objectives.build(small(name)).train()
-    record = {"classes": [0, 7], "probabilities": [0.7, 0.1], "box": [0.1, 0, 1, 0.8]}
-    fields = {"class": "red", "labels": ["red"], "concept": "red", "teacher": [record]}
+    fields = {"class": "red", "labels": ["red"], "concept": "red"}
+    columns = {"teacher": record(0), "label_map": label_map(0)}
     with torch.no_grad(), deterministic(1):
-        views = objective.views(batch(8, texts=[json.dumps(fields)] * 8), torch.device("cpu"))
+        taught = batch(8, texts=[json.dumps(fields)] * 8, columns=[columns] * 8)
+        views = objective.views(taught, torch.device("cpu"))
         tap = Tap(objective)
         tap.start(wanted=True)
         objective(views, 0.5)

@@ -17,7 +17,7 @@ from pretrain.evaluate_settings import OnlineSettings
 from pretrain.job import Job
 from pretrain.launch import _absolute
 from pretrain.loop import run
-from pretrain.online import ASKED
+from pretrain.online import ASKED, TIMES, took
 from pretrain.run import job_of, run_draft, train
 from pretrain.settings import TrainSettings
 from tests.pretrain.test_loop import StoppedError, files, go, stop_at
@@ -87,6 +87,12 @@ def test_rows_are_neither_lost_nor_doubled_by_a_stop(
         assert list(dict.fromkeys(row["step"] for row in asked(broken.url))) == there
     run(broken, go)
     assert asked(broken.url) == asked(whole.url)
+    for job in (whole, broken):
+        times = [json.loads(line) for line in (Path(job.url) / TIMES).read_text().splitlines()]
+        assert [each["step"] for each in times] == [0, 3, 6, 9, 10]
+        assert [each["seconds"] for each in times] == sorted(each["seconds"] for each in times)
+        assert took(job.url) == [each["took"] for each in times]
+        assert min(took(job.url)) > 0
     assert [row["step"] for row in asked(whole.url)[::2]] == [0, 3, 6, 9, 10]
     assert files(broken.url) == files(whole.url)
 

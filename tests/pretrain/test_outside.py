@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from timm.models import _registry
 
+from indexes import outside
+from indexes.encoder import ClipEncoder
 from infra.errors import SluiceError
-from pretrain import encoders, outside
+from pretrain import encoders
 from pretrain.data import Source
 from pretrain.declare import TINY_CLIP
 from pretrain.job import Job
@@ -44,13 +46,22 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         outside._import.cache_clear()
 
     yield install
+    forget()
+
+
+def forget() -> None:
+    """As in a new process, where nobody has asked for it."""
     outside._import.cache_clear()
     sys.modules.pop("elsewhere_nets", None)
     _registry._model_entrypoints.pop("elsewhere_tiny", None)
 
 
 def test_a_model_of_another_package_goes_by_its_name(
-    package: Callable[[str], None], pairs: str, small: Callable[..., Any], tmp_path: Path
+    package: Callable[[str], None],
+    pairs: str,
+    small: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(SluiceError, match="timm knows no model 'elsewhere_tiny'") as caught:
         can("elsewhere_tiny", "rotnet", 32)
@@ -69,7 +80,15 @@ def test_a_model_of_another_package_goes_by_its_name(
         job = Job(str(tmp_path / objective), "d", settings, (Source(pairs),))
         run(job, go)
         for name in (job.url, f"random:{job.url}"):
+            forget()
             assert encoders.load(name).encode_images(images).shape == (1, width)
+    forget()
+    clip = str(tmp_path / "clip")
+    assert ClipEncoder.load(clip).encode_images(images).shape == (1, TINY_CLIP["embed_dim"])
+    forget()
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(tmp_path)])
+    with pytest.raises(SluiceError, match="timm knows no model 'elsewhere_tiny'"):
+        ClipEncoder.load(clip)
 
 
 def test_a_package_that_cannot_be_imported_is_named(package: Callable[[str], None]) -> None:

@@ -7,23 +7,16 @@ import pytest
 import torch
 import yaml
 
+from indexes import bfloat16
 from infra import artifacts
 from infra.errors import SluiceError
 from pretrain import objectives
 from pretrain.clock import Spent
 from pretrain.data import Source
+from pretrain.footprint import Given, Live, Memory, fits, measure_memory, rehearsal
 from pretrain.loop import deterministic
-from pretrain.preflight import (
-    Forecast,
-    Live,
-    Memory,
-    Rates,
-    fits,
-    measure_memory,
-    preflight,
-    verdict,
-    words,
-)
+from pretrain.online import times_asked
+from pretrain.preflight import Forecast, Rates, _advance, preflight, verdict, words
 
 
 def test_live_bytes_are_those_of_the_storages_that_are_there() -> None:
@@ -73,7 +66,7 @@ def test_memory_of_a_full_batch_is_foretold_from_small_ones(
     sources = (Source(pairs),)
     with deterministic(1):
         told = measure_memory(settings, sources)
-        monkeypatch.setattr("pretrain.preflight.PROBES", (48, 48))
+        monkeypatch.setattr("pretrain.footprint.PROBES", (48, 48))
         real = measure_memory(settings, sources)
     assert (told.measured_at, real.measured_at) == (16, 48)
     assert (told.weights, told.gradients, told.state) == (
@@ -134,6 +127,66 @@ def test_the_table_has_what_the_run_measured(small: Callable[..., Any]) -> None:
     assert not any("measured" in line for line in lines)
     last = words(forecast, Spent(steps=10, waited=1.0, stepped=9.0))[-1]
     assert last == "the run measured: 64 images a second, 10% of the time waiting for data"
+
+
+def test_evaluations_are_of_the_hours(small: Callable[..., Any]) -> None:
+    settings = small("mae", batch=64, steps=1000)
+    asked = settings.model_copy(update={"evaluate_every": 300})
+    assert [times_asked(each) for each in (settings, asked)] == [0, 5]  # 0, 300, 600, 900, 1000
+    plain = Forecast(settings, "cpu", MEMORY, RATES)
+    forecast = Forecast(asked, "cpu", MEMORY, RATES, evaluation=12.0)
+    assert forecast.seconds == pytest.approx(plain.seconds + 60)
+    lines = words(forecast, Spent(steps=10, waited=1.0, stepped=9.0), [10.0, 20.0])
+    told = "  and 1 min 0 s to be asked 5 times what it has learnt, 12 s each (evaluate_every)"
+    assert told in lines
+    assert lines[-1].endswith("waiting for data, asked 2 times in 30 s")
+
+
+def test_an_evaluation_is_measured(
+    pairs: str, colour_splits: tuple[str, str], small: Callable[..., Any]
+) -> None:
+    train, test = colour_splits
+    asked = {"tasks": ["knn"], "neighbours": 5, "resamples": 100, "train": train, "test": test}
+    before = sorted(Path(pairs).rglob("*"))
+    told = preflight(small("mae", evaluate_every=2, evaluate=asked), (Source(pairs),), 0.02)
+    assert told.evaluation > 0
+    assert told.seconds > times_asked(told.settings) * told.evaluation
+    assert sorted(Path(pairs).rglob("*")) == before
+    asked["label"] = "breed"
+    with pytest.raises(SluiceError, match="no field 'breed'"):
+        preflight(small("mae", evaluate_every=2, evaluate=asked), (Source(pairs),), 0.02)
+
+
+def test_a_precision_the_processor_is_not_made_for_is_told(
+    small: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small("mae", precision="bfloat16")
+    told = {}
+    for native in (True, False):
+        monkeypatch.setattr(bfloat16, "native", lambda device, native=native: native)
+        told[native] = words(Forecast(settings, "cpu", MEMORY, RATES))
+    assert [line for line in told[False] if line not in told[True]] == [
+        "precision: this processor has no instructions for bfloat16: a step takes longer than in "
+        "float32; set precision: float32, or train where there are such"
+    ]
+
+
+@pytest.mark.parametrize(("steps", "log_every"), [(1, 10), (2, 10), (20, 1), (20, 5), (20, 100)])
+def test_as_many_steps_are_logged_as_in_the_run(
+    steps: int, log_every: int, pairs: str, small: Callable[..., Any]
+) -> None:
+    settings = small("rotnet", steps=steps, log_every=log_every, batch=4)
+    with deterministic(1), rehearsal(settings, (Source(pairs),)) as trainer:
+        stream = trainer.stream.batches(trainer.stream.start())
+        views = next(trainer.viewed(Given(lambda: next(stream))))  # type: ignore[arg-type]
+        _advance(trainer, views)
+        logged = len(trainer.metrics)
+        for _ in range(10):
+            _advance(trainer, views)
+            assert trainer.step <= steps
+    assert logged == 1
+    share = 1 / log_every if steps > log_every else 1 / (steps - 1) if steps > 2 else 1
+    assert len(trainer.metrics) - logged == pytest.approx(10 * share, abs=1)
 
 
 def test_preflight_measures_and_writes_nothing(pairs: str, small: Callable[..., Any]) -> None:

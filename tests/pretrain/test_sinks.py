@@ -1,6 +1,8 @@
 import importlib.util
 import json
+import re
 import sqlite3
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,10 +45,17 @@ def test_one_that_is_not_installed_is_an_error_that_names_the_package(
     settings = small("mae", loggers=[name])
     with pytest.raises(SluiceError, match=f"package {PACKAGES[name]} is not installed") as caught:
         open_sinks(settings, url, 0)
-    assert f"pip install {PACKAGES[name]}" in str(caught.value)
+    assert f"pip install 'sluice[{name}]'" in str(caught.value)
     with pytest.raises(SluiceError):
         check(settings.loggers)
     assert not Path(url).exists()
+
+
+def test_each_has_an_extra_of_its_name_that_installs_its_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    asked = {name: re.split(r"[<>=]", extras[name][0])[0] for name in PACKAGES}
+    assert asked == PACKAGES
 
 
 def test_none_is_opened_unless_named(small: Callable[..., Any], url: str) -> None:
