@@ -21,9 +21,10 @@ Result = TypeVar("Result")
 def compiled(function: Callable[Args, Result], **options: Any) -> Callable[Args, Result]:
     """Compile on first call and keep the machine code on disk where a folder can be written.
 
-    options: those of `numba.njit`.
+    Other threads run meanwhile: the loop lets go of Python's lock. options: of `numba.njit`.
     """
-    loop = nb.njit(**options)(function)
+    told: Any = {"nogil": True, **options}
+    loop = nb.njit(**told)(function)
     with contextlib.suppress(RuntimeError):  # no folder can be written: a read-only installation
         loop._cache = Kept(function)  # type: ignore[attr-defined]
     return loop

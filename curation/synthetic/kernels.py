@@ -1,8 +1,15 @@
-"""The compiled loops of the fractal renderer (numba): numbers in, numbers out.
+"""The compiled loops that plan and trace orbits (numba): numbers in, numbers out.
+
+The chaos game of one orbit is a serial chain, so ORBITS of them go in lockstep, each from a point
+of its own. Every map stands on a share of ORBITS places, in an order shuffled by the image's key;
+in step t orbit j takes the map at place j + shift[t], round the end. The shifts are random, and
+the same for all images. So each orbit takes every map with its probability, independently from
+step to step, while a step is one pass over arrays, without a random number or a branch: compilers
+vectorise it, and a GPU needs no gather (`torch_render`).
 
 Random numbers are SplitMix64 words (Steele et al., 2014): word i of a key is a hash of
-key + i * GOLDEN, so they are counter-based, need no arrays of draws, and do not depend on
-threads. No fast-math: the order of every sum is as written, on every machine.
+key + i * GOLDEN, so they are counter-based and depend on neither order nor threads. No fast-math
+and no fused multiply-add: every sum is rounded as written, on every machine.
 """
 
 import math
@@ -12,12 +19,26 @@ from numpy.typing import NDArray
 
 from infra.compiled import compiled
 
-TABLE = 4096  # entries of the table that turns 12 random bits into a map number
+ORBITS = 256  # in lockstep; also the places that maps stand on, in steps of 1 / 256
+COLUMNS = 6  # numbers of a map: a, b, c, d, e, f of (a x + b y + e, c x + d y + f)
+MOST_MAPS = 8
+LEAST_SHARE = 0.02  # of the points, for a map so flat that its determinant is near 0
+LEAST_SHOWN = 0.25  # of the attractor, in points; an emptier zoom shows the whole
+SETTLING = 8  # steps of a jittered system before its box is taken
+TRACED = 24  # steps that its box is taken from
+
+# The numbers of an instance, uniform in [0, 1): what each of them decides.
+NUMBERS = 32
+JITTER, ZOOM, FLIPS = 0, 8, 12  # four pairs (map, factor); x, y, width, height; three coins
+HUE, SATURATION, VALUE = 15, 16, 17
+BACK_HUE, BACK_TURN, BACK_VALUE, BACK_SATURATION, BACK_RISE = 18, 19, 20, 21, 22
+DECAY, ACROSS, DOWN, BLUR, SIGMA, PATCH = 23, 24, 25, 26, 27, 28
+PLACES_WORD, TRIAL_WORD, NOISE_WORD = 40, 41, 42  # words that are keys of their own
+
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 MIX_2 = np.uint64(0x94D049BB133111EB)
-S12, S27, S30, S31, S11 = (np.uint64(bits) for bits in (12, 27, 30, 31, 11))
-LOW_12 = np.uint64(TABLE - 1)
+S27, S30, S31, S32, S11 = (np.uint64(bits) for bits in (27, 30, 31, 32, 11))
 UNIT = 2.0**-53
 
 
@@ -31,157 +52,340 @@ def word(key: np.uint64, index: int) -> np.uint64:
 
 
 @compiled
-def chaos_game(
-    maps: NDArray[np.float64], table: NDArray[np.uint8], key: np.uint64, points: NDArray[np.float32]
-) -> tuple[float, float, float, float]:
-    """Fill points [p, 2] with an orbit and return its box (left, top, right, bottom).
-
-    maps [n, 6] holds a, b, c, d, e, f of (a x + b y + e, c x + d y + f); table [TABLE] names a
-    map for 12 random bits. The orbit starts in the fixed point of map 0, which lies on the
-    attractor, so no point needs to be thrown away.
-    """
-    a, b, c = maps[0, 0], maps[0, 1], maps[0, 2]
-    d, e, f = maps[0, 3], maps[0, 4], maps[0, 5]
-    determinant = (1.0 - a) * (1.0 - d) - b * c
-    x = ((1.0 - d) * e + b * f) / determinant
-    y = (c * e + (1.0 - a) * f) / determinant
-    left, top, right, bottom = x, y, x, y
-    bits = np.uint64(0)
-    for index in range(points.shape[0]):
-        if index % 5 == 0:
-            bits = word(key, index // 5)
-        k = table[bits & LOW_12]
-        bits >>= S12
-        x, y = (
-            maps[k, 0] * x + maps[k, 1] * y + maps[k, 4],
-            maps[k, 2] * x + maps[k, 3] * y + maps[k, 5],
-        )
-        points[index, 0] = x
-        points[index, 1] = y
-        left, right = min(left, x), max(right, x)
-        top, bottom = min(top, y), max(bottom, y)
-    return left, top, right, bottom
+def uniform(key: np.uint64, numbers: NDArray[np.float64]) -> None:
+    """Fill numbers [count] with words of `key` as numbers in [0, 1)."""
+    for index in range(numbers.shape[0]):
+        numbers[index] = (word(key, index) >> S11) * UNIT
 
 
 @compiled
-def count(
+def shifts(key: np.uint64, turns: NDArray[np.int64]) -> None:
+    """Fill turns [steps] with how far the places turn in each step."""
+    for step in range(turns.shape[0]):
+        turns[step] = np.int64(word(key, step) % np.uint64(ORBITS))
+
+
+@compiled
+def weigh(maps: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
+    """Fill weights [n] in proportion to |det|, so that points spread evenly; they add up to 1."""
+    total = 0.0
+    for k in range(maps.shape[0]):
+        weights[k] = abs(maps[k, 0] * maps[k, 3] - maps[k, 1] * maps[k, 2])
+        total += weights[k]
+    least, total = LEAST_SHARE * max(total, 1e-12), 0.0
+    for k in range(maps.shape[0]):
+        weights[k] = max(weights[k], least)
+        total += weights[k]
+    for k in range(maps.shape[0]):
+        weights[k] /= total
+
+
+@compiled
+def arrange(weights: NDArray[np.float64], key: np.uint64, places: NDArray[np.uint8]) -> None:
+    """Fill places [ORBITS] with map numbers by weights [n], in shuffled order.
+
+    Shares are rounded to 1 / ORBITS up or down at random, so that they are right on average.
+    """
+    offset = (word(key, 0) >> S11) * UNIT
+    k, edge = 0, weights[0]
+    for place in range(ORBITS):
+        while k < weights.shape[0] - 1 and (place + offset) / ORBITS >= edge:
+            k += 1
+            edge += weights[k]
+        places[place] = k
+    for last in range(ORBITS - 1, 0, -1):  # Fisher and Yates
+        other = np.int64(((word(key, last) >> S32) * np.uint64(last + 1)) >> S32)
+        places[last], places[other] = places[other], places[last]
+
+
+@compiled
+def spread(
+    maps: NDArray[np.float32], places: NDArray[np.uint8], points: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """What orbits are traced in, [COLUMNS + 2, 2 ORBITS]: maps at places, twice over, and points.
+
+    The maps come twice so that no window on them needs to wrap; then come x and y, and a row to
+    spare. One array, since processors run some loops at half speed over arrays that happen to lie
+    unluckily to each other.
+    """
+    room = np.empty((COLUMNS + 2, 2 * ORBITS), np.float32)
+    for column in range(COLUMNS):
+        for place in range(ORBITS):
+            value = maps[places[place], column]
+            room[column, place] = value
+            room[column, ORBITS + place] = value
+    room[COLUMNS, :ORBITS], room[COLUMNS, ORBITS:] = points[0], points[1]
+    return room
+
+
+@compiled
+def widen(
+    values: NDArray[np.float32], least: NDArray[np.float32], most: NDArray[np.float32]
+) -> None:
+    """Take values [ORBITS] into the least and the most of each orbit."""
+    for j in range(ORBITS):
+        value = values[j]
+        low, high = least[j], most[j]
+        least[j] = value if value < low else low
+        most[j] = value if value > high else high
+
+
+@compiled
+def trace(
+    maps: NDArray[np.float32],
+    places: NDArray[np.uint8],
+    turns: NDArray[np.int64],
+    settling: int,
     points: NDArray[np.float32],
-    box: tuple[float, float, float, float],
+) -> tuple[float, float, float, float]:
+    """Move points [2, ORBITS] by all steps; return the box of what comes after `settling` steps."""
+    room = spread(maps, places, points)
+    xs, ys = room[COLUMNS, :ORBITS], room[COLUMNS, ORBITS:]
+    left, right = np.full(ORBITS, np.inf, np.float32), np.full(ORBITS, -np.inf, np.float32)
+    top, bottom = left.copy(), right.copy()
+    for step in range(turns.shape[0]):
+        first, last = turns[step], turns[step] + ORBITS
+        a, b, c = room[0, first:last], room[1, first:last], room[2, first:last]
+        d, e, f = room[3, first:last], room[4, first:last], room[5, first:last]
+        for j in range(ORBITS):
+            x = a[j] * xs[j] + b[j] * ys[j] + e[j]
+            y = c[j] * xs[j] + d[j] * ys[j] + f[j]
+            xs[j], ys[j] = x, y
+        if step >= settling:
+            widen(xs, left, right)
+            widen(ys, top, bottom)
+    points[0], points[1] = xs, ys
+    return left.min(), top.min(), right.max(), bottom.max()
+
+
+@compiled
+def visit(
+    maps: NDArray[np.float32],
+    places: NDArray[np.uint8],
+    turns: NDArray[np.int64],
+    total: int,
+    points: NDArray[np.float32],
     counts: NDArray[np.uint32],
-) -> int:
-    """Add points [p, 2] to counts [rows, columns] over `box`; return how many cells are hit."""
-    rows, columns = counts.shape
+) -> None:
+    """Count where the orbits from points [2, ORBITS] fall, `total` points in all.
+
+    maps and points are in cells of counts. counts [rows + 2, columns + 2] has a margin of one cell,
+    which takes what lies outside.
+    """
+    room = spread(maps, places, points)
+    xs, ys = room[COLUMNS, :ORBITS], room[COLUMNS, ORBITS:]
+    cells, flat = room[COLUMNS + 1].view(np.int32)[:ORBITS], counts.reshape(-1)
+    stride = np.int32(counts.shape[1])
+    zero = np.float32(0)
+    most_x, most_y = np.float32(counts.shape[1] - 0.5), np.float32(counts.shape[0] - 0.5)
+    for step in range(turns.shape[0]):
+        first, last = turns[step], turns[step] + ORBITS
+        a, b, c = room[0, first:last], room[1, first:last], room[2, first:last]
+        d, e, f = room[3, first:last], room[4, first:last], room[5, first:last]
+        for j in range(ORBITS):
+            x = a[j] * xs[j] + b[j] * ys[j] + e[j]
+            y = c[j] * xs[j] + d[j] * ys[j] + f[j]
+            xs[j], ys[j] = x, y
+            # Written so that what is no number falls into the margin, too.
+            x = x if x > zero else zero
+            y = y if y > zero else zero
+            x = x if x < most_x else most_x
+            y = y if y < most_y else most_y
+            cells[j] = np.int32(y) * stride + np.int32(x)
+        for j in range(min(ORBITS, total - step * ORBITS)):
+            flat[np.uint64(cells[j])] += np.uint32(1)
+
+
+@compiled
+def contraction(maps: NDArray[np.float64], weights: NDArray[np.float64], mean: bool) -> float:
+    """The largest singular value of the maps, or their largest ones' geometric mean by weight.
+
+    The first below 1: there is one attractor, and it is bounded. The mean below 1: there is one
+    distribution that orbits follow (Barnsley & Elton, 1988), though it may reach far.
+    """
+    largest = total = 0.0
+    for k in range(maps.shape[0]):
+        a, b, c, d = maps[k, 0], maps[k, 1], maps[k, 2], maps[k, 3]
+        squares = a * a + b * b + c * c + d * d
+        determinant = a * d - b * c
+        root = math.sqrt(max(squares * squares - 4 * determinant * determinant, 0.0))
+        value = math.sqrt((squares + root) / 2)
+        largest = max(largest, value)
+        total += weights[k] * math.log(max(value, 1e-300))
+    return math.exp(total) if mean else largest
+
+
+@compiled
+def see(
+    maps: NDArray[np.float64],
+    points: NDArray[np.float32],
+    view: tuple[float, float, float, float, float, float],
+    seen: NDArray[np.float32],
+) -> None:
+    """Write into seen [n, COLUMNS] the maps as they act in pixels, and move points [2, ORBITS].
+
+    view: a, b, c, d, e, f of the affine map from the plane to pixels; one of a, b and one of c, d
+    is 0.
+    """
+    a, b, c, d, e, f = view
+    determinant = a * d - b * c
+    for k in range(maps.shape[0]):
+        # view o map o (inverse of view); the inverse's linear part is (d, -b, -c, a) / det.
+        p, q = a * maps[k, 0] + b * maps[k, 2], a * maps[k, 1] + b * maps[k, 3]
+        r, s = c * maps[k, 0] + d * maps[k, 2], c * maps[k, 1] + d * maps[k, 3]
+        p, q = (p * d - q * c) / determinant, (q * a - p * b) / determinant
+        r, s = (r * d - s * c) / determinant, (s * a - r * b) / determinant
+        seen[k, 0], seen[k, 1], seen[k, 2], seen[k, 3] = p, q, r, s
+        seen[k, 4] = a * maps[k, 4] + b * maps[k, 5] + e - p * e - q * f
+        seen[k, 5] = c * maps[k, 4] + d * maps[k, 5] + f - r * e - s * f
+    for j in range(ORBITS):
+        x, y = float(points[0, j]), float(points[1, j])
+        points[0, j], points[1, j] = a * x + b * y + e, c * x + d * y + f
+
+
+@compiled
+def framed(
+    box: tuple[float, float, float, float], size: int
+) -> tuple[float, float, float, float, float, float]:
+    """The view that fills the cells 1 to `size` of each side with the box."""
     left, top, right, bottom = box
-    scale_x = columns / max(right - left, 1e-12)
-    scale_y = rows / max(bottom - top, 1e-12)
-    hit = 0
-    for index in range(points.shape[0]):
-        column = math.floor((points[index, 0] - left) * scale_x)
-        row = math.floor((points[index, 1] - top) * scale_y)
-        if 0 <= column < columns and 0 <= row < rows:
-            hit += counts[row, column] == 0
-            counts[row, column] += np.uint32(1)
-    return hit
+    across, down = size / max(right - left, 1e-12), size / max(bottom - top, 1e-12)
+    return across, 0.0, 0.0, down, 1.0 - across * left, 1.0 - down * top
 
 
 @compiled
-def diamond_square(grid: NDArray[np.float32], decay: float, key: np.uint64) -> None:
-    """Fill grid [2**k + 1, 2**k + 1] with diamond-square noise (Fournier et al., 1982), 0 to 1.
+def zoomed(
+    box: tuple[float, float, float, float],
+    numbers: NDArray[np.float64],
+    points: NDArray[np.float32],
+) -> tuple[float, float, float, float]:
+    """Move the box by up to a fifth of its extent and scale each side by 0.6 to 1.6.
 
-    The random offset starts at 1 and is multiplied by `decay` from one level to the next.
+    The box itself where too few of points [2, ORBITS] would be left in it.
     """
-    side = grid.shape[0] - 1
-    used = 0
-    for row in range(0, side + 1, side):
-        for column in range(0, side + 1, side):
-            grid[row, column] = (word(key, used) >> S11) * UNIT
-            used += 1
-    step, amount = side, 1.0
-    while step > 1:
-        half = step // 2
-        for row in range(half, side, step):
-            for column in range(half, side, step):
-                mean = grid[row - half, column - half] + grid[row - half, column + half]
-                mean += grid[row + half, column - half] + grid[row + half, column + half]
-                noise = (word(key, used) >> S11) * UNIT - 0.5
-                grid[row, column] = 0.25 * mean + amount * noise
-                used += 1
-        for row in range(0, side + 1, half):
-            for column in range(half if row % step == 0 else 0, side + 1, step):
-                mean, neighbours = 0.0, 0
-                if row > 0:
-                    mean, neighbours = mean + grid[row - half, column], neighbours + 1
-                if row < side:
-                    mean, neighbours = mean + grid[row + half, column], neighbours + 1
-                if column > 0:
-                    mean, neighbours = mean + grid[row, column - half], neighbours + 1
-                if column < side:
-                    mean, neighbours = mean + grid[row, column + half], neighbours + 1
-                noise = (word(key, used) >> S11) * UNIT - 0.5
-                grid[row, column] = mean / neighbours + amount * noise
-                used += 1
-        step, amount = half, amount * decay
-    low = high = grid[0, 0]
-    for row in range(side + 1):
-        for column in range(side + 1):
-            low, high = min(low, grid[row, column]), max(high, grid[row, column])
-    for row in range(side + 1):
-        for column in range(side + 1):
-            grid[row, column] = (grid[row, column] - low) / (high - low + 1e-6)
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    x = (left + right) / 2 + (0.4 * numbers[ZOOM] - 0.2) * width
+    y = (top + bottom) / 2 + (0.4 * numbers[ZOOM + 1] - 0.2) * height
+    half_x = (0.6 + numbers[ZOOM + 2]) * width / 2
+    half_y = (0.6 + numbers[ZOOM + 3]) * height / 2
+    inside = 0
+    for j in range(ORBITS):
+        inside += abs(points[0, j] - x) < half_x and abs(points[1, j] - y) < half_y
+    if inside < LEAST_SHOWN * ORBITS:
+        return box
+    return x - half_x, y - half_y, x + half_x, y + half_y
 
 
 @compiled
-def hue_ramp(
-    hue: float,
-    turn: float,
-    saturation: tuple[float, float],
-    value: tuple[float, float],
-    ramp: NDArray[np.uint8],
+def flipped(
+    view: tuple[float, float, float, float, float, float], numbers: NDArray[np.float64], size: int
+) -> tuple[float, float, float, float, float, float]:
+    """The view transposed, turned over and mirrored, each by a coin."""
+    a, b, c, d, e, f = view
+    if numbers[FLIPS] < 0.5:
+        a, b, c, d, e, f = c, d, a, b, f, e
+    if numbers[FLIPS + 1] < 0.5:
+        c, d, f = -c, -d, size + 2 - f
+    if numbers[FLIPS + 2] < 0.5:
+        a, b, e = -a, -b, size + 2 - e
+    return a, b, c, d, e, f
+
+
+@compiled
+def jitter(
+    maps: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    numbers: NDArray[np.float64],
+    limit: float,
+    mean: bool,
+) -> bool:
+    """Scale the linear part of one map by 0.8 to 1.1, if the system then contracts by `limit`."""
+    for attempt in range(4):
+        k = int(numbers[JITTER + 2 * attempt] * maps.shape[0])
+        before = maps[k].copy()
+        maps[k, :4] *= 0.8 + 0.3 * numbers[JITTER + 2 * attempt + 1]
+        weigh(maps, weights)
+        if contraction(maps, weights, mean) <= limit:
+            return True
+        maps[k] = before
+    weigh(maps, weights)
+    return False
+
+
+@compiled
+def plan(
+    system: NDArray[np.float64],
+    box: tuple[float, float, float, float],
+    points: NDArray[np.float32],
+    turns: NDArray[np.int64],
+    size: int,
+    limit: float,
+    mean: bool,
+    zoom: bool,
+    flips: bool,
+    numbers: NDArray[np.float64],
+    key: np.uint64,
+    maps: NDArray[np.float32],
+    places: NDArray[np.uint8],
 ) -> None:
-    """Fill ramp [256, 3] with RGB: the hue turns from `hue` by `turn` (1 is a whole circle).
+    """Fill what one instance of `system` [n, COLUMNS] draws its orbits with.
 
-    Saturation and value (0 to 1) go from their first number to their second.
+    numbers [NUMBERS]; maps [n, COLUMNS] in pixels; places [ORBITS]; points [2, ORBITS] hold points
+    of the attractor and are moved to pixels. turns: at least SETTLING + TRACED. limit: how much
+    jitter may leave of `contraction` (the mean one or not), 0 for no jitter.
     """
-    for level in range(256):
-        share = level / 256.0
-        angle = 6.0 * (hue + turn * share)
-        full = 255.0 * (value[0] + (value[1] - value[0]) * share)
-        chroma = full * (saturation[0] + (saturation[1] - saturation[0]) * share)
-        for channel in range(3):
-            # HSV to RGB in one formula: channel offsets 5, 3, 1 sixths of the circle.
-            k = (angle + 5.0 - 2.0 * channel) % 6.0
-            ramp[level, channel] = int(full - chroma * max(0.0, min(k, 4.0 - k, 1.0)))
+    uniform(key, numbers)
+    varied, weights = system.copy(), np.empty(system.shape[0])
+    weigh(varied, weights)
+    if limit > 0 and jitter(varied, weights, numbers, limit, mean):
+        weigh(varied, weights)
+        arrange(weights, word(key, TRIAL_WORD), places)
+        turned = turns[: SETTLING + TRACED]
+        box = trace(varied.astype(np.float32), places, turned, SETTLING, points)
+    view = framed(zoomed(box, numbers, points) if zoom else box, size)
+    see(varied, points, flipped(view, numbers, size) if flips else view, maps)
+    arrange(weights, word(key, PLACES_WORD), places)
 
 
 @compiled
-def paint(
-    counts: NDArray[np.uint32],
-    grid: NDArray[np.float32],
-    ramps: NDArray[np.uint8],
-    image: NDArray[np.uint8],
+def plan_all(
+    systems: NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    boxes: NDArray[np.float64],
+    starts: NDArray[np.float32],
+    which: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    turns: NDArray[np.int64],
+    size: int,
+    limit: float,
+    mean: bool,
+    zoom: bool,
+    flips: bool,
+    numbers: NDArray[np.float64],
+    maps: NDArray[np.float32],
+    places: NDArray[np.uint8],
+    points: NDArray[np.float32],
 ) -> None:
-    """Paint counts [rows, columns] over grid [>= rows, >= columns] into image [rows, columns, 3].
+    """`plan` for many instances, each of system which[i] and with the key keys[i].
 
-    ramps [2, 256, 3]: the colours of the log-density, and those of the background by level.
-    A cell that no point hit shows the background.
+    systems [s, MOST_MAPS, COLUMNS] of `sizes` [s] maps each, with boxes [s, 4] and points starts
+    [s, 2, ORBITS]. To be filled, as plan does, for i images: numbers [i, NUMBERS], maps
+    [i, MOST_MAPS, COLUMNS], places [i, ORBITS], points [i, 2, ORBITS].
     """
-    rows, columns = counts.shape
-    top = np.uint32(0)
-    for row in range(rows):
-        for column in range(columns):
-            top = max(top, counts[row, column])
-    levels = np.empty(min(int(top), 4096) + 1, np.uint8)  # counts mostly repeat: one log each
-    scale = 255.0 / math.log1p(max(float(top), 1.0))
-    for value in range(levels.shape[0]):
-        levels[value] = int(scale * math.log1p(float(value)))
-    for row in range(rows):
-        for column in range(columns):
-            value = counts[row, column]
-            if value == 0:
-                which, level = 1, np.uint8(255.0 * grid[row, column])
-            elif value < levels.shape[0]:
-                which, level = 0, levels[value]
-            else:
-                which, level = 0, np.uint8(scale * math.log1p(float(value)))
-            for channel in range(3):
-                image[row, column, channel] = ramps[which, level, channel]
+    for index in range(which.shape[0]):
+        system = which[index]
+        count = sizes[system]
+        left, top, right, bottom = boxes[system]
+        points[index] = starts[system]
+        plan(
+            systems[system, :count], (left, top, right, bottom), points[index], turns, size, limit,
+            mean, zoom, flips, numbers[index], keys[index], maps[index, :count], places[index],
+        )  # fmt: skip
+
+
+@compiled
+def key_all(root: np.uint64, pairs: NDArray[np.int64], keys: NDArray[np.uint64]) -> None:
+    """Fill keys [i] with those of pairs [i, 2]: two numbers each, one after the other."""
+    for index in range(pairs.shape[0]):
+        keys[index] = word(word(root, pairs[index, 0]), pairs[index, 1])

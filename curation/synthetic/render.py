@@ -1,107 +1,148 @@
 """Draw fractal images: a pure function of (settings, system, instance), the same bytes anywhere."""
 
 import io
+import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from curation.synthetic.ifs import System, draw_system, jittered
-from curation.synthetic.kernels import chaos_game, count, diamond_square, hue_ramp, paint
+from curation.synthetic import kernels, painting
+from curation.synthetic.ifs import turns
+from curation.synthetic.kernels import ORBITS
+from curation.synthetic.plans import Plan, planned
 from curation.synthetic.settings import FractalSettings
-from infra.digests import generator
 
-LEAST_SHOWN = 0.25  # of the cells the whole fractal hits; an emptier zoom shows the whole
+NO_LEVELS = np.zeros((0, 0), np.uint8)
+
+
+def visits(plan: Plan, points: int) -> NDArray[np.uint32]:
+    """How often `points` points visit each pixel, uint32 [size + 2, size + 2].
+
+    The margin of one pixel holds the points outside the image.
+    """
+    counts = np.zeros((plan.size + 2, plan.size + 2), np.uint32)
+    steps = turns(-(-points // ORBITS))
+    kernels.visit(plan.maps, plan.places, steps, points, plan.points, counts)
+    return counts
+
+
+def filled(settings: FractalSettings, plan: Plan, counts: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    """The levels that `fill` makes of counts, uint8 [size, size]; 0 where nothing is."""
+    levels = np.empty((plan.size, plan.size), np.uint8)
+    if settings.fill == "patch":
+        painting.stamp(counts, patch(plan.numbers), 255, levels)
+    elif settings.fill == "patches":
+        painting.stamps(counts, *plan.noise, painting.MID_GREY, levels)
+    else:
+        painting.grade(counts, settings.fill == "density", levels)
+    return levels
+
+
+def patch(numbers: NDArray[np.float64]) -> int:
+    """The nine bits of the image's patch, at least one of them set."""
+    return 1 + int(511 * numbers[kernels.PATCH])
 
 
 def draw(settings: FractalSettings, system: int, instance: int) -> NDArray[np.uint8]:
     """One image, uint8 [size, size, 3]."""
-    rng = generator(settings.seed, "fractals", "instance", system, instance)
-    key, cloud_key = (np.uint64(value) for value in rng.integers(0, 2**64, 2, dtype=np.uint64))
-    drawn = draw_system(settings, system)
-    if settings.jitter:
-        drawn = jittered(drawn, rng, settings.contraction)
-    counts = density(settings, drawn, key, rng)
-    grid = backdrop(settings, cloud_key, rng)
-    ramps = np.stack([front_ramp(settings.colour, rng), back_ramp(settings, rng)])
-    image = np.empty((settings.size, settings.size, 3), np.uint8)
-    paint(counts, grid, ramps, image)
+    plan = planned(settings, system, instance, settings.size)
+    levels = filled(settings, plan, visits(plan, settings.points))
+    image = np.empty((plan.size, plan.size, 3), np.uint8)
+    ramps = np.stack([front_ramp(settings, plan.numbers), back_ramp(settings, plan.numbers)])
+    behind = backdrop(settings, plan.size, plan.numbers, plan.noise)
+    painting.paint(levels, behind, ramps, image)
+    smooth(settings, plan.numbers, image)
     return image
 
 
-def density(
-    settings: FractalSettings, system: System, key: np.uint64, rng: np.random.Generator
-) -> NDArray[np.uint32]:
-    """How often the chaos game visits each pixel, uint32 [size, size], zoomed and flipped."""
-    size = settings.size
-    points = np.empty((settings.points, 2), np.float32)
-    box = chaos_game(system.maps, system.table, key, points)
-    counts = np.zeros((size, size), np.uint32)
-    whole = count(points, box, counts)
-    if settings.zoom:
-        zoomed = np.zeros_like(counts)
-        if count(points, _zoom(box, rng), zoomed) >= LEAST_SHOWN * whole:
-            counts = zoomed
-    if settings.flips:
-        transpose, up_down, left_right = rng.integers(0, 2, 3)
-        counts = counts.T if transpose else counts
-        counts = counts[::-1] if up_down else counts
-        counts = counts[:, ::-1] if left_right else counts
-    return np.ascontiguousarray(counts)
+def smooth(
+    settings: FractalSettings, numbers: NDArray[np.float64], image: NDArray[np.uint8]
+) -> None:
+    """Blur the share of the images that `blur` says, by a Gaussian of sigma 0.5 to 1."""
+    side = blur_side(settings, numbers)
+    if side > 0:
+        painting.blur(image, side)
 
 
-def _zoom(
-    box: tuple[float, float, float, float], rng: np.random.Generator
-) -> tuple[float, float, float, float]:
-    """Move the box by up to a fifth of its extent and scale each side by 0.6 to 1.6."""
-    left, top, right, bottom = box
-    width, height = right - left, bottom - top
-    x, y = rng.uniform(-0.2, 0.2, 2)
-    scale_x, scale_y = rng.uniform(0.6, 1.6, 2)
-    centre_x, centre_y = (left + right) / 2 + x * width, (top + bottom) / 2 + y * height
-    half_x, half_y = scale_x * width / 2, scale_y * height / 2
-    return centre_x - half_x, centre_y - half_y, centre_x + half_x, centre_y + half_y
+def blur_side(settings: FractalSettings, numbers: NDArray[np.float64]) -> int:
+    """The weight of a neighbour, in 256ths; 0 for no blur."""
+    if numbers[kernels.BLUR] >= settings.blur:
+        return 0
+    sigma = 0.5 + 0.5 * float(numbers[kernels.SIGMA])
+    side = math.exp(-0.5 / sigma**2)
+    return round(256 * side / (1 + 2 * side))
 
 
 def backdrop(
-    settings: FractalSettings, key: np.uint64, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """What lies behind, float32 [>= size, >= size], levels 0 to 1."""
-    size = settings.size
-    decay, across, down = rng.uniform(0.4, 0.8), *rng.uniform(-1, 1, 2)
+    settings: FractalSettings,
+    size: int,
+    numbers: NDArray[np.float64],
+    noise: tuple[np.uint32, np.uint32],
+) -> NDArray[np.uint8]:
+    """The levels of what lies behind, uint8 [size, size]; empty for black."""
+    if settings.background == "black":
+        return NO_LEVELS
+    levels = np.empty((size, size), np.uint8)
     if settings.background == "clouds":
         side = 1 << (size - 1).bit_length()
         grid = np.empty((side + 1, side + 1), np.float32)
-        diamond_square(grid, decay, key)
-        return grid
-    steps = np.arange(size, dtype=np.float32) / np.float32(size - 1)
-    if settings.background == "gradient":
-        slope = np.float32(across) * steps[None, :] + np.float32(down) * steps[:, None]
-        low, high = min(across, 0) + min(down, 0), max(across, 0) + max(down, 0)
-        levels = (slope - np.float32(low)) / np.float32(max(high - low, 1e-6))
-        return levels.clip(0, 1).astype(np.float32)
-    return np.zeros((size, size), np.float32)
+        painting.diamond_square(grid, float(decay(numbers)), *noise)
+    else:
+        steps = np.arange(size, dtype=np.float64) / (size - 1)
+        across, down = (2 * numbers[kernels.ACROSS : kernels.DOWN + 1] - 1).tolist()
+        grid = (across * steps[None, :] + down * steps[:, None]).astype(np.float32)
+    painting.grid_levels(grid, levels)
+    return levels
 
 
-def front_ramp(colour: bool, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The colours of the 256 density levels: one turn of the hue, saturation and value fixed."""
-    shift, saturation, value = rng.uniform(0, 1), rng.uniform(0.3, 1), rng.uniform(0.5, 1)
-    ramp = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
-    if colour:
-        hue_ramp(shift, 1.0, (saturation, saturation), (value, value), ramp)
-    return ramp
+def decay(numbers: Any) -> Any:
+    """How much smaller the noise of the clouds gets from one level to the next."""
+    return 0.4 + 0.4 * numbers[..., kernels.DECAY]
 
 
-def back_ramp(settings: FractalSettings, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The colours of the 256 background levels: a range of hues that grows clearer."""
-    shift, turn, value = rng.uniform(0, 1), rng.uniform(0.25, 1), rng.uniform(0.4, 0.6)
-    saturation, rise = rng.uniform(0.4, 0.6), rng.uniform(0.1, 0.3)
+def front_ramp(settings: FractalSettings, numbers: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """The colours of the 256 levels."""
+    return ramp(*front_hues(numbers)) if settings.colour else GREYS
+
+
+def back_ramp(settings: FractalSettings, numbers: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """The colours of the 256 background levels."""
     if settings.background == "black":
-        return np.zeros((256, 3), np.uint8)
-    ramp = np.repeat((np.arange(256) // 2).astype(np.uint8)[:, None], 3, axis=1)
-    if settings.colour:
-        hue_ramp(shift, turn, (saturation, saturation + rise), (value, 0.9), ramp)
-    return ramp
+        return BLACK
+    return ramp(*back_hues(numbers)) if settings.colour else GREYS // 2
+
+
+def front_hues(numbers: Any) -> tuple[Any, ...]:
+    """Hue, its turn, two saturations and two values from numbers [..., NUMBERS] of any array kind.
+
+    One turn of the hue, saturation and value fixed.
+    """
+    saturation = 0.3 + 0.7 * numbers[..., kernels.SATURATION]
+    value = 0.5 + 0.5 * numbers[..., kernels.VALUE]
+    return numbers[..., kernels.HUE], 1.0, saturation, saturation, value, value
+
+
+def back_hues(numbers: Any) -> tuple[Any, ...]:
+    """As front_hues, for the background: a range of hues that grows clearer."""
+    turn = 0.25 + 0.75 * numbers[..., kernels.BACK_TURN]
+    saturation = 0.4 + 0.2 * numbers[..., kernels.BACK_SATURATION]
+    clear = saturation + 0.1 + 0.2 * numbers[..., kernels.BACK_RISE]
+    value = 0.4 + 0.2 * numbers[..., kernels.BACK_VALUE]
+    return numbers[..., kernels.BACK_HUE], turn, saturation, clear, value, 0.9
+
+
+def ramp(*hues: float) -> NDArray[np.uint8]:
+    """The 256 colours of front_hues or back_hues."""
+    colours = np.empty((256, 3), np.uint8)
+    hue, turn, low, high, dark, light = map(float, hues)
+    painting.hue_ramp(hue, turn, (low, high), (dark, light), colours)
+    return colours
+
+
+BLACK = np.zeros((256, 3), np.uint8)
+GREYS = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
 
 
 def encode(image: NDArray[np.uint8], form: str) -> bytes:

@@ -13,7 +13,7 @@ def load(name: str) -> dict[str, Any]:
 
 def measured() -> str:
     """All of the section `Measured`."""
-    parts = (decisions(), pairs(), hashes(), scores(), embedding(), race())
+    parts = (decisions(), pairs(), hashes(), scores(), embedding(), race(), fractals())
     return "\n\n".join(parts)
 
 
@@ -121,4 +121,18 @@ def race() -> str:
         f"{ours['value']:.3f} zero-shot on the test set, on the raw pool {raw['value']:.3f}: "
         f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}] over {found['seeds']} "
         "seeds (`tests/bench/cifar_race.py`)."
+    )
+
+
+def fractals() -> str:
+    found = load("fractals")
+    ours, ratio, sizes = found["ours"], found["ratio"], found["sizes"]
+    away = found["density_distance_to_limit"]["16 x 16 cells"]
+    return (
+        f"Fractals of {sizes['pixels']} pixels and {sizes['points']:,} points on one core, beside "
+        f"a plain numba renderer: {ours['grey']:,.0f} grey ones a CPU-second ({ratio['grey']:.1f} "
+        f"times as many), {ours['colour']:,.0f} coloured ({ratio['colour']:.1f} times), "
+        f"{ours['all_variations']:,.0f} with backgrounds and all variations. Total variation from "
+        f"the density of many points, on 16 x 16 cells: {away['ours']:.4f}, the plain one "
+        f"{away['peer']:.4f} (`tests/bench/fractals.py`, commit {found['commit']})."
     )

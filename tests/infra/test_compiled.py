@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,7 @@ MODULES = [
     "curation.scores.kernels",
     "curation.scores.reductions",
     "curation.synthetic.kernels",
+    "curation.synthetic.painting",
     "indexes.band_kernels",
     "indexes.hamming_kernels",
 ]
@@ -153,3 +155,22 @@ def test_a_picture_compiles_each_loop_once() -> None:
     for module in (kernels, reductions):
         for key, loop in vars(module).items():
             assert len(getattr(loop, "signatures", [])) <= 1, key
+
+
+def test_other_threads_run_while_a_loop_does() -> None:
+    spin(1)
+    thread = threading.Thread(target=spin, args=(5 * 10**8,))
+    thread.start()
+    thread.join(0.01)
+    assert thread.is_alive()  # so this one has not waited for its end
+    thread.join()
+
+
+@compiled
+def spin(count: int) -> int:
+    """About half a second for 5 * 10**8: a chain that no compiler shortens."""
+    found = np.uint64(count)
+    for _ in range(count):
+        found ^= found << np.uint64(13)
+        found ^= found >> np.uint64(7)
+    return int(found)

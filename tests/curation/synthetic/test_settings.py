@@ -16,11 +16,23 @@ from curation.synthetic.settings import FractalSettings
         {"points": 0},
         {"format": "gif"},
         {"colour_mode": "hue"},
+        {"parametrisation": "random"},
+        {"fill": "none"},
+        {"blur": 1.5},
+        {"objects": (0, 3)},
+        {"objects": (4, 3)},
+        {"objects": (1, 33)},
+        {"object_size": (0.6, 0.2)},
+        {"object_size": (0.1, 1.1)},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValidationError):
         FractalSettings(**wrong)
+
+
+def test_fractaldb_needs_no_sigma_factor():
+    assert FractalSettings(parametrisation="fractaldb", contraction=0.5).contraction == 0.5
 
 
 def test_light_settings_and_drafts_import_nothing_heavy():
