@@ -6,6 +6,9 @@
 <store>/<dataset>/<version>/scores/<name>-<fingerprint>/...    artifacts of their own,
 <store>/<dataset>/<version>/verdicts/<digest>/...              added later, row-aligned
 <store>/<dataset>/latest                           the version last made, for people
+
+A drawn version (infra.drawn) has none of these files; `Dataset`, `read_samples` and `read_images`
+draw what they are asked for.
 """
 
 import contextlib
@@ -25,6 +28,7 @@ import pyarrow.parquet as pq
 
 from infra import artifacts, filesystem, samples
 from infra.artifacts import Artifact
+from infra.drawn import DrawnShard, is_drawn
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, HashingFile, join, write_whole
 from infra.samples import Sample, Tar
@@ -110,12 +114,31 @@ def part_name(shard: int) -> str:
 
 
 def read_table(url: str, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file, or some of its columns, in the order asked for."""
-    with filesystem.open_read(url) as file:
+    """A Parquet file, or some of its columns, in the order asked for.
+
+    SluiceError for the rows of a drawn version, which has no such file.
+    """
+    with _rows_of(url), filesystem.open_read(url) as file:
         # On this thread alone: one of Arrow's that lets go of a Python file while Python shuts
         # down ends the process with "terminate called".
         table = pq.ParquetFile(file).read(columns, use_threads=False)
     return table if columns is None else table.select(columns)
+
+
+@contextlib.contextmanager
+def _rows_of(url: str) -> Iterator[None]:
+    """Says so where a file is not there because its version is drawn."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        version, _, path = url.rpartition("/rows/")
+        if version and path and _drawn_shard(version, 0) is not None:
+            raise SluiceError(
+                f"{version} has no files: its samples are drawn when training reads them",
+                "make the version with files: `stored: true` beside the settings it is drawn from "
+                "(synthesize.fractals.stored)",
+            ) from error
+        raise
 
 
 def write_table(
@@ -149,11 +172,20 @@ class Dataset:
         return [int(part.name) for part in self.artifact.parts]
 
     def rows(self, shard: int, columns: list[str] | None = None) -> pa.Table:
+        if is_drawn(self.artifact):
+            fields = [ROWS.field(name) for name in columns or ROWS.names]
+            return DrawnShard(self.artifact, shard).table(pa.schema(fields))
         return read_table(self.artifact.path("rows", f"{part_name(shard)}.parquet"), columns)
 
     def samples(self, shard: int) -> Iterator[Sample]:
         """The samples of a shard in row order; rejected rows have none."""
         return read_samples(self.url, shard)
+
+
+def _drawn_shard(url: str, shard: int) -> DrawnShard | None:
+    """A shard of the version at `url` where that is a drawn one."""
+    artifact = artifacts.load(url)
+    return DrawnShard(artifact, shard) if artifact and is_drawn(artifact) else None
 
 
 def _places(url: str, shard: int) -> pa.Table:
@@ -177,13 +209,23 @@ def read_samples(url: str, shard: int, rows: pa.Table | None = None) -> Iterator
     rows: only those, where the caller has them (with `samples.COLUMNS`). Raises SluiceError for
     a tar that is gone, damaged or changed.
     """
-    rows = _places(url, shard) if rows is None else rows
+    try:
+        rows = _places(url, shard) if rows is None else rows
+    except SluiceError:
+        if (drawn := _drawn_shard(url, shard)) is None:
+            raise
+        return drawn.samples()
     return samples.read_stored(url, part_name(shard), rows)
 
 
 def read_images(url: str, shard: int, rows: Sequence[int]) -> dict[int, bytes]:
     """The images of a few rows of a shard; rows without one, or beyond the last, are left out."""
-    table = _places(url, shard)
+    try:
+        table = _places(url, shard)
+    except SluiceError:
+        if (drawn := _drawn_shard(url, shard)) is None:
+            raise
+        return {row: drawn.file(row) for row in sorted(set(rows)) if 0 <= row < drawn.rows}
     wanted = [row for row in sorted(set(rows)) if 0 <= row < table.num_rows]
     return samples.read_places(url, part_name(shard), table.take(pa.array(wanted, pa.int64())))
 

@@ -55,7 +55,8 @@ class Curriculum:
 
     def stage(self, step: int) -> Stage:
         share = step / self.settings.steps
-        return next(stage for stage in self.stages if share < stage.until)
+        # Before a run its pace may be tried for longer than it is.
+        return next((stage for stage in self.stages if share < stage.until), self.stages[-1])
 
     def weaken(self, batch: Batch, step: int) -> Batch:
         """`batch`, to be augmented as strongly as its step asks for."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from infra import artifacts
 from infra.artifacts import Artifact
+from infra.drawn import order_key
 from infra.errors import SluiceError
 from pretrain import meta
 from pretrain.columns import check_found
@@ -185,13 +186,13 @@ class Stream:
                 for (artifact, source), share in zip(found, made, strict=True)
                 if counts(source.weight)
             ),
-            key=lambda each: each[0].digest,
+            key=lambda each: (order_key(each[0]), each[0].digest),
         )
         self.mix = Mix([share for _, _, share in used], samples)
         self.names = [source.names(artifact.digest) for artifact, source, _ in used]
         self.digests = [artifact.digest for artifact, _, _ in used]
         self._readers = [
-            Reader(artifact, shuffle, (seed, "data", artifact.digest), texts, columns)
+            Reader(artifact, shuffle, (seed, "data", order_key(artifact)), texts, columns)
             for artifact, _, _ in used
         ]
         self._has_columns = bool(columns)

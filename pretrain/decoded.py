@@ -15,12 +15,25 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 
 def decode(data: bytes, canvas: int) -> tuple[np.ndarray, tuple[int, int]]:
     """RGB uint8 [canvas, canvas, 3] and the original (height, width); raises ValueError."""
+    pixels, size = _jpeg(data, canvas) or _any(data, canvas)
+    return _fitted(pixels, canvas), size
+
+
+def squeezed(pixels: np.ndarray, canvas: int) -> np.ndarray:
+    """An RGB image uint8 [height, width, 3] as `decode` gives it from a file without loss."""
+    return _fitted(_reduced(Image.fromarray(pixels), canvas), canvas)
+
+
+def _fitted(pixels: np.ndarray, canvas: int) -> np.ndarray:
     from pretrain.resample import squeeze  # PyTorch is imported when it is first needed
 
-    pixels, size = _jpeg(data, canvas) or _any(data, canvas)
-    if pixels.shape[:2] != (canvas, canvas):
-        pixels = squeeze(pixels, canvas)
-    return pixels, size
+    return pixels if pixels.shape[:2] == (canvas, canvas) else squeeze(pixels, canvas)
+
+
+def _reduced(image: Image.Image, canvas: int) -> np.ndarray:
+    """To no less than twice the canvas: what is left to do is then bounded."""
+    across, down = (max(side // (2 * canvas), 1) for side in image.size)
+    return np.asarray(image.reduce((across, down)))
 
 
 def _jpeg(data: bytes, canvas: int) -> tuple[np.ndarray, tuple[int, int]] | None:
@@ -50,9 +63,7 @@ def _any(data: bytes, canvas: int) -> tuple[np.ndarray, tuple[int, int]]:
             if not 0 < width * height <= PIXEL_LIMIT:
                 raise ValueError(f"{width} x {height} pixels")
             image.draft("RGB", (canvas, canvas))  # JPEG: decode at a reduced scale
-            # To no less than twice the canvas: what is left to do is then bounded.
-            across, down = (max(side // (2 * canvas), 1) for side in image.size)
-            return np.asarray(image.convert("RGB").reduce((across, down))), (height, width)
+            return _reduced(image.convert("RGB"), canvas), (height, width)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from error
 

@@ -1,16 +1,18 @@
 """The samples of a dataset version by their place in an endless shuffled order."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from infra.artifacts import Artifact
 from infra.dataset import Dataset, index_id, read_samples
+from infra.drawn import DrawnShard, is_drawn
 from infra.errors import SluiceError
 from pretrain.columns import ColumnsFile, find_folder
-from pretrain.decoded import decode
+from pretrain.decoded import decode, squeezed
 from pretrain.order import Order
 
 
@@ -29,19 +31,46 @@ class Place(NamedTuple):
 class Found:
     """A sample as it is stored.
 
-    id: its index id. text: its own JSON, where that was asked for. columns: its row of each of the
-    score columns that were asked for, by name, as far as its version has them.
+    id: its index id. image: its file, or what draws it. text: its own JSON, where that was asked
+    for. columns: its row of each of the score columns that were asked for, by name, as far as its
+    version has them.
     """
 
     id: int
     caption: str
-    image: bytes
+    image: bytes | Callable[[], np.ndarray]
     text: str | None = None
     columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
 
     def pixels(self, canvas: int) -> tuple[np.ndarray, tuple[int, int]]:
         """RGB uint8 [canvas, canvas, 3] and the original (height, width); raises ValueError."""
-        return decode(self.image, canvas)
+        if isinstance(self.image, bytes):
+            return decode(self.image, canvas)
+        drawn = self.image()
+        return squeezed(drawn, canvas), drawn.shape[:2]
+
+
+Columns = Mapping[str, ColumnsFile]
+
+
+class _Drawn(Sequence[Found]):
+    """The samples of a shard of a drawn version: each is made when it is asked for."""
+
+    def __init__(self, shard: DrawnShard, texts: bool, columns: Columns) -> None:
+        self._shard, self._texts, self._columns = shard, texts, columns
+
+    def __len__(self) -> int:
+        return self._shard.rows
+
+    def __getitem__(self, row: Any) -> Any:  # one at a time
+        told = self._shard.tell(row)
+        return Found(
+            index_id(self._shard.shard, row),
+            told.caption,
+            partial(self._shard.draw, row),
+            told.meta if self._texts else None,
+            {name: file[row] for name, file in self._columns.items()},
+        )
 
 
 class Reader:
@@ -59,6 +88,7 @@ class Reader:
         columns: Mapping[str, str] | None = None,
     ) -> None:
         self.url = artifact.url
+        self._drawn = artifact if is_drawn(artifact) else None
         parts = [part for part in artifact.parts if part.kept]
         self._numbers = [int(part.name) for part in parts]
         if not parts:
@@ -68,7 +98,7 @@ class Reader:
                 "loosen the rules that dropped them, or take this source out of the mix",
             )
         self.order = Order([part.kept for part in parts], shuffle, key)
-        self._shards: dict[int, list[Found]] = {}
+        self._shards: dict[int, Sequence[Found]] = {}
         self._dataset = Dataset(artifact) if texts else None
         found = {name: find_folder(artifact, folder) for name, folder in (columns or {}).items()}
         self._columns = {name: url for name, url in found.items() if url is not None}
@@ -100,9 +130,12 @@ class Reader:
         number = self._numbers[place.shard]
         return f"{version}:{number:05d}.tar" if read is None else f"{version}:{read.id:015d}"
 
-    def _read(self, shard: int) -> list[Found]:
+    def _read(self, shard: int) -> Sequence[Found]:
         """The samples of a shard; none where it is damaged, or is not what its manifest says."""
         number = self._numbers[shard]
+        if self._drawn:
+            drawn = DrawnShard(self._drawn, number)
+            return _Drawn(drawn, self._dataset is not None, self._files(number))
         try:
             samples = list(read_samples(self.url, number))
         except SluiceError:
@@ -110,7 +143,7 @@ class Reader:
         if len(samples) != int(self.order.counts[shard]):
             return []
         texts = self._dataset.rows(number, ["meta"])["meta"] if self._dataset else None
-        files = {name: ColumnsFile.read(url, number) for name, url in self._columns.items()}
+        files = self._files(number)
         return [
             Found(
                 index_id(number, sample.row),
@@ -121,3 +154,6 @@ class Reader:
             )
             for sample in samples
         ]
+
+    def _files(self, number: int) -> Columns:
+        return {name: ColumnsFile.read(url, number) for name, url in self._columns.items()}

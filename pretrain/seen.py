@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from infra import artifacts, filesystem
 from infra.dataset import Dataset, index_id
+from infra.drawn import order_key
 from infra.errors import SluiceError
 from infra.filesystem import join
 from pretrain.data import KNOWN, open_source
@@ -47,7 +48,7 @@ def seen(url: str) -> Iterator[pa.Table]:
             )
         source = open_source(found[0].rsplit("/", 1)[0])
         position = int(told["state"]["positions"][number])
-        key = (told["seed"], "data", digest)
+        key = (told["seed"], "data", order_key(source))
         yield from _of_source(source, position, told["shuffle"], key, told["state"]["bad"])
 
 

@@ -1,71 +1,106 @@
-"""The fractal dataset: a draft, its items, and the work that writes one shard.
+"""Fractals as a source: the drawer that training asks, and the dataset version.
 
-Images are numbered across systems first, so every shard holds every system and a reader that
-takes shards in order sees all classes from the start.
+Images are numbered across systems first, so every shard holds every system, as far as it reaches,
+and a reader that takes shards in order sees all classes from the start.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from curation.synthetic.drawn import DrawnWork, drawn_draft, drawn_items
 from curation.synthetic.settings import FractalSettings
-from infra.artifacts import Part, Spec
-from infra.dataset import ShardWriter, make_uid, part_name
-from infra.filesystem import join
+from infra.digests import digest
+from infra.drawn import Classes, Told
 from infra.stage import Draft, Item
 
 DATASET = "fractals"
-CODE = 2  # raise when the same settings give other pixels
+CODE = 4  # raise when the same settings give other pixels
+HOW = {"stored", "format", "rows_per_shard"}  # settings that no pixel depends on
+
+
+class Fractals:
+    """Draws the images of `settings`, see `infra.drawn.Drawer`.
+
+    A class is a system. Where images show several (`objects`), they have a list of them.
+    """
+
+    code = CODE
+
+    def __init__(self, settings: FractalSettings) -> None:
+        self.settings = settings
+        # How many there are changes no image, but for the systems that scenes choose among.
+        free = {"instances"} | ({"systems"} if settings.objects is None else set())
+        shown = settings.model_dump(mode="json", exclude=HOW | free)
+        self._name = digest([CODE, shown])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.settings.size, self.settings.size
+
+    @cached_property
+    def classes(self) -> Classes:
+        several = self.settings.objects is not None
+        names = [str(system) for system in range(self.settings.systems)]
+        return Classes("labels" if several else "system", several, names)
+
+    def tell(self, number: int) -> Told:
+        if self.settings.objects is None:
+            instance, system = divmod(number, self.settings.systems)
+            source = f"{DATASET}/{system}/{instance}"
+            caption, fields = f"a fractal of system {system}", {"system": system}
+        else:
+            from curation.synthetic.scene import shown  # compiles: only where it is used
+
+            systems = [str(system) for system in shown(self.settings, number)]
+            source = f"{DATASET}/scene/{number}"
+            caption, fields = f"fractals of systems {', '.join(systems)}", {"labels": systems}
+        uid = hashlib.sha256(f"{self._name}/{source}".encode()).hexdigest()[:32]
+        return Told(uid, caption, json.dumps(fields), source)
+
+    def draw(self, number: int) -> npt.NDArray[np.uint8]:
+        if self.settings.objects is None:
+            from curation.synthetic.render import draw
+
+            instance, system = divmod(number, self.settings.systems)
+            return draw(self.settings, system, instance)
+        from curation.synthetic.scene import draw_scene
+
+        return draw_scene(self.settings, number)[0]
+
+    def encode(self, pixels: npt.NDArray[np.uint8], form: str) -> bytes:
+        from curation.synthetic.render import encode
+
+        return encode(pixels, form)
+
+
+def drawer(settings: Mapping[str, Any]) -> Fractals:
+    """What the entry point names."""
+    return Fractals(FractalSettings.model_validate(dict(settings)))
+
+
+def own_settings(settings: FractalSettings) -> dict[str, Any]:
+    """The settings that decide which images there are."""
+    return settings.model_dump(mode="json", exclude=HOW)
 
 
 def fractals_draft(store: str, settings: FractalSettings) -> Draft:
     """The dataset version that `settings` stand for; it has no parents."""
-    spec = Spec("dataset", "fractals", settings.model_dump(mode="json"), code=CODE)
-    return Draft(join(store, DATASET, spec.digest), spec)
+    form = settings.format if settings.stored else None
+    return drawn_draft(store, DATASET, own_settings(settings), settings.shard_rows, form)
 
 
 def fractal_items(settings: FractalSettings) -> list[Item]:
-    """One item a shard; its value is the shard's number."""
-    shards = -(-settings.total // settings.rows_per_shard)
-    return [Item(part_name(shard), shard) for shard in range(shards)]
+    """One item a shard."""
+    return drawn_items(settings.total, settings.shard_rows)
 
 
-@dataclass(frozen=True)
-class FractalsWork:
-    """Draws and writes one shard of the fractal dataset at `url`."""
-
-    url: str
-    settings: FractalSettings
-
-    def __call__(self, shard: int, todo: list[str]) -> dict[str, Part]:
-        first = shard * self.settings.rows_per_shard
-        last = min(first + self.settings.rows_per_shard, self.settings.total)
-        with ShardWriter(self.url, shard) as writer:
-            for number in range(first, last):
-                writer.add(*self.sample(shard, number - first, number))
-        count = last - first
-        part = Part(part_name(shard), tuple(writer.files), rows=count, kept=count)
-        return dict.fromkeys(todo, part)
-
-    def sample(self, shard: int, row: int, number: int) -> tuple[dict[str, Any], bytes]:
-        """The row (schema ROWS) and the image file of image `number` of the dataset."""
-        from curation.synthetic.render import draw, encode  # compiles: only where it is used
-
-        instance, system = divmod(number, self.settings.systems)
-        image = encode(draw(self.settings, system, instance), self.settings.format)
-        caption = f"a fractal of system {system}"
-        values = {
-            "uid": make_uid(None, None, image),
-            "shard": shard,
-            "row": row,
-            "status": "ok",
-            "source": f"{DATASET}/{system}/{instance}",
-            "caption": caption,
-            "sha256": hashlib.sha256(image).hexdigest(),
-            "format": self.settings.format,
-            "width": self.settings.size,
-            "height": self.settings.size,
-            "meta": json.dumps({"system": system}),
-        }
-        return values, image
+def fractals_work(url: str, settings: FractalSettings) -> DrawnWork:
+    """Makes the shards of the version at `url`."""
+    form = settings.format if settings.stored else None
+    return DrawnWork(url, DATASET, own_settings(settings), form)

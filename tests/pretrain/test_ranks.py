@@ -70,10 +70,13 @@ def batches_of(lines: Sequence[str]) -> tuple[list[list[Any]], dict[str, Any]]:
 
 @pytest.mark.slow
 def test_four_two_and_four_processes_read_the_samples_that_one_reads(
-    pairs: str, greys: str
+    pairs: str, greys: str, fractals: str
 ) -> None:
-    """One of the samples is damaged: all skip it, and its place goes to the next of the mix."""
-    sources = [(pairs, 0.7), (greys, 0.3)]
+    """One of the samples is damaged: all skip it, and its place goes to the next of the mix.
+
+    A third of them have no files: they are drawn.
+    """
+    sources = [(pairs, 0.4), (greys, 0.25), (fractals, 0.35)]
     found: list[list[Any]] = []
     state: dict[str, Any] | None = None
     for count, steps in ((4, 3), (2, 6), (4, 3)):
