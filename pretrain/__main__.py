@@ -7,22 +7,26 @@ import contextlib
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from cyclopts import Parameter
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from infra import artifacts
 from infra.command import command_line, run_command
 from infra.dataset import open_dataset
 from infra.errors import SluiceError
 from infra.progress import display
+from infra.runner import make_runner
 from infra.stage import Draft
 from pretrain.data import Source
 from pretrain.mix import Weight
 from pretrain.run import job_of, run_draft
 from pretrain.settings import TrainSettings
+from pretrain.told_classes import with_classes
+
+Kind = TypeVar("Kind", bound=BaseModel)
 
 app = command_line("python -m pretrain", "Training runs on dataset versions.")
 
@@ -58,8 +62,7 @@ def train(
     store
         Where versions and runs live; without it SLUICE_STORE, else `store/` here.
     """
-    chosen = _settings(settings)
-    draft, sources = _draft(name, chosen, source, store)
+    draft, chosen, sources = _draft(name, _settings(settings), source, store)
     _train(draft, chosen, sources)
 
 
@@ -74,8 +77,9 @@ def preflight(
 ) -> None:
     """Tell what a run will take before it starts: memory, the loader's pace and the model's, hours.
 
-    Real batches and real steps on this machine, for a few seconds; nothing is written. Once the
-    run has been made, the same words tell what it took beside what was expected.
+    Real batches and real steps on this machine, for a few seconds, and with `evaluate_every` one
+    whole evaluation; nothing is written. Once the run has been made, the same words tell what it
+    took beside what was expected.
 
     Example:
 
@@ -101,13 +105,64 @@ def preflight(
         To measure each of loader, views, model, and all together.
     """
     from pretrain.clock import Spent
+    from pretrain.online import took
     from pretrain.preflight import preflight as forecast
     from pretrain.preflight import words
 
-    chosen = _settings(settings)
-    draft, sources = _draft(name, chosen, source, store)
-    for line in words(forecast(chosen, sources, seconds), Spent.load(draft.url)):
+    draft, chosen, sources = _draft(name, _settings(settings), source, store)
+    told = forecast(job_of(draft, sources, chosen).settings, sources, seconds)
+    for line in words(told, Spent.load(draft.url), took(draft.url)):
         print(line)
+
+
+@app.command
+def reinforce(
+    name: str,
+    *,
+    settings: Path,
+    source: str,
+    store: Annotated[str | None, Parameter(name="--store")] = None,
+    executor: Literal["local", "ray", "inline"] = "local",
+    workers: int = 0,
+) -> None:
+    """Ask a teacher about stored views of a dataset's samples, once; killed, it goes on.
+
+    Its outputs become score columns of the version, STORE/DATASET/VERSION/scores/NAME-DIGEST, which
+    the objectives teacher_records and label_maps learn from.
+
+    Example:
+
+        python -m pretrain reinforce teacher --settings reinforce.yaml --source curated
+
+    Parameters
+    ----------
+    name
+        Of the columns.
+    settings
+        A YAML file of the fields of ReinforceSettings: teachers, output, views, top, ...
+    source
+        NAME or NAME@VERSION of a dataset.
+    store
+        Where versions and runs live; without it SLUICE_STORE, else `store/` here.
+    executor
+        local: processes on this machine; ray; or inline, this process.
+    workers
+        As many at a time; 0: one a processor.
+    """
+    from infra.stage import run_stage
+    from pretrain import reinforce as made
+    from pretrain.reinforce_settings import ReinforceSettings
+
+    chosen = _read(settings, ReinforceSettings)
+    version = open_dataset(_store(store), source)
+    draft = made.reinforce_draft(version.url, version.artifact.digest, name, chosen)
+    items = made.reinforce_items(version.url, chosen)
+    work = made.ReinforceWork(draft.url, version.url, chosen)
+    with display() as shown, make_runner(executor, workers) as runner:
+        stage = run_stage(
+            f"reinforce {name}", {"": draft}, items, work, runner, shown, work.figures, gpu=True
+        )
+    print(f"{draft.url.rpartition('/')[2]}: {made.words(stage[''])}")
 
 
 @app.command
@@ -178,23 +233,34 @@ def compare(*evaluations: str, to: str) -> None:
 
 
 def _settings(path: Path) -> TrainSettings:
+    return _read(path, TrainSettings)
+
+
+def _read(path: Path, kind: type[Kind]) -> Kind:
+    """Settings of some kind from a YAML file."""
     try:
         value: Any = yaml.safe_load(path.read_text())
-        return TrainSettings.model_validate(value)
+        return kind.model_validate(value)
     except (OSError, yaml.YAMLError, ValidationError) as error:
         raise SluiceError(f"{path}: {error}", "see pretrain/README.md for the fields") from error
 
 
+def _store(given: str | None) -> str:
+    return given or os.environ.get("SLUICE_STORE") or "store"
+
+
 def _draft(
     name: str, settings: TrainSettings, source: list[str], store: str | None
-) -> tuple[Draft, list[Source]]:
-    """The run to be, and its sources."""
-    place = store or os.environ.get("SLUICE_STORE") or "store"
+) -> tuple[Draft, TrainSettings, list[Source]]:
+    """The run to be, its settings with the classes that a source tells, and its sources."""
+    place = _store(store)
     mix = dict(_share(each) for each in source)
     versions = {each: open_dataset(place, each) for each in mix}
     digests = {each: version.artifact.digest for each, version in versions.items()}
+    made = {each: version.artifact.settings for each, version in versions.items()}
+    settings = with_classes(settings, made)
     draft = run_draft(place, name, settings, digests, mix)
-    return draft, [Source(versions[each].url, share, each) for each, share in mix.items()]
+    return draft, settings, [Source(versions[each].url, share, each) for each, share in mix.items()]
 
 
 def _share(text: str) -> tuple[str, Weight]:

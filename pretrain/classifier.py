@@ -16,7 +16,7 @@ from pretrain.backbones import (
     to_bytes,
 )
 from pretrain.data import Batch
-from pretrain.labels import Labelled, dense
+from pretrain.labels import Labelled, Taught, dense
 from pretrain.objectives.base import Objective
 from pretrain.settings import TrainSettings
 
@@ -69,6 +69,12 @@ def targets(options: Labelled, batch: Batch, device: torch.device) -> Tensor:
     """The samples' shares of classes, float32 [batch, classes]."""
     rows = [options.read(fields) for fields in batch.meta]
     return torch.tensor(dense(rows, len(options.classes)), device=device)
+
+
+def with_labels(given: Tensor, options: Taught, batch: Batch) -> Tensor:
+    """What a teacher gave [batch, classes], mixed with the samples' own labels where asked for."""
+    share = options.label_share
+    return (1 - share) * given + share * targets(options, batch, given.device) if share else given
 
 
 def build_classifier(settings: TrainSettings, **training: Any) -> TimmEncoder:

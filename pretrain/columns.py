@@ -9,9 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from infra import artifacts
+from infra import artifacts, filesystem
 from infra.artifacts import Artifact
 from infra.dataset import part_name, read_table
 from infra.errors import SluiceError
@@ -56,11 +57,25 @@ def check_found(asked: Mapping[str, str], found: Sequence[Collection[str]]) -> N
             )
 
 
+def check_text(url: str, column: str) -> None:
+    """SluiceError where the score columns at `url` have none of text by this name."""
+    parts = filesystem.list_files(join(url, "columns", "*.parquet"))
+    if not parts:
+        return
+    kinds = {field.name: field.type for field in read_table(parts[0]).schema}
+    if not pa.types.is_string(kinds.get(column, pa.null())):
+        raise SluiceError(
+            f"{url} has no column {column!r} of text, but {', '.join(sorted(kinds))}",
+            "name columns of captions, such as those of the score kind `caption`",
+        )
+
+
 @dataclass(frozen=True)
 class ColumnsFile:
     """The columns of one shard; a row is a mapping of their names to its values.
 
-    Lists of one length without nulls are NumPy arrays, all other values plain Python.
+    Lists of one length without nulls are NumPy arrays, all other values plain Python; a row that
+    has none is None.
     """
 
     columns: Mapping[str, Sequence[Any]]
@@ -82,13 +97,20 @@ class ColumnsFile:
 
 
 def _values(column: pa.ChunkedArray) -> Sequence[Any]:
-    shape: list[int] = [len(column)]
+    """The values of a column; of lists of one length an array a row, None where there is none."""
     array = column.combine_chunks()
+    missing = np.asarray(array.is_null()) if array.null_count else None
+    array = array.drop_null()
+    shape: list[int] = []
     while pa.types.is_fixed_size_list(array.type) and not array.null_count:
         shape.append(array.type.list_size)
         array = array.flatten()
     kind = array.type
     plain = pa.types.is_floating(kind) or pa.types.is_integer(kind)
-    if len(shape) == 1 or array.null_count or not plain:
+    if not shape or array.null_count or not plain:
         return column.to_pylist()
-    return array.to_numpy(zero_copy_only=False).reshape(shape)  # type: ignore[return-value]
+    given = array.to_numpy(zero_copy_only=False).reshape(-1, *shape)
+    if missing is None:
+        return given  # type: ignore[return-value]
+    rows = iter(given)
+    return [None if gone else next(rows) for gone in missing]

@@ -62,6 +62,13 @@ class Options(Settings):
         """The names of the score columns it reads (`TrainSettings.columns`); none by default."""
         return frozenset()
 
+    def check_columns(self, name: str, url: str, made: Mapping[str, Any]) -> None:
+        """SluiceError where the score columns at `url`, read as `name`, are not for these options.
+
+        made: what their manifest says of the whole (`extra`). Asked before a run starts.
+        """
+        return None
+
     def unusable(self, fields: Mapping[str, Any], names: Collection[str] = ()) -> str | None:
         """Why a sample with these fields (`Batch.meta`) cannot be learnt from; None where it can.
 

@@ -1,4 +1,4 @@
-"""What the samples' own JSON teaches: classes, sets of classes, a teacher's records. Light.
+"""What is learnt of samples: classes, sets of classes, the outputs of a teacher. Light.
 
 An objective's options read it and say of a sample that has nothing to learn from why
 (`Options.unusable`): the stream then skips, counts and names it.
@@ -6,16 +6,14 @@ An objective's options read it and say of a sample that has nothing to learn fro
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
+from infra.errors import SluiceError
 from pretrain.declare import Options
 from pretrain.meta import label
-
-SLACK = 1e-3  # of probabilities and boxes, which are stored with few digits
 
 
 @lru_cache(maxsize=8)
@@ -100,66 +98,48 @@ def dense(rows: Sequence[Mapping[int, float]], width: int) -> list[list[float]]:
     return [[row.get(place, 0.0) for place in range(width)] for row in rows]
 
 
-@dataclass(frozen=True)
-class Record:
-    """What a teacher gave for one view of an image.
-
-    shares: probabilities by class, of the likeliest alone. box: the crop as y0, x0, y1, x1 in
-    shares of the image; mirrored. None: the teacher saw the whole, any crop may stand for it.
-    """
-
-    shares: Mapping[int, float]
-    box: tuple[float, ...] | None
-    flip: bool | None
-
-
-def read_records(value: Any, classes: int) -> Sequence[Record]:
-    """The records of a sample, one or a list; raises ValueError where one is not whole."""
-    found = value if isinstance(value, list) else [value]
-    if not found or None in found:
-        raise ValueError("it has no record of a teacher")
-    return [_record(each, classes) for each in found]
-
-
-def _record(value: Any, classes: int) -> Record:
-    if not isinstance(value, dict):
-        raise ValueError("a teacher's record is no object")
-    places, shares = value.get("classes"), value.get("probabilities")
-    if not isinstance(places, list) or not isinstance(shares, list) or not places:
-        raise ValueError("a teacher's record lacks classes or probabilities")
-    if len(places) != len(shares) or len(set(map(str, places))) < len(places):
-        raise ValueError("a teacher's record has not one probability for each class")
-    for place in places:
-        if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < classes:
-            raise ValueError(f"a teacher's record has class {place!r}, of {classes} classes")
-    kept = [number(share) for share in shares]
-    if not 0 < sum(kept) <= 1 + SLACK:
-        raise ValueError(f"the probabilities of a teacher's record sum to {sum(kept)}")
-    flip = value.get("flip")
-    return Record(
-        dict(zip(places, kept, strict=True)),
-        _box(value.get("box")),
-        None if flip is None else bool(flip),
+def check_same(ours: Sequence[str], what: str, theirs: Sequence[str], whose: str) -> None:
+    """SluiceError, with names of both, unless two lists of classes are the same in order."""
+    if list(ours) == list(theirs):
+        return
+    only = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))
+    differ = [
+        f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''} only of {side}"
+        for names, side in zip(only, (what, whose), strict=True)
+        if names
+    ]
+    raise SluiceError(
+        f"the classes of {what} ({len(ours)}) and of {whose} ({len(theirs)}) differ: "
+        f"{'; '.join(differ) or 'they are the same in another order'}",
+        "the number of a class must mean the same to both: give both one list of classes",
     )
 
 
-def _box(value: Any) -> tuple[float, ...] | None:
-    if value is None:
-        return None
-    box = tuple(number(edge) for edge in value) if isinstance(value, list) else ()
-    if len(box) != 4 or not (box[0] < box[2] <= 1 + SLACK and box[1] < box[3] <= 1 + SLACK):
-        raise ValueError(f"the box of a teacher's record is {value}, not y0, x0, y1, x1 in 0..1")
-    return box
+class Taught(Labelled):
+    """Options of an objective that learns from a teacher's stored outputs."""
 
+    teacher: str = Field("teacher", description="the score columns with the teacher's outputs")
+    classes: tuple[str, ...] = Field(
+        (), description="names of all classes, the teacher's, in order"
+    )
+    label_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the samples' own labels in what is learnt; none as published",
+    )
 
-def densify(shares: Mapping[int, float], classes: int, spread: bool) -> list[float]:
-    """Probabilities of all classes from those of a few: [classes], summing to 1.
+    # Of its columns, the one beside `classes`, and the dimensions of both.
+    VALUES: ClassVar[tuple[str, int]]
 
-    spread: what the few leave goes to all others evenly; else it is dropped, and the few are
-    scaled to sum to 1. They are probabilities already: a softmax over them would flatten them.
-    """
-    kept = sum(shares.values())
-    left = max(1 - kept, 0.0) if spread and len(shares) < classes else 0.0
-    other = left / (classes - len(shares)) if left else 0.0
-    scale = 1 / (kept + left)
-    return [shares.get(place, other) * scale for place in range(classes)]
+    def reads(self) -> frozenset[str]:
+        return frozenset({self.teacher})
+
+    def check_columns(self, name: str, url: str, made: Mapping[str, Any]) -> None:
+        check_same(self.classes, "options.classes", made.get("classes") or (), url)
+
+    def unusable(self, fields: Mapping[str, Any], names: Collection[str] = ()) -> str | None:
+        from pretrain.outputs import fault  # NumPy
+
+        wrong = fault(fields.get(self.teacher), *self.VALUES, len(self.classes))
+        return wrong or (super().unusable(fields, names) if self.label_share else None)

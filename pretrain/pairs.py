@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -12,7 +13,7 @@ from pretrain import views
 from pretrain.backbones import ClipParts, clip_files
 from pretrain.data import Batch
 from pretrain.objectives.base import Objective
-from pretrain.pair_options import NestedOptions, PairOptions
+from pretrain.pair_options import ORIGINAL, NestedOptions, PairOptions
 from pretrain.settings import TrainSettings
 from pretrain.texts import Tokens, encode_text, reads_on, shortened, unit_text
 
@@ -27,6 +28,7 @@ class Pairs(Objective):
         super().__init__(settings)
         assert isinstance(settings.options, PairOptions)
         self._shown = settings.options
+        self._mix = settings.options.mix()
         self.model = parts.model
         self.parts = parts
         self.tokenize = Tokens(parts.tokenizer)
@@ -34,13 +36,44 @@ class Pairs(Objective):
 
     def views(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         images = self.shown(batch, device, self.settings.image_size)
-        tokens = self.tokenize(batch.captions)
+        tokens = self.tokenize(self.captions(batch))
         if self._shown.drop_tokens:
             drawn = views.uniforms(self.key("token"), batch.places, tokens.shape[1])
             tokens = views.drop_tokens(tokens, drawn, self._shown.drop_tokens)
-        return {
+        found: dict[str, Any] = {
             "images": views.normalize(images, self.parts.mean, self.parts.std),
             "tokens": self.fitted(tokens, self.parts.model).to(device),
+        }
+        if self._mix:
+            kinds = [[*self._mix].index(kind) for _, kind in self._read(batch)]
+            found["read"] = torch.tensor(kinds).to(device)
+        return found
+
+    def captions(self, batch: Batch) -> list[str]:
+        """The caption of the kind that a sample's place draws, by `options.captions`.
+
+        Its own where it has none of that kind.
+        """
+        return [text for text, _ in self._read(batch)] if self._mix else batch.captions
+
+    def _read(self, batch: Batch) -> list[tuple[str, str]]:
+        """The caption that is read of each sample, and its kind."""
+        names, bounds = list(self._mix), np.cumsum(list(self._mix.values()))
+        numbers = views.uniforms(self.key("caption"), batch.places, 1)[:, 0] * bounds[-1]
+        drawn = np.searchsorted(bounds[:-1], numbers, side="right")
+        read: list[tuple[str, str]] = []
+        for row, own in enumerate(batch.captions):
+            kind = names[drawn[row]]
+            columns = batch.columns[row] if batch.columns else {}
+            text = columns.get(kind, {}).get("caption")
+            read.append((text, kind) if text else (own, ORIGINAL))
+        return read
+
+    def told(self, views: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Figures: of each kind of caption in the mix the share of those that were read."""
+        return {
+            f"read_{kind}": (views["read"] == number).float().mean()
+            for number, kind in enumerate(self._mix)
         }
 
     def fitted(self, tokens: Tensor, model: nn.Module) -> Tensor:

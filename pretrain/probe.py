@@ -12,8 +12,9 @@ import timm
 import torch
 from pydantic import ValidationError
 
+from indexes import outside
 from infra.errors import SluiceError
-from pretrain import capabilities, objectives, options, outside
+from pretrain import capabilities, objectives, options
 from pretrain.backbones import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -29,8 +30,18 @@ from pretrain.settings import TrainSettings
 USUAL = 224  # pixels that a model is made for which says nothing
 BATCH = 2  # or what an objective needs at least
 CLASSES = ("a", "b")
-RECORD = {"classes": [0, 1], "probabilities": [0.6, 0.4], "box": [0, 0, 1, 1]}
-FIELDS = {"labels": ["a"], "teacher": [RECORD]}  # of every sample of the batch
+FIELDS = {"labels": ["a"]}  # of every sample of the batch
+RECORD = {
+    "classes": np.asarray([[0, 1]], np.uint16),
+    "probabilities": np.asarray([[0.6, 0.4]], np.float16),
+    "box": np.asarray([[0, 0, 65535, 65535]], np.uint16),
+    "flip": np.zeros(1, np.uint8),
+}
+MAP = {
+    "classes": np.zeros((2, 2, 1), np.uint16),
+    "scores": np.ones((2, 2, 1), np.float16),
+}
+COLUMNS = {"teacher": RECORD, "label_map": MAP}  # likewise
 Outcome = Literal["yes", "no", "size", "fails"]
 
 
@@ -145,4 +156,5 @@ def _noise(settings: TrainSettings) -> Batch:
         places=np.arange(count),
         state={},
         texts=[json.dumps({"concept": concept, **FIELDS}) for concept in concepts],
+        columns=[COLUMNS] * count,
     )

@@ -1,7 +1,7 @@
 """A training run as an artifact: its draft, and the way from draft to committed run."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from infra.errors import SluiceError
 from infra.filesystem import join
 from infra.progress import Display
 from infra.stage import Draft
-from pretrain.columns import check_given
+from pretrain.columns import check_given, find_folder
 from pretrain.data import Source, open_source
 from pretrain.evaluate.sources import locate
 from pretrain.job import WORK, Job
@@ -135,12 +135,27 @@ def train(
 
 
 def job_of(draft: Draft, sources: Sequence[Source], settings: TrainSettings) -> Job:
-    """The run to do. SluiceError where the samples it is asked about meanwhile are not there."""
+    """The run to do. SluiceError where the samples it is asked about meanwhile are not there.
+
+    Or where score columns of its sources are not for its options.
+    """
+    for name, url in columns_of(sources, settings.columns):
+        found = artifacts.load(url)
+        if found is not None:
+            settings.options.check_columns(name, url, found.manifest["extra"])
     if settings.evaluate_every:
         store = draft.url.rstrip("/").rsplit("/", 3)[0]
         found = {field: locate(name, store) for field, name in settings.evaluate.places.items()}
         settings = settings.model_copy(update={"evaluate": settings.evaluate.placed(found)})
     return Job(draft.url, draft.spec.digest, settings, tuple(sources))
+
+
+def columns_of(sources: Sequence[Source], columns: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """(name, URL) of the score columns that the sources have of those asked for."""
+    for source in sources:
+        for name, folder in columns.items():
+            if url := find_folder(open_source(source.url), folder):
+                yield name, url
 
 
 def _launch(

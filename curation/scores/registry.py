@@ -6,10 +6,12 @@ from typing import Any
 import pyarrow as pa
 
 from curation.score import Scorer
-from curation.scores.clip import ClipScorer
+from curation.scores.caption import CaptionScorer
+from curation.scores.clip import ClipScorer, best_precision
 from curation.scores.clusters import ClustersScorer
 from curation.scores.concepts import ConceptsScorer
 from curation.scores.descriptor import DescriptorScorer
+from curation.scores.detector import DetectorScorer
 from curation.scores.fooling import FoolingScorer
 from curation.scores.generated import GeneratedScorer
 from curation.scores.hash import HashScorer
@@ -21,8 +23,10 @@ from curation.scores.outlier import OutlierScorer
 from curation.scores.patches import PatchesScorer
 from curation.scores.reference import Given, Reference
 from curation.scores.settings import (
+    CaptionSettings,
     ClustersSettings,
     ConceptsSettings,
+    DetectorSettings,
     FoolingSettings,
     GeneratedSettings,
     HeadSettings,
@@ -89,6 +93,24 @@ def chosen_scorer(name: str, settings: ScoreSettings, given: Given) -> Scorer:
             return GeneratedScorer(name)
         case PatchesSettings():
             return PatchesScorer(name, given.clip)
+        case DetectorSettings(model=model, label=label):
+            return DetectorScorer(name, model, label)
+        case CaptionSettings():
+            return _caption(name, settings)
+
+
+def _caption(name: str, settings: CaptionSettings) -> CaptionScorer:
+    chosen = settings.precision
+    return CaptionScorer(
+        name,
+        settings.model,
+        settings.prompt,
+        settings.max_tokens,
+        settings.beams,
+        settings.temperature,
+        settings.seed,
+        best_precision() if chosen == "auto" else chosen,
+    )
 
 
 def _head(name: str, settings: HeadSettings, clip: ClipScorer) -> HeadScorer:

@@ -36,7 +36,7 @@ class _Settings(BaseModel):
 
     @property
     def runs_network(self) -> bool:
-        """Whether this score runs the model of `filter`, on a GPU where there is one."""
+        """Whether this score runs a network of some size, on a GPU where there is one."""
         return False
 
 
@@ -162,15 +162,67 @@ class PatchesSettings(_Settings):
         return True
 
 
+class DetectorSettings(_Settings):
+    """Whether an object detector finds the class that a row names; reads the images anew."""
+
+    kind: Literal["detector"]
+    model: str = Field(
+        min_length=1, description="object-detection model of transformers: folder or hf-hub:NAME"
+    )
+    label: str = Field("concept", min_length=1, description="field of a row's meta: its class")
+
+    @property
+    def runs_network(self) -> bool:
+        return True
+
+
+class CaptionSettings(_Settings):
+    """A caption that an image-to-text model writes; reads the images anew."""
+
+    kind: Literal["caption"]
+    model: str = Field(
+        min_length=1, description="image-to-text model of transformers: folder or hf-hub:NAME"
+    )
+    prompt: str = Field(
+        "",
+        max_length=2000,
+        description="what the model goes on from, or is told to do if it was made for talks; no "
+        "part of the caption",
+    )
+    max_tokens: int = Field(48, ge=1, le=512, description="of a caption, at most")
+    beams: int = Field(1, ge=1, le=16, description="of a beam search; 1: the likeliest next token")
+    temperature: float = Field(
+        0.0, ge=0, le=10, description="above 0 tokens are drawn, by a number of their own each time"
+    )
+    seed: int = Field(0, ge=0, description="of what is drawn")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="of the network; auto: bfloat16 where the machine that plans the run has a GPU "
+        "with it, else float32",
+    )
+
+    @property
+    def runs_network(self) -> bool:
+        return True
+
+    @model_validator(mode="after")
+    def _one_search(self) -> "CaptionSettings":
+        if self.beams > 1 and self.temperature:
+            raise ValueError("beams search for the likeliest caption, temperature draws one")
+        return self
+
+
+# Of these a sample alone is asked, and no embedding.
+SampleScoreSettings = (
+    WordsSettings | GeneratedSettings | PatchesSettings | DetectorSettings | CaptionSettings
+)
 ScoreSettings = Annotated[
     HeadSettings
-    | WordsSettings
     | ClustersSettings
     | ConceptsSettings
     | OutlierSettings
     | FoolingSettings
     | LabelsSettings
-    | GeneratedSettings
-    | PatchesSettings,
+    | SampleScoreSettings,
     Field(discriminator="kind"),
 ]

@@ -98,6 +98,7 @@ class AlbefItc(Pairs):
             "logit_scale": scale.detach(),
             "accuracy": right.float().mean(),
             "alpha": torch.tensor(alpha, device=image.device),
+            **self.told(views),
         }
 
     def alpha(self, progress: float) -> float:

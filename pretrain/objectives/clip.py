@@ -89,7 +89,7 @@ class Clip(Pairs, Comparing):
     def views(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         captions = None
         if self.options.same_caption == "positive":
-            captions = caption_keys(batch.captions).to(device)
+            captions = caption_keys(self.captions(batch)).to(device)
         return {**super().views(batch, device), "captions": captions}
 
     def similar(self, embeddings: list[tuple[Tensor, Tensor]]) -> list[Similarities]:
@@ -108,6 +108,7 @@ class Clip(Pairs, Comparing):
         loss, figures = self.mean([contrast(each, same) for each in found])
         right = found[-1].images.argmax(1) == own
         scale = self.model.logit_scale.detach().exp()
+        figures |= self.told(views)
         return loss, {"logit_scale": scale, "accuracy": right.float().mean(), **figures}
 
     def compare(

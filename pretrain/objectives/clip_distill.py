@@ -48,7 +48,7 @@ class ClipDistill(Clip):
 
     def views(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         images = self.shown(batch, device, self._shows.size[0])
-        tokens = self._reads(batch.captions)
+        tokens = self._reads(self.captions(batch))
         return {
             **super().views(batch, device),
             "teacher_images": views.normalize(images, self._shows.mean, self._shows.std),

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from infra.errors import SluiceError
+from pretrain import replay
 from pretrain.augment import Recipe, augment
 from pretrain.backbones import IMAGENET_MEAN, IMAGENET_STD, TimmEncoder, build_encoder
 from pretrain.classifier import output_width, targets
@@ -45,33 +47,48 @@ class FeatureDistill(Objective):
     sums: Tensor
 
     def __init__(
-        self, settings: TrainSettings, encoder: TimmEncoder, teacher: ImageTeacher
+        self, settings: TrainSettings, encoder: TimmEncoder, teacher: ImageTeacher | None
     ) -> None:
         super().__init__(settings)
         assert isinstance(settings.options, FeatureDistillOptions)
         self.options = settings.options
         self.encoder = encoder
         self.model = encoder.model
-        self.projector = nn.Linear(output_width(self.model), teacher.width)
+        width = teacher.width if teacher else self.options.width or 0
+        self.projector = nn.Linear(output_width(self.model), width)
         self.teacher = teacher
-        self.register_buffer("sums", torch.zeros(len(self.options.classes), teacher.width))
+        self.register_buffer("sums", torch.zeros(len(self.options.classes), width))
 
     def views(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         options, size = self.options, self.settings.image_size
-        recipe = Recipe(options.crop_scale, options.flip, options.jitter)
-        same = replace(recipe, mean=self.teacher.mean, std=self.teacher.std)
-        found = {
-            "student": augment(batch, device, self.key("view"), size, recipe),
-            "teacher": augment(batch, device, self.key("view"), self.teacher.size, same),
-        }
+        if self.teacher is None:
+            found = self._stored(batch, device)
+        else:
+            recipe = Recipe(options.crop_scale, options.flip, options.jitter)
+            same = replace(recipe, mean=self.teacher.mean, std=self.teacher.std)
+            found = {
+                "student": augment(batch, device, self.key("view"), size, recipe),
+                "teacher": augment(batch, device, self.key("view"), self.teacher.size, same),
+            }
         if options.direction == "class":
             found["target"] = targets(options, batch, device)
         return found
 
+    def _stored(self, batch: Batch, device: torch.device) -> dict[str, Any]:
+        """Views that were stored, and what the teacher gave for each."""
+        stored = replay.pick(batch, self.options.stored or "", self.key("record"))
+        pixels, size = torch.from_numpy(batch.images).to(device), self.settings.image_size
+        images = replay.render(pixels, stored, size, IMAGENET_MEAN, IMAGENET_STD)
+        vectors = torch.from_numpy(stored["vectors"].astype(np.float32))
+        return {"student": images, "vectors": vectors.to(device)}
+
     def forward(
         self, views: Mapping[str, Any], progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        teacher = self.teacher(views["teacher"]).float()
+        if self.teacher is None:
+            teacher = views["vectors"]
+        else:
+            teacher = self.teacher(views["teacher"]).float()
         student = self.projector(self.model(views["student"])).float()
         with exact(student.device):
             directions = functional.normalize(self._means(teacher, views.get("target")), dim=1)
@@ -99,15 +116,17 @@ def figures(student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
 def build(settings: TrainSettings) -> FeatureDistill:
     options = settings.options
     assert isinstance(options, FeatureDistillOptions)
-    if options.teacher is None:
+    if options.teacher is None and options.stored is None:
         raise SluiceError(
             "feature_distill learns from a teacher, and options.teacher names none",
-            "give a finished run's folder, or timm:<name>",
+            "give a finished run's folder, or timm:<name>; or options.stored, columns with vectors",
         )
     if options.direction == "class" and not options.classes:
         raise SluiceError(
             "the directions are to be those of classes, and options.classes names none",
             f"list the values of the field {options.label!r} there, or set direction to image",
         )
-    teacher = image_teacher(options.teacher, options.teacher_kwargs, settings.image_size)
+    teacher = None
+    if options.teacher is not None:
+        teacher = image_teacher(options.teacher, options.teacher_kwargs, settings.image_size)
     return FeatureDistill(settings, build_encoder(settings), teacher)

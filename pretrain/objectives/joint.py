@@ -97,7 +97,8 @@ class Joint(Objective):
             if counts[-1] < max(needs.least_batch, 1):
                 continue
             own = batch.select(rows)
-            if needs.captions and batch.places[0] < self.settings.batch and not any(own.captions):
+            first = batch.places[0] < self.settings.batch
+            if needs.captions and first and not any(objective.captions(own)):
                 raise SluiceError(
                     f"part {name}: none of its first {len(rows)} samples has a caption, and "
                     f"{part.objective} learns from captions",

@@ -85,6 +85,7 @@ class Siglip(Pairs, Comparing):
             "logit_bias": bias.detach(),
             "accuracy": right,
             **figures,
+            **self.told(views),
         }
 
 

@@ -123,6 +123,14 @@ class JointOptions(Options):
                 raise ValueError(f"{name!r} is no name of a part: use a-z, 0-9 and _")
         return dict(sorted(value.items()))  # sums are rounded by order, and a digest knows none
 
+    def reads(self) -> frozenset[str]:
+        return frozenset[str]().union(*(part.options.reads() for part in self.parts.values()))
+
+    def check_columns(self, name: str, url: str, made: Mapping[str, Any]) -> None:
+        for part in self.parts.values():
+            if name in part.options.reads():
+                part.options.check_columns(name, url, made)
+
     def unusable(self, fields: Mapping[str, Any], names: Collection[str] = ()) -> str | None:
         """A sample is of use if it is to each part that learns from its source."""
         for name, part in self.parts.items():

@@ -1,6 +1,7 @@
 """Batches of noise, as objectives take them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ def batch(
     side: int = 48,
     captions: Sequence[str] = (),
     texts: Sequence[str | None] = (),
+    columns: Sequence[Mapping[str, Any]] = (),
 ) -> Batch:
     """`count` pictures of noise, the positions from `first` on."""
     rng = np.random.default_rng(seed)
@@ -27,4 +29,5 @@ def batch(
         first + np.arange(count),
         {},
         texts,
+        columns,
     )

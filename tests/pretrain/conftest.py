@@ -167,9 +167,7 @@ def version() -> Callable[..., str]:
 
 def taught(name: str) -> dict[str, Any]:
     """Fields that objectives with labels learn from."""
-    place = list(COLOURS).index(name)
-    record = {"classes": [place, 7], "probabilities": [0.7, 0.1], "box": [0.1, 0, 1, 0.8]}
-    return {"class": name, "labels": [name], "teacher": [record, {**record, "flip": True}]}
+    return {"class": name, "labels": [name]}
 
 
 @pytest.fixture(scope="session")
@@ -183,7 +181,24 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
         for number in range(20)
         for name in COLOURS
     ]
-    return write_version(tmp_path_factory.mktemp("pairs") / "pairs", samples)
+    from tests.pretrain.taught import write_taught
+
+    return write_taught(write_version(tmp_path_factory.mktemp("pairs") / "pairs", samples))
+
+
+@pytest.fixture(scope="session")
+def fractals(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of a drawn version: 40 fractals of 4 systems, in four shards without files."""
+    from curation.synthetic.fractals import fractal_items, fractals_draft, fractals_work
+    from curation.synthetic.settings import FractalSettings
+
+    few = FractalSettings(systems=4, instances=10, size=40, points=1000, rows_per_shard=10)
+    draft = fractals_draft(str(tmp_path_factory.mktemp("drawn")), few)
+    work = fractals_work(draft.url, few)
+    for item in fractal_items(few):
+        artifacts.record_part(draft.url, work(item.value, [item.name])[item.name], 0, 0)
+    artifacts.commit(draft.url, draft.spec)
+    return draft.url
 
 
 @pytest.fixture(scope="session")
@@ -197,7 +212,10 @@ def greys(tmp_path_factory: pytest.TempPathFactory) -> str:
         for number in range(24)
     ]
     samples[5] = (samples[5][0][:40], samples[5][1])
-    return write_version(tmp_path_factory.mktemp("greys") / "greys", samples, per_shard=8)
+    from tests.pretrain.taught import write_taught
+
+    folder = tmp_path_factory.mktemp("greys") / "greys"
+    return write_taught(write_version(folder, samples, per_shard=8))
 
 
 @pytest.fixture(scope="session")

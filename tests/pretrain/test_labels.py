@@ -9,11 +9,10 @@ import pytest
 from infra.errors import SluiceError
 from pretrain.data import Source, Stream
 from pretrain.declare import Options
-from pretrain.labels import Labelled, MultiLabelled, densify, read_records
+from pretrain.labels import Labelled, MultiLabelled
 from tests.pretrain.conftest import picture, png, write_version
 
 CLASSES = ("cat", "dog", "3")
-RECORD: dict[str, Any] = {"classes": [1, 3], "probabilities": [0.5, 0.25]}
 
 
 @pytest.mark.parametrize(
@@ -54,53 +53,6 @@ def test_several_labels_or_none() -> None:
 def test_classes_are_distinct(classes: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="two or more classes"):
         Labelled(classes=classes)
-
-
-def test_records_are_read() -> None:
-    (record,) = read_records(RECORD, 4)
-    assert (record.shares, record.box, record.flip) == ({1: 0.5, 3: 0.25}, None, None)
-    records = read_records([RECORD, {**RECORD, "box": [0, 0.1, 0.5, 1], "flip": False}], 4)
-    assert (records[1].box, records[1].flip) == ((0, 0.1, 0.5, 1), False)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"classes": [1, 4]}, "has class 4, of 4"),
-        ({"classes": [1, -1]}, "has class -1"),
-        ({"classes": [1, True]}, "has class True"),
-        ({"classes": [1, 1]}, "not one probability for each class"),
-        ({"classes": [1]}, "not one probability for each class"),
-        ({"probabilities": None}, "lacks classes or probabilities"),
-        ({"probabilities": [0.9, 0.2]}, "sum to 1.1"),
-        ({"probabilities": [0.0, 0.0]}, "sum to 0"),
-        ({"probabilities": [0.5, float("nan")]}, "is no share"),
-        ({"probabilities": [3.1, -1.2]}, "is no share"),  # logits
-        ({"box": [0, 0, 0, 1]}, "not y0, x0, y1, x1"),
-        ({"box": [0, 0, 2, 1]}, "not y0, x0, y1, x1"),
-    ],
-)
-def test_a_record_that_is_not_whole_is_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        read_records({**RECORD, **change}, 4)
-
-
-@pytest.mark.parametrize("value", [None, [], [None], "x", [3]])
-def test_no_record_is_said_so(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"no record|no object"):
-        read_records(value, 4)
-
-
-def test_a_few_probabilities_make_all_and_are_never_softened() -> None:
-    """The published `zeros` takes a softmax over probabilities: 0.9 of 1000 classes became 0.2."""
-    shares = {1: 0.5, 3: 0.25}
-    assert densify(shares, 4, spread=True) == pytest.approx([0.125, 0.5, 0.125, 0.25])
-    assert densify(shares, 4, spread=False) == pytest.approx([0, 2 / 3, 0, 1 / 3])
-    assert densify({0: 0.9}, 1000, spread=False)[0] == 1.0
-    whole = dict.fromkeys(range(4), 0.2501)  # of few digits, a little above 1
-    for spread in (True, False):
-        assert sum(densify(whole, 4, spread)) == pytest.approx(1)
-        assert sum(densify(shares, 7, spread)) == pytest.approx(1)
 
 
 def version(folder: Path, labels: list[str]) -> str:

@@ -1,4 +1,3 @@
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,18 +8,20 @@ import torch
 from pretrain.objectives.teacher_records import TeacherRecords, build, record_loss
 from tests.pretrain.batches import batch
 from tests.pretrain.learning import losses
+from tests.pretrain.taught import CLASSES, record
 
 CPU = torch.device("cpu")
-RECORD: dict[str, Any] = {"classes": [1, 7], "probabilities": [0.6, 0.2]}
 
 
-def recorded(*records: Any, count: int = 4) -> Any:
-    return batch(count, texts=[json.dumps({"teacher": list(records)})] * count)
+def recorded(columns: dict[str, Any], count: int = 4, **fields: Any) -> Any:
+    return batch(count, columns=[{"teacher": columns}] * count, **fields)
 
 
 @pytest.fixture
 def make(small: Callable[..., Any]) -> Callable[..., TeacherRecords]:
-    return lambda **options: build(small("teacher_records", options={"classes": 12, **options}))
+    return lambda **options: build(
+        small("teacher_records", options={"classes": CLASSES, **options})
+    )
 
 
 def test_the_loss_is_the_direct_formula() -> None:
@@ -41,40 +42,52 @@ def test_the_loss_is_the_direct_formula() -> None:
 
 
 def test_targets_are_the_stored_probabilities(make: Any) -> None:
-    target = make().views(recorded(RECORD), CPU)["target"]
-    assert target[0, 1] == pytest.approx(0.6) and target[0, 7] == pytest.approx(0.2)
-    assert target[0, 0] == pytest.approx(0.2 / 10)
-    dropped = make(rest="drop").views(recorded(RECORD), CPU)["target"]
-    assert dropped[0, 1] == pytest.approx(0.75) and dropped[0, 7] == pytest.approx(0.25)
+    target = make().views(recorded(record(1)), CPU)["target"]
+    assert target[0, 1] == pytest.approx(0.7, abs=1e-3)
+    assert target[0, 7] == pytest.approx(0.1, abs=1e-3)
+    assert target[0, 0] == pytest.approx(0.2 / 10, abs=1e-3)
+    dropped = make(rest="drop").views(recorded(record(1)), CPU)["target"]
+    assert dropped[0, 1] == pytest.approx(0.875, abs=1e-3) and dropped[0, 0] == 0
     assert dropped.sum(1).tolist() == pytest.approx([1.0] * 4)
+
+
+def test_labels_have_their_share(make: Any) -> None:
+    model, samples = make(label_share=0.5), recorded(record(1), texts=['{"concept": "c"}'] * 4)
+    target = model.views(samples, CPU)["target"]
+    assert target[0, 2] == pytest.approx(0.5 + 0.5 * 0.02, abs=1e-3)
+    assert target[0, 1] == pytest.approx(0.35, abs=1e-3)
+    unusable = model.options.unusable
+    assert unusable({"teacher": record(1), "concept": "c"}) is None
+    assert "concept 'x' is none" in str(unusable({"teacher": record(1), "concept": "x"}))
+    assert make().options.unusable({"teacher": record(1), "concept": "x"}) is None
 
 
 def test_the_teachers_crop_is_taken_again(make: Any) -> None:
     model = make()
-    box = {**RECORD, "box": [0.25, 0.0, 0.75, 0.5], "flip": False}
+    box = {**record(1, 1), "box": np.asarray([[16384, 0, 49151, 32768]], np.uint16)}
     samples = recorded(box)
     images = model.views(samples, CPU)["images"]
-    inside = samples.images.copy()
-    outside = samples.images.copy()
+    inside, outside = samples.images.copy(), samples.images.copy()
     inside[:, 20, 10] ^= 255
     outside[:, 44:, 30:] ^= 255
     for changed, same in ((outside, True), (inside, False)):
         samples.images[:] = changed
         assert torch.equal(model.views(samples, CPU)["images"], images) is same
         samples.images[:] = recorded(box).images
-    mirrored = model.views(recorded({**box, "flip": True}), CPU)["images"]
+    mirrored = model.views(recorded({**box, "flip": np.ones(1, np.uint8)}), CPU)["images"]
     torch.testing.assert_close(mirrored, images.flip(3))
 
 
-def test_each_place_draws_one_of_its_records(make: Any) -> None:
-    other = {"classes": [3], "probabilities": [1.0]}
-    found = make().views(recorded(RECORD, other, count=40), CPU)["target"].argmax(1)
+def test_each_place_draws_one_of_its_views(make: Any) -> None:
+    both = record(1)
+    both["classes"][1, 0] = 3
+    found = make().views(recorded(both, count=40), CPU)["target"].argmax(1)
     assert set(found.tolist()) == {1, 3}
     assert 8 < (found == 3).sum() < 32
 
 
 def test_thirty_steps_lower_the_loss_and_all_learns(make: Any) -> None:
     model = make()
-    found = losses(model, model.views(recorded(RECORD), CPU))
+    found = losses(model, model.views(recorded(record(1)), CPU))
     assert 0 <= found[-1] < 0.5 * found[0]
     assert all(value.grad is not None for value in model.trained())
