@@ -254,8 +254,9 @@ def evaluate(choices: RunChoices | None = None) -> None:
 def race(
     *,
     recipes: Annotated[
-        tuple[str, ...], Parameter(name="--recipes", negative=(), consume_multiple=True)
-    ],
+        tuple[str, ...],
+        Parameter(name="--recipes", negative=(), consume_multiple=True, show_default=False),
+    ] = (),
     budget: Annotated[str | None, Parameter(name="--budget")] = None,
     seeds: Annotated[int | None, Parameter(name="--seeds")] = None,
     race: Annotated[str | None, Parameter(name="--race")] = None,
@@ -280,7 +281,7 @@ def race(
     seeds
         Training runs of each recipe.
     race
-        A YAML file with the model and all else that is alike: flows/race/settings.py.
+        A YAML file with what is alike and, perhaps, entrants; or a name of flows/race.
     overrides
         One change to every recipe: path.to.key=value; to the race: race.path.to.key=value.
     store

@@ -6,7 +6,6 @@ fractals, curated, pool -> training runs -> evaluation
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
 
 import pyarrow as pa
 
@@ -16,35 +15,23 @@ from curation.measures import cells
 from curation.scores.clip import ClipScorer, best_precision
 from curation.scores.reference import Given, Reference
 from curation.scores.registry import chosen_scorer, pixel_scorers
-from curation.selection.settings import SelectionSettings
-from curation.synthetic.settings import FractalSettings
+from flows.annotations import annotation_steps, seeded
 from flows.indexing import index_steps
 from flows.recipe import Recipe
 from flows.selection import selection_step
 from flows.sources import ingest_steps
-from flows.step import Session, Step, sharded
+from flows.step import Step, sharded
 from flows.synthesis import fractals_step
-from flows.versions import check_distinct, is_version, named_version
-from indexes.settings import IndexSettings
-from infra.artifacts import Artifact
+from flows.training import Encoders
 from infra.dataset import ROWS
 from infra.errors import SluiceError
 from infra.stage import Draft, Item
-from pretrain import run
-from pretrain.data import Source
-from pretrain.evaluate import stage as evaluation
-from pretrain.evaluate.sources import content, locate
-from pretrain.evaluate_settings import EvaluateSettings
 from pretrain.mix import Weight
 from pretrain.settings import TrainSettings
 
-Seeded = TypeVar(
-    "Seeded", IndexSettings, FractalSettings, TrainSettings, EvaluateSettings, SelectionSettings
-)
 FILTER = "filter"
 CHOSEN = "score pool by choice"
 FREQUENCY = "caption frequency"
-RANDOM, PIXELS = "random", "pixels"
 
 
 class Pipeline:
@@ -56,7 +43,7 @@ class Pipeline:
         self.steps: dict[str, Step] = {}
         self.folders: dict[str, str] = {}  # scorer -> score folder of the pool
         self.columns: dict[str, pa.Schema] = {"rows": ROWS}  # what rules are written over
-        self.versions: dict[str, Artifact] = {}  # of the store, by the names in the recipe
+        self.encoders = Encoders(recipe, store, self.steps, self.folders)
         self._ingest()
         self._pixel_scores()
         self._filter_network()
@@ -65,16 +52,12 @@ class Pipeline:
         self._decisions()
         self._index()
         self._fractals()
+        self._annotate()
         self._pretrain()
-        self._evaluate()
 
     def _add(self, step: Step) -> Step:
         self.steps[step.name] = step
         return step
-
-    def _seeded(self, settings: Seeded) -> Seeded:
-        """A stage's own seed counts from the recipe's."""
-        return settings.model_copy(update={"seed": self.recipe.seed + settings.seed})
 
     def _split(self, name: str) -> Draft:
         return self.steps[f"ingest {name}"].draft
@@ -89,7 +72,10 @@ class Pipeline:
     # ---- samples ----
 
     def _ingest(self) -> None:
-        for step in ingest_steps(self.recipe.data, self.store):
+        data = self.recipe.data
+        if data.generate:
+            data = data.model_copy(update={"generate": self.recipe.seeded(data.generate)})
+        for step in ingest_steps(data, self.store):
             self._add(step)
 
     # ---- scores ----
@@ -163,7 +149,7 @@ class Pipeline:
     def _chosen_scores(self) -> None:
         """What `curate.scores` names; these may read the vectors of all scorers before them."""
         pool, before = self._split("pool"), dict(self.folders)
-        wanted = self.recipe.curate.scores
+        wanted = seeded(self.recipe.curate.scores, self.recipe.seed)
         if not wanted:
             return
         compares = self._has("trusted") and any(each.reads_trusted for each in wanted.values())
@@ -238,7 +224,7 @@ class Pipeline:
         )  # fmt: skip
         selected = self._selection(pool, decided, scored)
         curated = curate.curate_draft(
-            self.store, "curated", pool.url, digest, decided.spec.digest, scored,
+            self.store, settings.publish, pool.url, digest, decided.spec.digest, scored,
             pairs.spec.digest, selected and selected.spec.digest,
         )  # fmt: skip
         self._add(
@@ -249,14 +235,14 @@ class Pipeline:
                 self._shards(pool.url),
                 curate.CurateWork(curated.url, pool.url, decided.url, selected and selected.url),
                 ["selection" if selected else "verdicts"],
-                publishes="curated",
+                publishes=settings.publish,
             )
         )
 
     def _selection(self, pool: Draft, decided: Draft, scored: Mapping[str, str]) -> Draft | None:
         if self.recipe.curate.selection is None:
             return None
-        settings = self._seeded(self.recipe.curate.selection)
+        settings = self.recipe.seeded(self.recipe.curate.selection)
         step = selection_step(
             settings, self.store, pool, decided, scored, self.columns, self.steps.values()
         )
@@ -305,26 +291,27 @@ class Pipeline:
 
     def _index(self) -> None:
         curated = self.steps["curated version"].draft
-        self.index = self._seeded(self.recipe.index)
+        self.index = self.recipe.seeded(self.recipe.index)
         for step in index_steps(curated.url, curated.spec.digest, self.index, ["curated version"]):
             self._add(step)
 
     def _fractals(self) -> None:
         if self.recipe.synthesize.fractals is not None:
-            settings = self._seeded(self.recipe.synthesize.fractals)
+            settings = self.recipe.seeded(self.recipe.synthesize.fractals)
             self._add(fractals_step(settings, self.store))
 
-    def _dataset_step(self, name: str) -> str:
-        return {"curated": "curated version", "fractals": "fractals"}.get(name, f"ingest {name}")
+    def _annotate(self) -> None:
+        curated, pool = self.steps["curated version"].draft, self._split("pool")
+        given = Given(self.clip, Reference(pool.url, self.folders["clip"]), None)
+        wanted = seeded(self.recipe.annotate, self.recipe.seed)
+        for step in annotation_steps(wanted, curated, given):
+            self._add(step)
 
-    def _source(self, name: str, key: str) -> tuple[str, str]:
-        """URL and digest of what a run learns from: made by a step, or a version of the store."""
-        if not is_version(name):
-            draft = self.steps[self._dataset_step(name)].draft
-            return draft.url, draft.spec.digest
-        if name not in self.versions:
-            self.versions[name] = named_version(self.store, name, key)
-        return self.versions[name].url, self.versions[name].digest
+    def _pretrain(self) -> None:
+        for name, encoder in self.recipe.pretrain.items():
+            self._train(f"pretrain {name}", "pretrain", name, encoder.train, encoder.sources)
+        if evaluation := self.encoders.evaluation_step():
+            self._add(evaluation)
 
     def _train(
         self,
@@ -334,75 +321,7 @@ class Pipeline:
         settings: TrainSettings,
         sources: Mapping[str, Weight],
     ) -> None:
-        settings, key = self._seeded(settings), f"pretrain.{name}.sources"
-        settings, needs = self._asked_on(name, settings)
-        needs += [self._dataset_step(source) for source in sources if not is_version(source)]
-        found = {source: self._source(source, key) for source in sources}
-        digests = {source: digest for source, (_, digest) in found.items()}
-        check_distinct(digests, key)
-        draft = run.run_draft(self.store, name, settings, digests, dict(sources))
-        mixed = [Source(found[source][0], weight, source) for source, weight in sources.items()]
-
-        def train(lent: Session) -> Mapping[str, Artifact]:
-            made = run.train(draft, mixed, settings, lent.launcher, lent.display, lent.address)
-            return {"": made}
-
-        self._add(Step(step, flow, {"": draft}, train, tuple(needs)))
-
-    def _asked_on(self, name: str, settings: TrainSettings) -> tuple[TrainSettings, list[str]]:
-        """With the URLs of what a run is asked on while it trains, and the steps that make it."""
-        places = settings.evaluate.places if settings.evaluate_every else {}
-        steps = {place: self._dataset_step(place) for place in places.values()}
-        needs = [step for step in steps.values() if step in self.steps]
-        found = {
-            field: self._source(place, f"pretrain.{name}.train.evaluate.{field}")[0]
-            if steps[place] in needs or is_version(place)
-            else locate(place, self.store)
-            for field, place in places.items()
-        }
-        return settings.model_copy(update={"evaluate": settings.evaluate.placed(found)}), needs
-
-    def _pretrain(self) -> None:
-        for name, encoder in self.recipe.pretrain.items():
-            self._train(f"pretrain {name}", "pretrain", name, encoder.train, encoder.sources)
-
-    def _evaluate(self) -> None:
-        runs = {name: self.steps[f"pretrain {name}"].draft for name in self.recipe.pretrain}
-        if not (runs and self._has("trusted") and self._has("evaluation")):
-            return
-        settings = self._seeded(self.recipe.evaluate)
-        first = {run.train.objective: name for name, run in reversed(self.recipe.pretrain.items())}
-        digests = {name: draft.spec.digest for name, draft in runs.items()}
-        urls = {name: draft.url for name, draft in runs.items()}
-        for objective, name in sorted(first.items()):
-            digests[f"{RANDOM}-{objective}"] = f"{RANDOM}:{runs[name].spec.digest}"
-            urls[f"{RANDOM}-{objective}"] = f"{RANDOM}:{runs[name].url}"
-        digests[PIXELS] = urls[PIXELS] = PIXELS
-        train, test = self._split("trusted"), self._split("evaluation")
-        splits, outside = {"train": train.spec.digest, "test": test.spec.digest}, ""
-        needs = ["ingest trusted", "ingest evaluation"]
-        if "out_of_distribution" in settings.tasks:
-            outside, splits["outside"] = self._outside(settings.outside)
-            needs += [f"ingest {settings.outside}"] if self._has(settings.outside) else []
-        draft = evaluation.evaluate_draft(self.store, digests, splits, settings)
-        work = evaluation.EvaluateWork(draft.url, urls, train.url, test.url, settings, outside)
-        self._add(
-            sharded(
-                "evaluation",
-                "evaluate",
-                {"": draft},
-                lambda: evaluation.evaluate_items(digests),
-                work,
-                [*(f"pretrain {name}" for name in runs), *needs],
-                extra=work.comparisons,
-            )
-        )
-
-    def _outside(self, name: str) -> tuple[str, str]:
-        """URL and digest of `evaluate.outside`: of the recipe, of the store, or a URL."""
-        if is_version(name) or self._has(name):
-            return self._source(name, "evaluate.outside")
-        return name, content(name)
+        self._add(self.encoders.training_step(step, flow, name, settings, sources))
 
 
 def folder_of(draft: Draft) -> str:

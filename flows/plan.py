@@ -21,7 +21,10 @@ import numpy as np
 
 from curation import ingest
 from curation.columns import rows_url
+from curation.generate.settings import GenerateSettings
+from curation.generate.work import total
 from flows.demo import corpus
+from flows.generate import PROMPTS
 from flows.index_kind import kind_told
 from flows.main import TARGETS, Options, Prepared, prepare, prepare_index, stored_artifacts
 from flows.recipe import Recipe
@@ -102,7 +105,7 @@ def _kind(prepared: Prepared) -> str:
 
 def _versions(prepared: Prepared) -> Iterator[str]:
     """A line for each version of the store that encoders learn from: which it is."""
-    for name, version in prepared.pipeline.versions.items():
+    for name, version in prepared.pipeline.encoders.versions.items():
         which = f"{version.url.split('/')[-2]}@{version.digest}"
         yield f"{name} in pretrain: {which}, {version.totals['kept']:,} samples"
 
@@ -168,6 +171,8 @@ class Estimate:
             return None
         if step.stored:
             return sum(artifact.totals["rows"] for artifact in stored_artifacts(step).values())
+        if name == "pool" and self.recipe.data.generate:
+            return self._drawn(self.recipe.data.generate)
         if self.recipe.data.demo is not None and not self.steps["demo corpus"].stored:
             settings = self.recipe.data.demo
             return sum(count for file, count in corpus.row_counts(settings).items()
@@ -178,11 +183,18 @@ class Estimate:
             return len(self.units(step)) * self.recipe.data.rows_per_shard or None
         return round(self.sample.rows * len(self.units(step)))
 
+    def _drawn(self, settings: GenerateSettings) -> int | None:
+        """The images that will be drawn; None before the prompts are there."""
+        made = artifacts.load(self.steps[PROMPTS].draft.url)
+        return made and total(settings, made)
+
     @property
     def fetches(self) -> bool:
-        """Whether the pool comes from the web, which a plan does not ask."""
+        """Whether the pool comes from the web or is drawn: a plan does neither."""
         data = self.recipe.data
-        return bool(data.retry_failed) or any(source.kind == "urls" for source in data.pool)
+        if data.generate or data.retry_failed:
+            return True
+        return any(source.kind == "urls" for source in data.pool)
 
     def rate(self, name: str, draft: Draft) -> Rate | None:
         """What a row of one artifact costs: measured, else remembered, else reckoned."""

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from curation.fetch.blocklist_settings import BlocklistSettings
 from curation.fetch.settings import FetchSettings
+from curation.generate.settings import GenerateSettings
 from curation.resize_settings import ResizeSettings
 from curation.rules_settings import ContaminationSettings, DedupSettings, Reason, RuleSettings
-from curation.scores.settings import ScoreName, ScoreSettings
+from curation.scores.settings import SampleScoreSettings, ScoreName, ScoreSettings
 from curation.selection.settings import SelectionSettings
 from curation.settings import SourceSettings
 from curation.synthetic.settings import FractalSettings
@@ -21,10 +22,23 @@ from indexes.settings import IndexSettings
 from infra.errors import SluiceError
 from pretrain.evaluate_settings import EvaluateSettings
 from pretrain.mix import Weight, fault
+from pretrain.pair_options import ORIGINAL
+from pretrain.reinforce_settings import ReinforceSettings
 from pretrain.settings import TrainSettings
 
 RECIPES = Path(__file__).parent / "recipes"
 DEFAULT = "curate-and-pretrain"
+
+
+Seeded = TypeVar(
+    "Seeded",
+    IndexSettings,
+    FractalSettings,
+    GenerateSettings,
+    TrainSettings,
+    EvaluateSettings,
+    SelectionSettings,
+)
 
 
 class _Settings(BaseModel):
@@ -65,13 +79,23 @@ class DataSettings(_Settings):
         "transient failures are fetched again, all else is kept where it is",
     )
 
+    generate: GenerateSettings | None = Field(
+        None,
+        description="images that a text-to-image pipeline draws, in place of `pool`; with `demo`, "
+        "in place of the demo's",
+    )
+
     @model_validator(mode="after")
     def _one_origin(self) -> "DataSettings":
-        if sum(map(bool, (self.demo, self.pool, self.retry_failed))) != 1:
-            raise ValueError("give one of `demo`, `pool` and `retry_failed`")
+        demo = self.demo and not self.generate
+        if sum(map(bool, (demo, self.pool, self.retry_failed, self.generate))) != 1:
+            raise ValueError("give one of `demo`, `pool`, `retry_failed` and `generate`")
         if taken := {"pool", "trusted", "evaluation", "curated", "fractals"} & set(self.held_out):
             raise ValueError(f"`held_out` cannot name a set {sorted(taken)[0]!r}: choose another")
         return self
+
+
+DatasetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
 
 class FilterSettings(_Settings):
@@ -109,6 +133,9 @@ class CurateSettings(_Settings):
     selection: SelectionSettings | None = Field(
         None, description="which of the rows that stay are selected; without it all are"
     )
+    publish: DatasetName = Field(
+        "curated", description="the dataset of the store that what stays is a version of"
+    )
 
     @model_validator(mode="after")
     def _reasons_differ(self) -> "CurateSettings":
@@ -117,6 +144,8 @@ class CurateSettings(_Settings):
         for reason in (selector.reason for selector in plan):
             if reason in rules:
                 raise ValueError(f"a rule and a selector are called {reason!r}: rename one")
+        if self.publish in ("pool", "trusted", "evaluation", "fractals"):
+            raise ValueError(f"publish cannot be {self.publish!r}: that is another dataset")
         return self
 
 
@@ -126,6 +155,20 @@ class SynthesizeSettings(_Settings):
     fractals: FractalSettings | None = Field(
         None, description="images of fractals, a source of `pretrain` by this name"
     )
+
+
+class TeacherAnnotation(ReinforceSettings):
+    """Outputs of a teacher for stored views, which a student learns from."""
+
+    kind: Literal["reinforce"]
+
+    @property
+    def asked(self) -> ReinforceSettings:
+        """What the teacher is asked, as `python -m pretrain reinforce` has it."""
+        return ReinforceSettings.model_validate(self.model_dump(exclude={"kind"}))
+
+
+AnnotateSettings = SampleScoreSettings | TeacherAnnotation
 
 
 class EncoderSettings(_Settings):
@@ -164,9 +207,26 @@ class Recipe(_Settings):
     curate: CurateSettings
     index: IndexSettings = IndexSettings.model_validate({})
     synthesize: SynthesizeSettings = SynthesizeSettings.model_validate({})
+    annotate: dict[ScoreName, Annotated[AnnotateSettings, Field(discriminator="kind")]] = Field(
+        default_factory=dict,
+        description="columns made of the curated version alone, by name, such as captions: what "
+        "runs of `pretrain` read where their options name them",
+    )
     pretrain: dict[str, EncoderSettings] = Field(default_factory=dict)
+    mix: dict[str, Weight] = Field(
+        {"curated": 1.0},
+        description="what a race trains on: shares of `curated`, of other entrants by their "
+        f"labels, and of versions as {HOW}; of its raw pool in place of `curated`",
+    )
     evaluate: EvaluateSettings = EvaluateSettings.model_validate({})
     run: ExecutionSettings = ExecutionSettings.model_validate({})
+
+    @field_validator("annotate")
+    @classmethod
+    def _is_no_original(cls, annotate: dict[str, AnnotateSettings]) -> dict[str, AnnotateSettings]:
+        if ORIGINAL in annotate:
+            raise ValueError(f"{ORIGINAL!r} are the samples' own: choose another name")
+        return annotate
 
     @model_validator(mode="after")
     def _sources_exist(self) -> "Recipe":
@@ -183,11 +243,17 @@ class Recipe(_Settings):
                         f"there is {', '.join(sorted(known))}; "
                         f"any version of the store can be named as {HOW}"
                     )
+        if wrong := fault(list(self.mix.values())):
+            raise ValueError(wrong)
         if self.filter.model is None and "trusted" not in known:
             raise ValueError(
                 "a filter network needs data.trusted to train on; or give filter.model"
             )
         return self
+
+    def seeded(self, settings: Seeded) -> Seeded:
+        """A stage's settings with their own seed counted from the recipe's."""
+        return settings.model_copy(update={"seed": self.seed + settings.seed})
 
 
 def find_recipe(name: str | None) -> Path:
@@ -204,15 +270,19 @@ def find_recipe(name: str | None) -> Path:
 
 def read_recipe(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The mapping in a recipe file, laid over that of the recipe it `extends`, if any."""
-    value = load_yaml(path)
+    if path in seen:
+        raise SluiceError(f"{path} extends itself", "remove one `extends`")
+    return lay(load_yaml(path), path.parent, (*seen, path))
+
+
+def lay(value: dict[str, Any], folder: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's mapping laid over that which it `extends`, of `folder` or by name."""
+    value = dict(value)
     base = value.pop("extends", None)
     if base is None:
         return value
-    if path in seen:
-        raise SluiceError(f"{path} extends itself", "remove one `extends`")
-    beside = path.parent / str(base)
-    below = read_recipe(beside if beside.is_file() else find_recipe(str(base)), (*seen, path))
-    return merge(below, value)
+    beside = folder / str(base)
+    return merge(read_recipe(beside if beside.is_file() else find_recipe(str(base)), seen), value)
 
 
 def load_recipe(name: str | None = None, overrides: Iterable[str] = ()) -> Recipe:

@@ -1,5 +1,6 @@
 """How a recipe file becomes typed settings: load, override, validate, explain what is wrong."""
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -69,17 +70,32 @@ def override(value: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any
     """`value` with each "path.to.key=value" set; the right side is read as YAML.
 
     A number as a path step picks an element of a list; so does the `reason` or `name` of one.
+    What a YAML anchor put into several places is changed in the one place alone.
     """
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
             raise SluiceError(f"--set {assignment!r} is not path.to.key=value", "add the =")
         steps = path.split(".")
+        value = dict(value)
         place: Any = value
         for step in steps[:-1]:
             place = _enter(place, step, path)
         _assign(place, steps[-1], yaml.safe_load(text), path)
     return value
+
+
+def has_place(value: Any, assignment: str) -> bool:
+    """Whether the mapping or list stands in `value` that "path.to.key=value" sets a key of."""
+    for step in assignment.partition("=")[0].split(".")[:-1]:
+        if isinstance(value, list):
+            try:
+                value = value[_position(value, step, assignment)]
+            except SluiceError:
+                return False
+        else:
+            value = value.get(step) if isinstance(value, dict) else None
+    return isinstance(value, dict | list)
 
 
 def _position(place: list[Any], step: str, path: str) -> int:
@@ -97,13 +113,14 @@ def _position(place: list[Any], step: str, path: str) -> int:
 
 
 def _enter(place: Any, step: str, path: str) -> Any:
-    if isinstance(place, list):
-        return place[_position(place, step, path)]
-    if not isinstance(place, dict):
+    """What stands at a step, copied into its place: others may hold the same object."""
+    key: Any = _position(place, step, path) if isinstance(place, list) else step
+    if not isinstance(place, dict | list):
         raise SluiceError(f"--set {path}: {step!r} is inside a plain value", "shorten the path")
-    if place.get(step) is None:
-        place[step] = {}
-    return place[step]
+    if isinstance(place, dict) and place.get(key) is None:
+        place[key] = {}
+    place[key] = copy.copy(place[key])
+    return place[key]
 
 
 def _assign(place: Any, step: str, value: Any, path: str) -> None:

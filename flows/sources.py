@@ -1,4 +1,6 @@
-"""The steps that bring samples in: the demo's corpus, tables made of text, splits, retries."""
+"""The steps that bring samples in: the demo's corpus, tables made of text, splits, retries,
+and images that are drawn (generate.py).
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -10,6 +12,7 @@ from curation.settings import SourceSettings
 from curation.sources import text_tables
 from curation.sources.urls import needs_tables
 from flows.demo import corpus
+from flows.generate import generate_steps
 from flows.recipe import DataSettings
 from flows.step import Step, sharded
 from infra.artifacts import load
@@ -23,18 +26,30 @@ def ingest_steps(data: DataSettings, store: str) -> Iterator[Step]:
     demo = _demo(data, store)
     if demo is not None:
         yield demo
+    drafts: dict[str, Draft] = {}
     for name in SPLITS:
-        sources: Sequence[SourceSettings] = getattr(data, name)
-        if name == "pool" and data.retry_failed:
-            yield _retry(data, store)
-        elif demo is not None and data.demo is not None:
-            sources = corpus.corpus_sources(demo.draft.url, data.demo, name)
-            fingerprint = demo.draft.spec.digest
-            items = partial(ingest.ingest_items, sources, data.rows_per_shard)
-            yield _split(name, data, store, sources, fingerprint, items, [demo.name])
-        elif sources:
-            yield from _given(name, data, store, sources)
+        for step in _steps_of(name, data, store, demo):
+            drafts[name] = step.draft
+            yield step
+    if data.generate:
+        yield from generate_steps(data.generate, store, drafts.get("trusted"))
     for name, sources in data.held_out.items():
+        yield from _given(name, data, store, sources)
+
+
+def _steps_of(name: str, data: DataSettings, store: str, demo: Step | None) -> Iterator[Step]:
+    """The steps of a split, its own last; none where the recipe has no such split."""
+    sources: Sequence[SourceSettings] = getattr(data, name)
+    if name == "pool" and data.generate:
+        return
+    if name == "pool" and data.retry_failed:
+        yield _retry(data, store)
+    elif demo is not None and data.demo is not None:
+        sources = corpus.corpus_sources(demo.draft.url, data.demo, name)
+        fingerprint = demo.draft.spec.digest
+        items = partial(ingest.ingest_items, sources, data.rows_per_shard)
+        yield _split(name, data, store, sources, fingerprint, items, [demo.name])
+    elif sources:
         yield from _given(name, data, store, sources)
 
 

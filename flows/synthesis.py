@@ -6,13 +6,15 @@ from flows.step import Step, sharded
 
 
 def fractals_step(settings: FractalSettings, store: str) -> Step:
-    """Draws the fractals of a recipe and writes them as a dataset version."""
+    """Makes the fractals of a recipe a dataset version, drawn when it is read, or stored."""
     draft = fractals.fractals_draft(store, settings)
+    work = fractals.fractals_work(draft.url, settings)
     return sharded(
         "fractals",
         "synthesize",
         {"": draft},
         lambda: fractals.fractal_items(settings),
-        fractals.FractalsWork(draft.url, settings),
-        publishes="fractals",
+        work,
+        publishes=fractals.DATASET,
+        extra=work.extra,
     )

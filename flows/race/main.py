@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from flows.main import Result, check_store, run_steps, store_url
-from flows.race.settings import labels, load_race, split_overrides
+from flows.race.settings import labels, load_entrants, load_race, split_overrides
 from flows.race.steps import FLOW, Race
 from flows.recipe import load_recipe
 from flows.step import Session, Step, closure
@@ -30,13 +30,16 @@ class RaceOptions:
 
 def prepare(options: RaceOptions) -> Race:
     """Load and validate all recipes and the race, and string the steps together."""
-    if not options.recipes:
-        raise SluiceError("a race needs recipes", "give --recipes a.yaml b.yaml")
     of_recipes, of_race = split_overrides(options.overrides)
+    entrants = load_entrants(options.race, of_recipes)
+    if not (options.recipes or entrants):
+        raise SluiceError("a race needs recipes", "give --recipes a.yaml b.yaml")
     settings = load_race(options.race, options.budget, options.seeds, of_race)
     named = zip(labels(options.recipes), options.recipes, strict=True)
     recipes = {label: load_recipe(path, of_recipes) for label, path in named}
-    return Race(recipes, settings, store_url(options.store))
+    if twice := recipes.keys() & entrants.keys():
+        raise SluiceError(f"the race has two entrants {min(twice)!r}", "rename one")
+    return Race(entrants | recipes, settings, store_url(options.store))
 
 
 def execute(

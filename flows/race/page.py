@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from flows.race.main import PAGE
 from flows.race.steps import RAW
-from flows.race.table import FILE, artifact_at
+from flows.race.table import FILE, artifact_at, share_of
 from flows.report.evaluation import METRIC, signed
 from flows.report.render import fill
 from flows.report.samples import clean
@@ -62,8 +62,19 @@ def view(table: Mapping[str, Any], digest: str) -> dict[str, Any]:
 
 def _named(entry: Line) -> Line:
     """An entrant whose names are fit to be shown."""
-    rival = entry["baseline"]
-    return {**entry, "label": clean(entry["label"]), "baseline": rival and clean(rival)}
+    rival, mix = entry["baseline"], entry.get("mix", {})
+    names = {"label": clean(entry["label"]), "baseline": rival and clean(rival)}
+    return {**entry, **names, "mixed": _mixed(mix) if len(mix) > 1 else ""}
+
+
+def _mixed(mix: Mapping[str, Any]) -> str:
+    """ "25 % of these, 75 % real"; without shares where they change over the run."""
+    found: list[str] = []
+    for name in mix:
+        share = share_of(mix, name)
+        of = "of these" if name == "curated" else clean(name)
+        found.append(of if share is None else f"{100 * share:.0f}\u00a0% {of}")
+    return ", ".join(found)
 
 
 def _best(entrants: Sequence[Line], task: str) -> Line:
@@ -108,11 +119,11 @@ def _answer(table: Mapping[str, Any], entrants: Sequence[Line], task: str) -> di
     figure = leader["difference"][task][METRIC]
     theirs = rival["evaluation"][task][METRIC]["value"]
     sure = figure["low"] > 0
-    seeds = table["seeds"]
+    seeds, learnt = table["seeds"], "its mix" if leader["mixed"] else "what it keeps"
     return {
         "verdict": "yes" if sure else "unclear",
         "word": f"{leader['label']}." if sure else f"{leader['label']}, but it may be luck.",
-        "sentence": f"{said} after training on what it keeps, {100 * theirs:.1f}\u00a0% after "
+        "sentence": f"{said} after training on {learnt}, {100 * theirs:.1f}\u00a0% after "
         f"{_the(rival['label'])}, at the same {table['samples_seen']:,} samples seen.",
         "gain": f"{signed(figure['value'])} points",
         "interval": f"{100 * table['confidence']:.0f}\u00a0% interval {signed(figure['low'])} to "

@@ -8,12 +8,14 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from curation.measures.settings import MeasureSettings
-from flows.settings import load_yaml, merge, override, validate
+from flows.recipe import Recipe, lay
+from flows.settings import has_place, load_yaml, merge, override, validate
 from infra.errors import SluiceError
 from pretrain.evaluate_settings import CLASSES, EvaluateSettings
 from pretrain.settings import TrainSettings
 
 DEFAULT = Path(__file__).parent / "race.yaml"
+ENTRANTS = "entrants"  # of a race's file: recipes, each laid over another
 PREFIX = "race."  # of a --set that is about the race and not about the recipes
 UNITS = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGbB]?)")
@@ -90,10 +92,42 @@ def load_race(
     """
     value = load_yaml(DEFAULT)
     if path is not None:
-        value = merge(value, load_yaml(Path(path)))
+        above = load_yaml(find_race(path))
+        above.pop(ENTRANTS, None)
+        value = merge(value, above)
     value |= {} if budget is None else {"budget": budget}
     value |= {} if seeds is None else {"seeds": seeds}
     return validate(RaceSettings, override(value, overrides), path or "the race")
+
+
+def find_race(path: str) -> Path:
+    """A file of that path, else that of a name in flows/race/."""
+    own = DEFAULT.parent / f"{path}.yaml"
+    return own if own.is_file() and not Path(path).is_file() else Path(path)
+
+
+def load_entrants(path: str | None, overrides: Iterable[str]) -> dict[str, Recipe]:
+    """The recipes that stand in a race's file under `entrants`, by label; each `extends` one.
+
+    overrides: each changes those entrants that have its place, so that one may be about the
+    generated pools alone. Raises SluiceError for one that no entrant has.
+    """
+    if path is None:
+        return {}
+    every, file = tuple(overrides), find_race(path)
+    entrants = load_yaml(file).get(ENTRANTS) or {}
+    if not isinstance(entrants, dict) or not all(isinstance(e, dict) for e in entrants.values()):
+        raise SluiceError(f"{ENTRANTS} of {path} are no recipes", "write LABEL: {extends: RECIPE}")
+    laid = {str(label): lay(entry, file.parent) for label, entry in entrants.items()}
+    for each in every if laid else ():
+        if not any(has_place(value, each) for value in laid.values()):
+            raise SluiceError(f"--set {each}: no entrant of {path} has that place", "mend the path")
+    return {
+        label: validate(
+            Recipe, override(value, [each for each in every if has_place(value, each)]), label
+        )
+        for label, value in laid.items()
+    }
 
 
 def split_overrides(overrides: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

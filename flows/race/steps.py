@@ -11,6 +11,7 @@ a recipe or a seed that is added later runs nothing twice.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from curation import score
 from curation.columns import dataset_at
@@ -22,18 +23,30 @@ from flows.race.settings import RaceSettings
 from flows.race.table import ENTRANT, Entrant, TableWork, table_draft
 from flows.recipe import Recipe
 from flows.step import Session, Step, sharded
+from flows.versions import HOW, is_version, named_version
 from infra.artifacts import Artifact
 from infra.errors import SluiceError
 from infra.stage import Draft, Item
 from pretrain import run
 from pretrain.data import Source
 from pretrain.evaluate import stage as evaluation
+from pretrain.mix import Weight
 
 FLOW = "race"
 RAW = "raw pool"
 CURATED = "curated version"
 EMBED, VECTOR = "embed pool", "image"
 POOL, TRUSTED, EVALUATION = "ingest pool", "ingest trusted", "ingest evaluation"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A dataset version in what an entrant learns from; step: that makes it, if one does."""
+
+    name: str
+    url: str
+    weight: Weight
+    step: str | None
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,7 @@ class Version:
     draft: Draft
     step: str
     baseline: str | None  # the label of what it is compared with
+    mix: Mapping[str, "Part"]  # what is learnt from, by digest
 
 
 class Race:
@@ -103,7 +117,7 @@ class Race:
         name = step.name
         if len(users) < len(self.recipes):
             name = f"{step.name} ({', '.join(users)})"
-        publishes = None if step.publishes == "curated" else step.publishes  # `latest` stays
+        publishes = None if step.name == CURATED else step.publishes  # `latest` stays
         needs = tuple(names[need] for need in step.needs)
         here = replace(step, name=name, needs=needs, publishes=publishes, flow=FLOW)
         return self._add(here, recipe, step.name).name
@@ -130,18 +144,48 @@ class Race:
 
     def _versions(self) -> list[Version]:
         """Raw pools first, one for each that there is; then the recipes, in the order given."""
-        raw: dict[str, Version] = {}
-        pools = {recipe: self._draft(recipe, POOL) for recipe in self.recipes}
-        for recipe, pool in pools.items() if self.settings.raw else ():
-            if pool.url not in raw:
-                several = len({pool.url for pool in pools.values()}) > 1
-                label = f"{RAW} of {recipe}" if several else RAW
-                raw[pool.url] = Version(label, recipe, pool, self._here(recipe, POOL), None)
+        raw: dict[frozenset[Any], Version] = {}
+        mixes = {recipe: self._mix(recipe, POOL) for recipe in self.recipes}
+        keys = {recipe: frozenset(mix.items()) for recipe, mix in mixes.items()}
+        for recipe, mix in mixes.items() if self.settings.raw else ():
+            if keys[recipe] not in raw:
+                label = f"{RAW} of {recipe}" if len(set(keys.values())) > 1 else RAW
+                pool, here = self._draft(recipe, POOL), self._here(recipe, POOL)
+                raw[keys[recipe]] = Version(label, recipe, pool, here, None, mix)
         found = list(raw.values())
-        for recipe, pool in pools.items():
-            rival = raw[pool.url].label if raw else self.first if recipe != self.first else None
-            draft = self._draft(recipe, CURATED)
-            found.append(Version(recipe, recipe, draft, self._here(recipe, CURATED), rival))
+        for recipe, key in keys.items():
+            rival = raw[key].label if raw else self.first if recipe != self.first else None
+            draft, here = self._draft(recipe, CURATED), self._here(recipe, CURATED)
+            found.append(Version(recipe, recipe, draft, here, rival, self._mix(recipe, CURATED)))
+        return found
+
+    def _mix(self, recipe: str, own: str) -> dict[str, Part]:
+        """What a recipe's `mix` names, by digest; own: the step whose version is `curated`.
+
+        Raises SluiceError for what is neither in the race nor in the store.
+        """
+        found: dict[str, Part] = {}
+        for name, weight in self.recipes[recipe].mix.items():
+            if name == "curated" or name in self.recipes:
+                maker, step = (recipe, own) if name == "curated" else (name, CURATED)
+                draft = self._draft(maker, step)
+                digest, part = (
+                    draft.spec.digest,
+                    Part(name, draft.url, weight, self._here(maker, step)),
+                )
+            elif is_version(name):
+                version = named_version(self.store, name, f"mix of {recipe}")
+                digest, part = version.digest, Part(name, version.url, weight, None)
+            else:
+                raise SluiceError(
+                    f"mix of {recipe} names {name!r}",
+                    f"name `curated`, another entrant of the race, or a version as {HOW}",
+                )
+            if digest in found:
+                raise SluiceError(
+                    f"mix of {recipe} names one dataset version twice", "leave one of them out"
+                )
+            found[digest] = part
         return found
 
     def _runs(self) -> None:
@@ -159,6 +203,7 @@ class Race:
                     measured.draft.spec.digest,
                     tuple(step.draft.url for step in judged),
                     tuple(step.draft.spec.digest for step in judged),
+                    {part.name: part.weight for part in version.mix.values()},
                 )
             )
             needs += [version.step, measured.name, *(step.name for step in judged)]
@@ -256,16 +301,17 @@ class Race:
 
     def _train(self, version: Version, seed: int) -> Step:
         settings = self.settings.training(seed)
-        draft = run.run_draft(self.store, FLOW, settings, {"data": version.draft.spec.digest})
-        sources = [Source(version.draft.url, 1.0)]
+        digests = {digest: digest for digest in version.mix}
+        weights = {digest: part.weight for digest, part in version.mix.items()}
+        draft = run.run_draft(self.store, FLOW, settings, digests, weights)
+        sources = [Source(part.url, part.weight) for part in version.mix.values()]
+        needs = tuple(part.step for part in version.mix.values() if part.step)
 
         def train(lent: Session) -> Mapping[str, Artifact]:
             made = run.train(draft, sources, settings, lent.launcher, lent.display, lent.address)
             return {"": made}
 
-        step = Step(
-            f"train {version.label}, seed {seed}", FLOW, {"": draft}, train, (version.step,)
-        )
+        step = Step(f"train {version.label}, seed {seed}", FLOW, {"": draft}, train, needs)
         return self._add(step, self.first, step.name)
 
 

@@ -24,17 +24,27 @@ from infra.errors import SluiceError
 from infra.filesystem import join, read_json, write_bytes
 from infra.stage import Draft
 from pretrain.evaluate.intervals import Estimate, accuracies, over_seeds
+from pretrain.mix import Weight
 
 CODE = 1
 FOLDER, FILE = "races", "race.json"
 ENTRANT = "encoder"  # the name of the one encoder of each evaluation
 
 
+def share_of(mix: Mapping[str, Any], name: str) -> float | None:
+    """The share of one name in a mix of weights; None where any of these changes over the run."""
+    weights = {key: float(weight) for key, weight in mix.items() if isinstance(weight, int | float)}
+    if len(weights) < len(mix):
+        return None
+    return weights.get(name, 0.0) / sum(weights.values())
+
+
 @dataclass(frozen=True)
 class Entrant:
     """A version in the race, its measures and its evaluations, one a seed.
 
-    baseline: the label of the entrant it is compared with, or None.
+    baseline: the label of the entrant it is compared with, or None. mix: what it learns from, and
+    the share of each; `curated` is the version.
     """
 
     label: str
@@ -45,6 +55,12 @@ class Entrant:
     measures: str
     evaluation_urls: tuple[str, ...]
     evaluations: tuple[str, ...]
+    mix: Mapping[str, Weight]
+
+    @property
+    def own_share(self) -> float | None:
+        """Of its own version in the samples that it sees; None where that changes."""
+        return share_of(self.mix, "curated")
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -53,6 +69,7 @@ class Entrant:
             "baseline": self.baseline,
             "measures": self.measures,
             "evaluations": list(self.evaluations),
+            **({"mix": dict(self.mix)} if len(self.mix) > 1 else {}),
         }
 
 
@@ -101,7 +118,8 @@ class TableWork:
     def _line(self, entrant: Entrant, answers: Mapping[str, "Answers"]) -> dict[str, Any]:
         made = artifact_at(entrant.url)
         rows, kept = made.totals["rows"], made.totals["kept"]
-        own = answers[entrant.label]
+        own, share = answers[entrant.label], entrant.own_share
+        own_seen = None if share is None else share * self.settings.samples_seen
         line = {
             "label": entrant.label,
             "version": entrant.digest,
@@ -110,7 +128,8 @@ class TableWork:
             "kept": kept,
             "kept_share": kept / rows if rows else 0.0,
             "samples_seen": self.settings.samples_seen,
-            "epochs": self.settings.samples_seen / kept if kept else None,
+            "epochs": own_seen / kept if kept and own_seen is not None else None,
+            "mix": dict(entrant.mix),
             "measures": read_json(join(entrant.measures_url, MEASURES)),
             "test_samples": len(own.labels),
             "evaluation": {

@@ -5,14 +5,17 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import numpy as np
+import pyarrow as pa
 
 from flows.report import (
     balance,
     canaries,
+    captions,
     duplicates,
     evaluation,
     funnel,
     galleries,
+    generated,
     provenance,
     rungs,
     thresholds,
@@ -20,11 +23,13 @@ from flows.report import (
 )
 from flows.report.balance import Selector
 from flows.report.canaries import Canaries
+from flows.report.captions import Captions
 from flows.report.context import ReportContext
 from flows.report.duplicates import Duplicates, Leaks
 from flows.report.evaluation import Answer, Evaluation
 from flows.report.funnel import Funnel
 from flows.report.galleries import Gallery, Strip
+from flows.report.generated import Generated
 from flows.report.provenance import Ancestor, Time
 from flows.report.rungs import Rung
 from flows.report.samples import Tile, clean, load_samples, shuffled
@@ -33,9 +38,10 @@ from flows.report.thresholds import Threshold
 from flows.report.thumbnails import Place
 from flows.report.training import Training
 from infra import artifacts
-from infra.dataset import Dataset
+from infra.dataset import ROWS, Dataset
+from infra.drawn import DrawnShard, is_drawn
 
-FRACTALS = 27
+FRACTALS, FRACTALS_AMONG = 27, 1000
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class Report:
     leaks: Sequence[Leaks] = ()
     selectors: Sequence[Selector] = ()
     canaries: Canaries | None = None
+    generated: Generated | None = None
+    captions: Captions | None = None
 
     def places(self) -> Iterator[Place]:
         """Every picture of the page, the ones that matter most first."""
@@ -76,6 +84,7 @@ class Report:
             tiles += [group.kept, *group.members]
         for row in self.canaries.rows if self.canaries else ():
             tiles += [*row.missed, *row.wrong]
+        tiles += [tile for tile, _ in self.captions.samples] if self.captions else []
         tiles += self.fractals
         return (tile.place for tile in tiles if tile.place is not None)
 
@@ -109,6 +118,8 @@ def collect(store: str, context: ReportContext) -> Report:
         leaks=duplicates.leaks(context),
         selectors=balance.selectors(context),
         time=provenance.time(context),
+        generated=generated.generated(context),
+        captions=captions.captions(context),
         settings=provenance.settings_yaml(context.recipe),
         provenance=provenance.provenance(store, context),
     )
@@ -132,12 +143,17 @@ def collect(store: str, context: ReportContext) -> Report:
 
 
 def fractal_tiles(context: ReportContext) -> list[Tile]:
-    """A few synthetic pictures, from the first shard."""
+    """A few synthetic pictures, from the first shard, which may be drawn now."""
     artifact = artifacts.load(context.fractals) if context.fractals else None
     if artifact is None:
         return []
     dataset = Dataset(artifact)
-    rows = dataset.rows(dataset.shards[0], ["uid", "shard", "row", "caption", "status"])
+    columns = ["uid", "shard", "row", "caption", "status"]
+    if is_drawn(artifact):  # of which a shard may have a million
+        schema = pa.schema([ROWS.field(name) for name in columns])
+        rows = DrawnShard(artifact, dataset.shards[0]).table(schema, FRACTALS_AMONG)
+    else:
+        rows = dataset.rows(dataset.shards[0], columns)
     uids = rows["uid"].to_numpy()
     chosen = shuffled(uids, np.arange(len(uids)), FRACTALS)
     entries = [rows.slice(i, 1).to_pylist()[0] for i in sorted(chosen)]

@@ -25,6 +25,7 @@ class ReportContext:
     """URLs of the artifacts of one run; whatever is None is told as "not part of this run".
 
     scores: by scorer name ("image", "clip", ...). runs: training runs by name.
+    captions: score folders of generated captions, by name, row-aligned with `curated`.
     versions: what else runs learnt from, by the names in the recipe.
     canaries: Parquet of planted defects (uid, defect, twin_uid); no stage ever sees it.
     evaluation: an evaluation artifact. held_out: the dataset that evaluation leaks are copies of.
@@ -45,6 +46,7 @@ class ReportContext:
     held_out: str | None = None
     index: str | None = None
     fractals: str | None = None
+    captions: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     filter_model: str = "unknown: this report was not told which embedding model was used"
     filter_trained: bool = False

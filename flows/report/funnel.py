@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from curation.generate.reasons import MEANINGS as GENERATED
 from curation.rules_settings import DUPLICATES, HASH_BITS, DedupSettings, RuleSettings
 from flows.report.context import ReportContext
 from infra import artifacts
@@ -97,7 +98,8 @@ def funnel(
         left -= count
         stage = "ingest" if reason not in meanings else "rule"
         stage = "dedup" if reason in DUPLICATES else "selection" if reason in plan else stage
-        meaning = (meanings | plan).get(reason, "refused when it was read")
+        read = GENERATED.get(reason, "refused when it was read")
+        meaning = (meanings | plan).get(reason, read)
         losses.append(
             Loss(reason, count, _share(count, rows), left, _share(left, rows), stage, meaning)
         )

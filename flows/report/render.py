@@ -10,6 +10,7 @@ from markupsafe import Markup
 from flows.report.collect import Report, collect
 from flows.report.context import ReportContext
 from flows.report.evaluation import signed
+from flows.report.fractals import write_catalogue
 from flows.report.thresholds import Step
 from flows.report.thumbnails import STEPS, Place, thumbnails
 from indexes.grid import STRIP_STYLE, Frame, strip
@@ -28,18 +29,20 @@ def write_report(store: str, context: ReportContext) -> str:
     holds timings, and may be written again at any time from the store alone.
     """
     folder = context.curated or store
-    page = render(collect(store, context))
+    catalogue = write_catalogue(folder, context.fractals, fill)
+    page = render(collect(store, context), catalogue)
     filesystem.write_bytes(folder, PAGE, page.encode("utf-8", "replace"))
     filesystem.remove_tree(join(folder, filesystem.TEMPORARY))
     return join(folder, PAGE)
 
 
-def render(report: Report) -> str:
-    """The page of a run as HTML."""
+def render(report: Report, catalogue: str | None = None) -> str:
+    """The page of a run as HTML. catalogue: the page of its fractals, relative to it."""
     small = thumbnails(report.step_places(), STEPS)
     return fill(
         "template.html.jinja",
         report=report,
+        catalogue=catalogue,
         pictures=thumbnails(report.places()),
         film=lambda steps: film(steps, small),
     )

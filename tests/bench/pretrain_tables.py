@@ -69,11 +69,13 @@ def full_length(found: dict[str, Any]) -> str:
 
 def fractals(found: dict[str, Any]) -> str:
     mean, gain = found["mean"], found["gain"]
+    several = found["fractals"].get("objects")
+    learnt = f", {several[0]} to {several[1]} in an image" if several else ""
     return (
         f"Fine-tuned on {found['images']:,} images, over {len(found['seeds'])} seeds (commit "
         f"{found['commit']}): {100 * mean['scratch']:.1f} % from scratch, "
         f"{100 * mean['fractals']:.1f} % from a network that told {found['fractals']['systems']} "
-        f"fractals apart; {100 * gain['value']:+.1f} points [{100 * gain['low']:.1f}, "
+        f"fractals apart{learnt}; {100 * gain['value']:+.1f} points [{100 * gain['low']:.1f}, "
         f"{100 * gain['high']:.1f}]."
     )
 
@@ -145,9 +147,40 @@ def gpu(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def reinforced(found: dict[str, Any]) -> str:
+    """found: results of reinforce.py."""
+    stored, mean, gain = found["stored"], found["mean"], found["gain"]
+    images, epochs, seeds = found["images"], found["epochs"], len(found["seeds"])
+    teachers = " and ".join(f"{100 * each:.1f} %" for each in found["teachers"]["accuracy"])
+    return (
+        f"CIFAR-10, {images['student']:,} images {epochs['student']} times "
+        f"(`tests/bench/reinforce.py`, commit {found['commit']}), over {seeds} seeds: "
+        f"{100 * mean['labels']:.1f} % from labels, {100 * mean['stored']:.1f} % from "
+        f"{stored['views']} stored views of each; {100 * gain['value']:+.1f} points "
+        f"[{100 * gain['low']:.1f}, {100 * gain['high']:.1f}]. The teachers, the same network on "
+        f"{images['teachers']:,} images, reach {teachers}. {stored['bytes_per_output']:.0f} bytes "
+        f"an output, {stored['cpu_milliseconds_per_image']:.0f} CPU-milliseconds an image."
+    )
+
+
+def drawing(found: dict[str, Any]) -> str:
+    """Steps that wait for fractals drawn on the fly."""
+    told = "; ".join(
+        f"{name}: {100 * run['waiting']:.2f} % at {run['images_a_second']:.0f} images a second"
+        for name, run in found["runs"].items()
+    )
+    return (
+        f"Share of the time that a ViT-Ti at 64 pixels waits for fractals drawn on the fly, on "
+        f"{found['machine']['cores']} cores (`tests/bench/fractal_source.py`, commit "
+        f"{found['commit']}): {told}."
+    )
+
+
 LEARNING = {
     "learning": curve,
     "learning_gpu": full_length,
     "learning_fractals": fractals,
+    "learning_scenes": fractals,
+    "fractal_source": drawing,
     "loader_memory": memory,
 }

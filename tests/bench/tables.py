@@ -167,6 +167,8 @@ if __name__ == "__main__":
     PRETRAIN.write_text(place(PRETRAIN.read_text(), "backbones", pretrain_tables.backbones(kept)))
     there = {name: load(name) for name in pretrain_tables.LEARNING if is_kept(name)}
     PRETRAIN.write_text(place(PRETRAIN.read_text(), "learning", pretrain_tables.learning(there)))
+    taught = pretrain_tables.reinforced(load("reinforce")) if is_kept("reinforce") else ""
+    PRETRAIN.write_text(place(PRETRAIN.read_text(), "reinforce", taught))
     speed = pretrain_tables.speed(load("train"))
     PRETRAIN.write_text(place(PRETRAIN.read_text(), "speed", speed))
     fast = pretrain_tables.gpu(load("train_gpu")) if is_kept("train_gpu") else ""

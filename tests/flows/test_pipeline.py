@@ -208,6 +208,8 @@ def test_the_whole_job_leaves_a_report(tmp_path: Path, curated_store: Path) -> N
     for word in ("mismatched_caption", "near_duplicate", "clip-raw", "evaluation_leak"):
         assert word in page
     assert "http://" not in page.replace("http://www.w3.org", "")
+    catalogue = Path(result.report).with_name("fractals.html").read_text()
+    assert 'href="fractals.html"' in page and catalogue.count('id="system-') == 4
     again = report(Options(None, (*SMALL, "run.executor=inline"), str(store)))
     assert again == result.report
 

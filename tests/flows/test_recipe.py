@@ -97,7 +97,7 @@ def test_merging_keeps_what_is_above(below: dict[str, object], above: dict[str, 
 
 def test_overrides_reach_mappings_and_list_elements() -> None:
     value = {"a": {"b": 1}, "rules": [{"reason": "small", "min": 1}, {"name": "x"}]}
-    override(value, ["a.b=2", "a.c.d=[1, 2]", "rules.small.min=3", "rules.1.name=y"])
+    value = override(value, ["a.b=2", "a.c.d=[1, 2]", "rules.small.min=3", "rules.1.name=y"])
     assert value == {
         "a": {"b": 2, "c": {"d": [1, 2]}},
         "rules": [{"reason": "small", "min": 3}, {"name": "y"}],
@@ -148,3 +148,15 @@ def test_a_run_may_be_asked_on_splits_of_its_recipe_while_it_trains(tmp_path: Pa
     wrong = load_recipe(None, (*changes, f"pretrain.{name}.train.evaluate.test=evaluations"))
     with pytest.raises(SluiceError, match="no dataset 'evaluations'"):
         Pipeline(wrong, store)
+
+
+def test_what_an_anchor_shares_is_set_in_one_place_alone() -> None:
+    """The demo's recipe writes one CLIP, and lays it under three runs by anchors."""
+    place = "pretrain.clip.train.options.flip"
+    recipe = load_recipe(None, [f"{place}=0.25"])
+    flips = [
+        recipe.pretrain["clip"].train.options.flip,  # type: ignore[attr-defined]
+        recipe.pretrain["clip-raw"].train.options.flip,  # type: ignore[attr-defined]
+        recipe.filter.train.options.flip,  # type: ignore[union-attr]
+    ]
+    assert flips == [0.25, 0.0, 0.0]

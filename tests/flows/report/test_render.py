@@ -190,9 +190,8 @@ OPTIONAL = [
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_whatever_is_missing_does_not_stop_it(made: tuple[str, ReportContext], name: str) -> None:
     store, context = made
-    empty = (
-        type(getattr(context, name))() if name in ("scores", "runs", "recipe", "steps") else None
-    )
+    collections = ("scores", "runs", "captions", "recipe", "steps")
+    empty = type(getattr(context, name))() if name in collections else None
     Page(render(collect(store, replace(context, **{name: empty}))))
 
 
