@@ -43,7 +43,7 @@ demo: $(READY)
 	@$(BIN)/python .ci/once.py demo $(DEMO_INPUTS) -- $(BIN)/prefect run curate-and-pretrain
 
 test: $(READY)
-	@$(BIN)/python .ci/once.py test $(TEST_INPUTS) -- $(MAKE) check pytest
+	@$(BIN)/python .ci/once.py test $(TEST_INPUTS) -- $(MAKE) -j2 check pytest
 
 check: $(READY)
 	@$(BIN)/ruff check .

@@ -57,7 +57,7 @@ class TextToImage:
     same size, the last one filled up, because products of another shape may add in another order.
     That holds where the pipeline pads prompts to one length, as Stable Diffusion in all versions,
     Flux and PixArt do; where one pads to the longest of a chunk, use a chunk of 1. Another kind
-    of device, another number of threads, or a chunk that memory made smaller may change bits.
+    of device, or a chunk that memory made smaller, may change bits.
     """
 
     pipeline: Any
@@ -183,18 +183,26 @@ def _drawn(image: Any, unsafe: bool, chunk: int) -> Drawn:
 
 @contextlib.contextmanager
 def _repeatable(device: torch.device, seed: int) -> Generator[None]:
-    """The same products every time, and whatever noise comes from no generator of ours."""
-    strict = torch.are_deterministic_algorithms_enabled()
+    """The same products every time, and whatever noise comes from no generator of ours.
+
+    On a CPU by one thread, as workers have, wherever this is called: more would add in another
+    order.
+    """
+    strict, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     cuda = device.type == "cuda"
     with torch.random.fork_rng([device] if cuda else []):
         torch.manual_seed(seed)
         if cuda:
             torch.use_deterministic_algorithms(True, warn_only=True)
+        else:
+            torch.set_num_threads(1)
         try:
             yield
         finally:
             if cuda:
                 torch.use_deterministic_algorithms(strict)
+            else:
+                torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ def test_mutated_images_end_in_pixels_or_a_reason() -> None:
     assert set(counts) == {None, "truncated", "decode_failed", "too_many_pixels"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_20_000_mutated_images_end_in_pixels_or_a_reason() -> None:
     counts = fuzz_images(range(20_000))
     assert set(counts) == {None, "truncated", "decode_failed", "too_many_pixels"}

@@ -83,7 +83,7 @@ def test_columns_that_nothing_makes_are_told_at_once(tmp_path: Path) -> None:
         pipeline(tmp_path, {"annotate": {"odd": {"kind": "outlier"}}})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_new_captions_are_written_and_learnt_from(tmp_path: Path, curated_store: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(curated_store, store)

@@ -107,6 +107,7 @@ def pool_scores(pool: Dataset) -> Iterator[Path]:
     return Path(pool.url).glob("scores/*/manifest.json")
 
 
+@pytest.mark.long
 def test_a_second_run_draws_nothing(store: Path, model: Path) -> None:
     assert ran(run(store, small(model))) == []
     changed = ran(run(store, [*small(model), "curate.rules.blank.max=0.9"]))

@@ -240,7 +240,7 @@ def read(url: str, settings: TrainSettings, count: int) -> list[tuple[int, str]]
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_read_what_one_reads(make: Any, tmp_path: Path) -> None:
     url = version(tmp_path / "data" / "v", [f"new {row}" for row in range(40)])
     settings = make({"caption": 1.0, "blip": 1.0})

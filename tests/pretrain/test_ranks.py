@@ -68,7 +68,7 @@ def batches_of(lines: Sequence[str]) -> tuple[list[list[Any]], dict[str, Any]]:
     return whole, states[0][-1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_four_two_and_four_processes_read_the_samples_that_one_reads(
     pairs: str, greys: str, fractals: str
 ) -> None:

@@ -258,7 +258,7 @@ def test_at_most_120_bytes_for_top_ten_of_a_thousand() -> None:
     assert 50 < file.bytes / (8 * count) <= 80
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_resumed_or_by_processes_the_bytes_are_the_same(
     version: str, teacher: str, tmp_path: Path
 ) -> None:

@@ -204,7 +204,7 @@ if __name__ == "__main__":  # else each worker would import it all
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_among_its_workers_the_bytes_are_the_same(diffusion: Path, tmp_path: Path) -> None:
     """Two processes draw, all are killed, this one goes on; against one that does it all."""
     settings = asked(diffusion, tmp_path, rows_per_shard=1)

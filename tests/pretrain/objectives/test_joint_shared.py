@@ -127,7 +127,7 @@ def told(
     return found, [folder / "1", folder / "2"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_have_the_gradient_of_one(
     name: str, told: tuple[list[Told], list[Path]]
@@ -142,7 +142,7 @@ def test_two_processes_have_the_gradient_of_one(
         assert off < TOLERANCE * max(1.0, largest / 10)  # float32: 7 digits
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", RUNS)
 def test_the_mean_of_their_figures_is_that_of_one(
     name: str, told: tuple[list[Told], list[Path]]
@@ -157,7 +157,7 @@ def test_the_mean_of_their_figures_is_that_of_one(
                     assert process[name][step][key] == pytest.approx(value, rel=1e-5), key
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_samples_lie_unevenly_and_few_ones_in_both(told: tuple[list[Told], list[Path]]) -> None:
     for process, web in ((1, 4), (2, 3)):
         first, second = (step["here"] for step in told[0][process]["clip and mae"])

@@ -11,7 +11,7 @@ from infra.dataset import open_dataset
 from tests.indexes.service.explorer.conftest import PHONE, Serve, Visit
 from tests.indexes.service.explorer.page import answered, asked, post, uids
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 STATIC = Path(__file__).parents[4] / "indexes" / "service" / "static"
 
 

@@ -23,7 +23,7 @@ from tests.indexes.service.explorer.page import (
     uids,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def test_nothing_asked_shows_a_sample_and_another(visit: Visit, service: str) -> None:
