@@ -104,8 +104,8 @@ def speed(found: dict[str, Any]) -> str:
     lines = [
         f"{found['peer']}, the same CLIP of 64 pixels, tars of 256 pixels, captions of at most "
         f"16 tokens, {found['threads']} threads, medians (`tests/bench/train.py`, commit "
-        f"{found['commit']}). The peer's training is float32; a processor without bfloat16 only "
-        "imitates it.",
+        f"{found['commit']}). The peer's training is float32; where a processor has no bfloat16 "
+        "its products are taken in float32 and rounded.",
         "",
         "| | ours | open_clip's | times |",
         "|---|---|---|---|",
