@@ -15,8 +15,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from infra.errors import SluiceError
@@ -235,15 +236,17 @@ class LocalRunner:
         running: dict[Future[Any], tuple[int, float]],
         deadline: float,
     ) -> Iterator[tuple[int, Result]]:
+        ended: SimpleQueue[Future[Any]] = SimpleQueue()
         while queue or running:
             failure = None
             try:
-                self._submit(function, items, queue, running)
+                self._submit(function, items, queue, running, ended)
             except BrokenProcessPool:  # a worker died while it had nothing to do
                 failure = DIED
-            done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
             stranded = []
-            for future in done:
+            for future in _taken(ended, timeout=1.0 if running else 0.0):
+                if future not in running:  # it was given up before
+                    continue
                 index, _ = running.pop(future)
                 try:
                     result = future.result()
@@ -269,6 +272,7 @@ class LocalRunner:
         items: Sequence[Item],
         queue: Queue,
         running: dict[Future[Any], tuple[int, float]],
+        ended: "SimpleQueue[Future[Any]]",
     ) -> None:
         while (index := queue.take(len(running), WINDOW * self.workers)) is not None:
             try:
@@ -277,12 +281,27 @@ class LocalRunner:
                 queue.put_back([index])
                 raise
             running[future] = (index, time.monotonic())
+            future.add_done_callback(ended.put)
 
     def __enter__(self) -> "LocalRunner":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._discard()
+
+
+def _taken(ended: "SimpleQueue[Future[Any]]", timeout: float) -> list[Future[Any]]:
+    """Those that have ended, once one has or after `timeout` seconds.
+
+    Not by `concurrent.futures.wait`: a Ctrl-C that falls between the locks it takes leaves one
+    locked, and the pool then never ends.
+    """
+    taken: list[Future[Any]] = []
+    with contextlib.suppress(Empty):
+        taken.append(ended.get(timeout=timeout))
+        while True:
+            taken.append(ended.get_nowait())
+    return taken
 
 
 def processors() -> int:
