@@ -7,9 +7,6 @@ is dropped holds nulls.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
-
-from pydantic import BaseModel
 
 from curation import score
 from curation.columns import dataset_at
@@ -25,22 +22,11 @@ from pretrain.reinforce_settings import ReinforceSettings
 from pretrain.settings import TrainSettings
 
 NEEDS = ("curated version",)
-Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def step_name(name: str) -> str:
     """The step that makes the columns `name`."""
     return f"annotate {name}"
-
-
-def seeded(wanted: Mapping[str, Kind], seed: int) -> dict[str, Kind]:
-    """Settings by name; where there is a seed, it counts from the recipe's."""
-    return {
-        name: each.model_copy(update={"seed": seed + own})
-        if isinstance(own := getattr(each, "seed", None), int)
-        else each
-        for name, each in wanted.items()
-    }
 
 
 def annotation_steps(

@@ -15,7 +15,7 @@ from curation.measures import cells
 from curation.scores.clip import ClipScorer, best_precision
 from curation.scores.reference import Given, Reference
 from curation.scores.registry import chosen_scorer, pixel_scorers
-from flows.annotations import annotation_steps, seeded
+from flows.annotations import annotation_steps
 from flows.indexing import index_steps
 from flows.recipe import Recipe
 from flows.selection import selection_step
@@ -149,7 +149,9 @@ class Pipeline:
     def _chosen_scores(self) -> None:
         """What `curate.scores` names; these may read the vectors of all scorers before them."""
         pool, before = self._split("pool"), dict(self.folders)
-        wanted = seeded(self.recipe.curate.scores, self.recipe.seed)
+        wanted = {
+            name: self.recipe.seeded(each) for name, each in self.recipe.curate.scores.items()
+        }
         if not wanted:
             return
         compares = self._has("trusted") and any(each.reads_trusted for each in wanted.values())
@@ -303,7 +305,7 @@ class Pipeline:
     def _annotate(self) -> None:
         curated, pool = self.steps["curated version"].draft, self._split("pool")
         given = Given(self.clip, Reference(pool.url, self.folders["clip"]), None)
-        wanted = seeded(self.recipe.annotate, self.recipe.seed)
+        wanted = {name: self.recipe.seeded(each) for name, each in self.recipe.annotate.items()}
         for step in annotation_steps(wanted, curated, given):
             self._add(step)
 

@@ -30,15 +30,7 @@ RECIPES = Path(__file__).parent / "recipes"
 DEFAULT = "curate-and-pretrain"
 
 
-Seeded = TypeVar(
-    "Seeded",
-    IndexSettings,
-    FractalSettings,
-    GenerateSettings,
-    TrainSettings,
-    EvaluateSettings,
-    SelectionSettings,
-)
+Seeded = TypeVar("Seeded", bound=BaseModel)
 
 
 class _Settings(BaseModel):
@@ -252,8 +244,9 @@ class Recipe(_Settings):
         return self
 
     def seeded(self, settings: Seeded) -> Seeded:
-        """A stage's settings with their own seed counted from the recipe's."""
-        return settings.model_copy(update={"seed": self.seed + settings.seed})
+        """A stage's settings, whose own seed, if they have one, counts from the recipe's."""
+        own: int | None = getattr(settings, "seed", None)
+        return settings if own is None else settings.model_copy(update={"seed": self.seed + own})
 
 
 def find_recipe(name: str | None) -> Path:

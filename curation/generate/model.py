@@ -14,21 +14,18 @@ from pathlib import Path
 from typing import Any, cast
 
 from curation.fingerprint import file_states
-from infra import filesystem
+from curation.networks import HUB, INSTALL, LIBRARIES, local_folder
 from infra.digests import digest
 from infra.errors import SluiceError
 
-HUB = "hf-hub:"
 INDEX = "model_index.json"
 LOADED = (".json", ".txt", ".model", ".safetensors")  # what is read of a part's folder
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack")
-LIBRARIES = ("diffusers", "transformers")
 SAFETY = "safety_checker"
 WITHOUT_WEIGHTS = re.compile("Tokenizer|Scheduler|Processor|FeatureExtractor")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-INSTALL = "install sluice[generate]"
 
 
 @dataclass(frozen=True)
@@ -66,14 +63,6 @@ def find_model(
     folder = local_folder(location, f"a pipeline is a folder, or {HUB}OWNER/NAME")
     check_folder(folder, safety)
     return Model(folder.name, fingerprint(folder, store), str(folder))
-
-
-def local_folder(location: str, kinds: str) -> Path:
-    """The folder of this machine, or of a disk that all machines share, at a location."""
-    folder = Path(filesystem.resolve(location)[1]) if filesystem.is_local(location) else None
-    if folder is None or not folder.is_dir():
-        raise SluiceError(f"no folder of this machine at {location}", kinds)
-    return folder
 
 
 def fingerprint(folder: Path, store: str | None = None) -> str:

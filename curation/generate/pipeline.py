@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from curation.decode import Pixels
-from curation.generate.loading import first_line, library, whole_weights
 from curation.generate.model import (
     SAFETY,
     Model,
@@ -30,6 +29,7 @@ from curation.generate.model import (
 )
 from curation.generate.reasons import BLANK_IMAGE, NOT_FINITE, PIPELINE_FAILED, UNSAFE
 from curation.generate.settings import GenerateSettings
+from curation.networks import first_line, library, whole_weights
 from indexes.hub import hub_reachable, offline_hub, quiet_loading
 from infra.errors import SluiceError
 

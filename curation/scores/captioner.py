@@ -14,7 +14,6 @@ added to the logits is a draw of their softmax (Gumbel 1954). The noise is keyed
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -23,8 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from curation.decode import Pixels
-from curation.generate.loading import first_line, library, whole_weights
-from curation.generate.model import HUB, local_folder
+from curation.networks import HUB, find_place, first_line, library, whole_weights
 from indexes.hub import hub_reachable, offline_hub
 from infra.digests import generator
 from infra.errors import SluiceError
@@ -94,10 +92,7 @@ class Captioner:
     def load(model: str, precision: Literal["float32", "bfloat16"]) -> "Captioner":
         """From a folder or a hub. SluiceError where it is not there, not whole or no captioner."""
         transformers = library("transformers")
-        on_hub = model.startswith(HUB)
-        place = model.removeprefix(HUB) if on_hub else str(local_folder(model, KINDS))
-        if on_hub and Path(place).exists():  # which would be taken in place of the hub's
-            raise SluiceError(f"{model} is a folder here, and no name of a hub", KINDS)
+        place, on_hub = find_place(model, KINDS)
         offline = not on_hub or not hub_reachable()
         options = {"trust_remote_code": False, "local_files_only": offline}
         try:

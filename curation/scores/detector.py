@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.decode import Pixels
-from curation.generate.model import HUB, local_folder
+from curation.networks import HUB, find_place, first_line, library, whole_weights
 from curation.score import Batch, Ready, Scores, filled
 from curation.scores.clip import content_name
 from curation.units import BETTER, column
@@ -143,13 +143,11 @@ def load_detector(model: str) -> Detector:
     """
     import torch
 
-    from curation.generate.loading import first_line, library, whole_weights
     from indexes.hub import hub_reachable, offline_hub
 
     transformers = library("transformers")
-    on_hub = model.startswith(HUB)
     kinds = f"a detector is a folder that transformers saved, or {HUB}OWNER/NAME"
-    place = model.removeprefix(HUB) if on_hub else str(local_folder(model, kinds))
+    place, on_hub = find_place(model, kinds)
     offline = not on_hub or not hub_reachable()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

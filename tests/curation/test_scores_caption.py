@@ -244,7 +244,7 @@ def test_what_is_no_captioner_is_refused(folders: dict[str, Path], tmp_path: Pat
         (mute / name).unlink(missing_ok=True)
     with pytest.raises(SluiceError, match="no tokenizer, or one without a vocabulary"):
         load(mute)
-    with pytest.raises(SluiceError, match="is a folder here"):
+    with pytest.raises(SluiceError, match="is a path here"):
         load(Path(f"hf-hub:{tmp_path}"))
     text = tmp_path / "text"
     GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1)).save_pretrained(text)

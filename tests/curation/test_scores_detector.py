@@ -101,6 +101,8 @@ def test_what_it_is_made_of_is_told_and_not_where_it_lies(folder: Path, tmp_path
 def test_what_is_no_whole_detector_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SluiceError, match="no folder of this machine"):
         load_detector(str(tmp_path / "none"))
+    with pytest.raises(SluiceError, match="is a path here, and no name of a hub"):
+        load_detector(f"hf-hub:{folder}")
     with pytest.raises(SluiceError, match="cannot load the detector"):
         load_detector(str(tmp_path))
     pickled = Path(shutil.copytree(folder, tmp_path / "pickled"))

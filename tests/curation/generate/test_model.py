@@ -9,7 +9,8 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
-from curation.generate.model import HUB, INDEX, find_model
+from curation.generate.model import INDEX, find_model
+from curation.networks import HUB
 from infra.errors import SluiceError
 
 
