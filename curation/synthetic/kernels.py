@@ -131,6 +131,19 @@ def widen(
 
 
 @compiled
+def advance(room: NDArray[np.float32], turn: int) -> None:
+    """One step of all orbits: the rows behind those of the maps are x and y, see `spread`."""
+    xs, ys = room[COLUMNS, :ORBITS], room[COLUMNS, ORBITS:]
+    first, last = turn, turn + ORBITS
+    a, b, c = room[0, first:last], room[1, first:last], room[2, first:last]
+    d, e, f = room[3, first:last], room[4, first:last], room[5, first:last]
+    for j in range(ORBITS):
+        x = a[j] * xs[j] + b[j] * ys[j] + e[j]
+        y = c[j] * xs[j] + d[j] * ys[j] + f[j]
+        xs[j], ys[j] = x, y
+
+
+@compiled
 def trace(
     maps: NDArray[np.float32],
     places: NDArray[np.uint8],
@@ -144,13 +157,7 @@ def trace(
     left, right = np.full(ORBITS, np.inf, np.float32), np.full(ORBITS, -np.inf, np.float32)
     top, bottom = left.copy(), right.copy()
     for step in range(turns.shape[0]):
-        first, last = turns[step], turns[step] + ORBITS
-        a, b, c = room[0, first:last], room[1, first:last], room[2, first:last]
-        d, e, f = room[3, first:last], room[4, first:last], room[5, first:last]
-        for j in range(ORBITS):
-            x = a[j] * xs[j] + b[j] * ys[j] + e[j]
-            y = c[j] * xs[j] + d[j] * ys[j] + f[j]
-            xs[j], ys[j] = x, y
+        advance(room, turns[step])
         if step >= settling:
             widen(xs, left, right)
             widen(ys, top, bottom)
@@ -179,13 +186,9 @@ def visit(
     zero = np.float32(0)
     most_x, most_y = np.float32(counts.shape[1] - 0.5), np.float32(counts.shape[0] - 0.5)
     for step in range(turns.shape[0]):
-        first, last = turns[step], turns[step] + ORBITS
-        a, b, c = room[0, first:last], room[1, first:last], room[2, first:last]
-        d, e, f = room[3, first:last], room[4, first:last], room[5, first:last]
+        advance(room, turns[step])
         for j in range(ORBITS):
-            x = a[j] * xs[j] + b[j] * ys[j] + e[j]
-            y = c[j] * xs[j] + d[j] * ys[j] + f[j]
-            xs[j], ys[j] = x, y
+            x, y = xs[j], ys[j]
             # Written so that what is no number falls into the margin, too.
             x = x if x > zero else zero
             y = y if y > zero else zero
