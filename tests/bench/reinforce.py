@@ -71,7 +71,7 @@ def reinforced(version: Artifact, teachers: Sequence[str], classes: Sequence[str
         }
     )  # fmt: skip
     draft = reinforce_draft(version.url, version.digest, "teacher", settings)
-    work, items = ReinforceWork(draft.url, version.url, settings), None
+    work = ReinforceWork(draft.url, version.url, settings)
     items = reinforce_items(version.url, settings)
     with LocalRunner(2) as runner:
         return run_stage(
