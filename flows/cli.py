@@ -250,63 +250,6 @@ def evaluate(choices: RunChoices | None = None) -> None:
     _run("evaluate", choices)
 
 
-@app.command(group=RUN, sort_key=7)
-def race(
-    *,
-    recipes: Annotated[
-        tuple[str, ...],
-        Parameter(name="--recipes", negative=(), consume_multiple=True, show_default=False),
-    ] = (),
-    budget: Annotated[str | None, Parameter(name="--budget")] = None,
-    seeds: Annotated[int | None, Parameter(name="--seeds")] = None,
-    race: Annotated[str | None, Parameter(name="--race")] = None,
-    overrides: Annotated[
-        tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)
-    ] = (),
-    store: Annotated[str | None, Parameter(name="--store")] = None,
-    plan: Annotated[bool, Parameter(name="--plan", negative=(), show_default=False)] = False,
-) -> None:
-    """Try recipes against each other on one small model.
-
-    Example, with 64,000 samples seen by each run:
-
-        prefect run race --recipes a.yaml b.yaml --budget 64k --seeds 3
-
-    Parameters
-    ----------
-    recipes
-        Recipes that share their trusted and evaluation splits: files, or names of flows/recipes.
-    budget
-        Samples seen by each training run, repeats included: 64000, 64k, 1.5M.
-    seeds
-        Training runs of each recipe.
-    race
-        A YAML file with what is alike and, perhaps, entrants; or a name of flows/race.
-    overrides
-        One change to every recipe: path.to.key=value; to the race: race.path.to.key=value.
-    store
-        Where versions live: a folder or a URL such as s3://bucket/store.
-    plan
-        Only tell what would run, what is there, how long and how large; write nothing.
-    """
-
-    def action() -> None:
-        from flows.race import main as races
-
-        options = races.RaceOptions(recipes, race, budget, seeds, overrides, store)
-        if plan:
-            print(races.plan(options), flush=True)
-            return
-        try:
-            races.run(options)
-        finally:
-            environment.quiet_exit()
-        if not sys.stdout.isatty():
-            print(f"report: {races.page(races.prepare(options))}", flush=True)
-
-    guarded(action)
-
-
 @app.command(group=LOOK, sort_key=8)
 def report(choices: Choices | None = None) -> None:
     """Write the report again from what the store holds.
@@ -377,6 +320,17 @@ def serve(*names: str, serving: ServeChoices | None = None, choices: Choices | N
 
 
 # Imported when they are called: what they say of themselves in the list is said here.
+app.command(
+    "flows.cli_race:race",
+    help="""Try recipes against each other on one small model.
+
+    Example, with 64,000 samples seen by each run:
+
+        prefect run race --recipes a.yaml b.yaml --budget 64k --seeds 3
+    """,
+    group=RUN,
+    sort_key=7,
+)
 app.command(
     "flows.cli_export:export",
     help="""Write a version, its uids or its embeddings as other tools have them.
