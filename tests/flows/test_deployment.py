@@ -1,31 +1,25 @@
-"""The deployments of prefect.yaml, on a real server, with a real worker."""
+"""The deployments of prefect.yaml, on a real server with PostgreSQL, with a real worker."""
 
-import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from PIL import Image
 
-from flows import environment
+from flows.prefect_flows import FLOWS
+from flows.prefect_flows import race as race_flow
+from infra import artifacts
+from infra.artifacts import Artifact
 from infra.dataset import open_dataset
+from tests.services import ROOT, Server, postgres, postgres_programs, prefect_server, until
 
-ROOT = Path(__file__).parents[2]
-PREFECT = Path(sys.executable).with_name("prefect")
-PATIENCE = 240.0  # seconds; two slow cores need 15 for the first start of a server
 TERMINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+AUTOMATIONS = ROOT / "infra" / "deploy" / "prefect" / "automations.yaml"
 
 
 def deployments() -> dict[str, dict[str, Any]]:
@@ -33,164 +27,201 @@ def deployments() -> dict[str, dict[str, Any]]:
     return {deployment["name"]: deployment for deployment in described["deployments"]}
 
 
-def test_both_deployments_are_scheduled_on_the_work_pool() -> None:
+def test_every_flow_has_a_deployment_on_the_work_pool() -> None:
     found = deployments()
-    assert {name: each["entrypoint"].partition(":")[2] for name, each in found.items()} == {
-        "nightly": "curate_and_pretrain",
-        "hourly": "ingest",
-    }
-    crons = [schedule["cron"] for each in found.values() for schedule in each["schedules"]]
-    assert len(set(crons)) == 2
+    entries = {each["entrypoint"].partition(":")[2].replace("_", "-") for each in found.values()}
+    assert entries == {*FLOWS, race_flow.name}
     assert {each["work_pool"]["name"] for each in found.values()} == {"sluice"}
+    assert all(each["concurrency_limit"]["limit"] == 1 for each in found.values())
+    crons = {
+        name: [schedule["cron"] for schedule in each.get("schedules", [])]
+        for name, each in found.items()
+    }
+    assert {name for name, given in crons.items() if given} == {"nightly", "hourly"}
 
 
-@dataclass
-class Server:
-    """A Prefect server on loopback, and the commands that talk to it."""
-
-    api: str
-    environment: Mapping[str, str] = field(repr=False)
-    logs: Path = field(repr=False)
-
-    def call(self, method: str, path: str, body: object = None) -> Any:
-        request = urllib.request.Request(
-            f"{self.api}/{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or b"null")
-
-    def command(self, *arguments: str) -> str:
-        run = subprocess.run(
-            [str(PREFECT), "--no-prompt", *arguments],
-            cwd=ROOT,
-            env=dict(self.environment),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        assert run.returncode == 0, run.stdout + run.stderr
-        return run.stdout
-
-
-@contextmanager
-def process(log: Path, values: Mapping[str, str], *command: str) -> Iterator[Callable[[], str]]:
-    """A process group that is ended with the block; yields its output so far."""
-    with log.open("wb") as output:
-        started = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=dict(values),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield log.read_text
-    finally:
-        for kind in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(started.pid, kind)
-                started.wait(timeout=20)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
-        started.wait()
-
-
-def until(what: str, ready: Callable[[], Any], log: Callable[[], str]) -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if answer := ready():
-            return answer
-        time.sleep(0.5)
-    raise AssertionError(f"{what} took longer than {PATIENCE:.0f} s:\n{log()}")
+def test_automations_bring_back_what_crashed_at_most_three_times() -> None:
+    silent, again = yaml.safe_load(AUTOMATIONS.read_text())["automations"]
+    beat = deployments()["nightly"]["work_pool"]["job_variables"]["env"]
+    assert silent["trigger"]["within"] == 3 * int(beat["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    assert again["trigger"]["match"]["prefect.run-count"] == ["1", "2", "3"]
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    api = f"http://127.0.0.1:{port}/api"
-    values = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
-        **environment.PRIVATE,
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-        "PREFECT_API_URL": api,
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-    }
-    made = Server(api, values, tmp_path)
-
-    def healthy() -> bool:
-        try:
-            return made.call("GET", "health") is True
-        except (urllib.error.URLError, OSError):
-            return False
-
-    start = (str(PREFECT), "server", "start", "--host", "127.0.0.1", "--port", port, "--no-ui")
-    with process(tmp_path / "server.log", values, *start) as log:
-        until("the server's start", healthy, log)
+    """A server with the deployments and automations, none of which runs by itself."""
+    if postgres_programs() is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
+    with postgres() as database, prefect_server(tmp_path, database) as made:
+        made.command("work-pool", "create", "sluice", "--type", "process")
+        made.command("deploy", "--all")
+        for each in made.call("POST", "deployments/filter", {}):
+            made.call("POST", f"deployments/{each['id']}/pause_deployment")
         yield made
 
 
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    """The recipe for data of one's own, on six pictures, in this process alone."""
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for number in range(6):
-        Image.new("RGB", (64, 48), (number * 40, 90, 120)).save(pictures / f"{number}.png")
-        (pictures / f"{number}.txt").write_text(f"colour number {number}")
+def deployed(server: Server) -> dict[str, dict[str, Any]]:
+    return {each["name"]: each for each in server.call("POST", "deployments/filter", {})}
+
+
+def recipe(folder: Path, pictures: int, rows_per_shard: int, **run: Any) -> Path:
+    """The recipe for data of one's own, on some pictures, in this process alone."""
+    (folder / "pictures").mkdir()
+    for number in range(pictures):
+        colour = (number * 40 % 256, number // 7 % 256, 120)
+        Image.new("RGB", (64, 48), colour).save(folder / "pictures" / f"{number}.png")
+        (folder / "pictures" / f"{number}.txt").write_text(f"colour number {number}")
     described = yaml.safe_load((ROOT / "flows" / "recipes" / "your-shards.yaml").read_text())
-    described["data"] = {"pool": [{"folder": str(pictures)}], "rows_per_shard": 4}
-    described["run"] = {"executor": "inline"}
-    path = tmp_path / "recipe.yaml"
+    sources = [{"folder": str(folder / "pictures")}]
+    described["data"] = {"pool": sources, "rows_per_shard": rows_per_shard}
+    described["run"] = {"executor": "inline", **run}
+    path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(described))
     return path
 
 
-@pytest.mark.prefect
-@pytest.mark.slow
-def test_a_deployed_run_completes(server: Server, recipe: Path, tmp_path: Path) -> None:
-    server.command("work-pool", "create", "sluice", "--type", "process")
-    server.command("deploy", "--all")
-    deployed = {each["name"]: each for each in server.call("POST", "deployments/filter", {})}
-    assert set(deployed) == {"nightly", "hourly"}
-    for name, each in deployed.items():
-        (schedule,) = each["schedules"]
-        assert schedule["active"]
-        assert schedule["schedule"]["cron"] == deployments()[name]["schedules"][0]["cron"]
-        assert each["work_pool_name"] == "sluice"
-        # From here on nothing but what the test asks for may run.
-        server.call("POST", f"deployments/{each['id']}/pause_deployment")
+def ask(server: Server, name: str, given: Path, store: Path) -> str:
+    """A run of a deployment, now."""
+    parameters = {"recipe": str(given), "overrides": ["seed=1"], "store": str(store)}
+    path = f"deployments/{deployed(server)[name]['id']}/create_flow_run"
+    return server.call("POST", path, {"parameters": parameters})["id"]
 
-    store = tmp_path / "store"
-    run = server.call(
-        "POST",
-        f"deployments/{deployed['hourly']['id']}/create_flow_run",
-        {"parameters": {"recipe": str(recipe), "overrides": ["seed=1"], "store": str(store)}},
-    )
 
-    def finished() -> str | None:
-        state = server.call("GET", f"flow_runs/{run['id']}")["state_type"]
+def finished(server: Server, run: str) -> str:
+    def ended() -> str | None:
+        state = server.state(run)
         return state if state in TERMINAL else None
 
-    def told() -> bool:
-        wanted = {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200}
-        records = server.call("POST", "logs/filter", wanted)
-        return any("ingest pool: 2 shards" in record["message"] for record in records)
+    return until("the run", ended, server.logs / "worker.log")
 
-    worker = (str(PREFECT), "worker", "start", "--pool", "sluice")
-    with process(tmp_path / "worker.log", server.environment, *worker) as log:
-        assert until("the run", finished, log) == "COMPLETED", log()
-        until("the run's log", told, log)  # records travel in batches, a little behind
 
-    tasks = server.call("POST", "task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+@pytest.mark.prefect
+@pytest.mark.slow
+def test_a_scheduled_run_fires_and_completes(server: Server, tmp_path: Path) -> None:
+    found = deployed(server)
+    assert set(found) == set(deployments())
+    for name, each in found.items():
+        wanted = [schedule["cron"] for schedule in deployments()[name].get("schedules", [])]
+        assert [schedule["schedule"]["cron"] for schedule in each["schedules"]] == wanted
+        assert each["work_pool_name"] == "sluice"
+
+    hourly, store = found["hourly"], tmp_path / "store"
+    given = recipe(tmp_path, 6, 4)
+    server.call(
+        "PATCH",
+        f"deployments/{hourly['id']}",
+        {"parameters": {"recipe": str(given), "overrides": ["seed=1"], "store": str(store)}},
+    )
+    (schedule,) = hourly["schedules"]
+    soon = {"schedule": {"interval": 3600.0, "anchor_date": anchor(seconds=3)}, "active": True}
+    server.call("PATCH", f"deployments/{hourly['id']}/schedules/{schedule['id']}", soon)
+    server.call("POST", f"deployments/{hourly['id']}/resume_deployment")
+
+    def fired() -> str | None:
+        runs = server.call("POST", "flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"})
+        return runs[0]["id"] if runs else None
+
+    with server.worker():
+        run = until("the schedule", fired, server.logs / "server.log")
+        assert finished(server, run) == "COMPLETED", (server.logs / "worker.log").read_text()
+
+        def told() -> bool:  # records travel in batches, a little behind
+            return any("ingest pool: 2 shards" in each for each in server.messages(run))
+
+        until("the run's log", told, server.logs / "worker.log")
+    assert server.call("GET", f"flow_runs/{run}")["auto_scheduled"]
+    tasks = server.call("POST", "task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
     assert [(task["name"].rpartition("-")[0], task["state_type"]) for task in tasks] == [
         ("ingest pool", "COMPLETED")
     ]
     dataset = open_dataset(str(store), "pool")
     assert dataset.artifact.totals["rows"] == dataset.artifact.totals["kept"] == 6
+
+
+def anchor(seconds: float) -> str:
+    """A moment from now, as the server reads it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
+
+
+# ---- a run that is cancelled, a worker that is killed ----
+
+MANY = 3_000  # pictures, one to a shard: some ten seconds of work
+
+
+def parts_recorded(store: Path) -> int:
+    return len(list(store.glob("pool/*/_parts/*.json")))
+
+
+def processes_of(worker: int) -> list[psutil.Process]:
+    """The flow runs that a worker has started, with all that they started."""
+    return psutil.Process(worker).children(recursive=True)
+
+
+def undisturbed(folder: Path, given: Path) -> Artifact:
+    """The same pool, made by the command in one go."""
+    from flows.main import Options, execute, prepare
+    from infra.progress import SilentDisplay
+
+    options = Options(str(given), ("seed=1",), str(folder / "undisturbed"))
+    execute(prepare(options), "ingest", SilentDisplay(), lambda step, session: step.run(session))
+    return open_dataset(str(folder / "undisturbed"), "pool").artifact
+
+
+@pytest.mark.prefect
+@pytest.mark.long
+def test_a_run_that_is_cancelled_stops_its_processes_and_can_go_on(
+    server: Server, tmp_path: Path
+) -> None:
+    store, given = tmp_path / "store", recipe(tmp_path, MANY, 1, executor="local", workers=1)
+    with server.worker() as worker:
+        run = ask(server, "hourly", given, store)
+        until("some shards", lambda: parts_recorded(store) > 20, server.logs / "worker.log")
+        running = processes_of(worker.pid)
+        assert running
+        body = {"state": {"type": "CANCELLING"}, "force": False}
+        server.call("POST", f"flow_runs/{run}/set_state", body)
+        assert finished(server, run) == "CANCELLED"
+        until(
+            "the end of its processes",
+            lambda: not any(alive(process) for process in running),
+            server.logs / "worker.log",
+            patience=60,
+        )
+        assert 0 < parts_recorded(store) < MANY
+        assert finished(server, ask(server, "hourly", given, store)) == "COMPLETED"
+    made = open_dataset(str(store), "pool").artifact
+    assert made.content == undisturbed(tmp_path, given).content
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.prefect
+@pytest.mark.long
+def test_a_worker_that_is_killed_is_followed_by_a_run_that_goes_on(
+    server: Server, tmp_path: Path
+) -> None:
+    server.command("automation", "create", "--from-file", str(AUTOMATIONS))
+    store, given = tmp_path / "store", recipe(tmp_path, MANY, 1)
+    with server.worker("first") as worker:
+        run = ask(server, "hourly", given, store)
+        until("some shards", lambda: parts_recorded(store) > 20, server.logs / "first.log")
+        for process in [*processes_of(worker.pid), psutil.Process(worker.pid)]:
+            process.send_signal(signal.SIGKILL)
+    done = parts_recorded(store)
+    assert 0 < done < MANY and server.state(run) == "RUNNING"
+    with server.worker():
+        assert until(
+            "another try",
+            lambda: server.state(run) == "COMPLETED",
+            server.logs / "worker.log",
+            patience=400,
+        )
+    assert server.call("GET", f"flow_runs/{run}")["run_count"] == 2
+    made = open_dataset(str(store), "pool").artifact
+    assert made.content == undisturbed(tmp_path, given).content
+    assert artifacts.verify(made) == []
