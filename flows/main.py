@@ -196,7 +196,10 @@ def run_steps(
     made: dict[str, Mapping[str, Artifact]] = {}
     timings: list[StepTiming] = []
     runner = make_runner(where.executor, where.workers, where.address)
-    with display, runner, contextlib.ExitStack() as lent:
+    from flows.watch import watched
+
+    watch = watched(where, store, target, steps, display)
+    with watch as display, runner, contextlib.ExitStack() as lent:
         lent.callback(close_training)  # before Ray itself goes
         session = Session(runner, display, LAUNCHERS[where.executor], where.address)
         trainings = {step.name for step in steps if step.trains}

@@ -187,6 +187,18 @@ class ExecutionSettings(_Settings):
     executor: Literal["ray", "local", "inline"] = Field("ray", description="who runs the work")
     workers: int = Field(0, ge=0, description="0: one per processor")
     address: str = Field("local", description="of a Ray cluster; local starts one here")
+    price: float | None = Field(
+        None, ge=0, description="of all its machines, an hour: the page of the run tells the cost"
+    )
+    metrics: str | None = Field(
+        None, description="HOST:PORT at which Prometheus finds the run's metrics while it goes on"
+    )
+    traces: bool = Field(
+        False, description="send OpenTelemetry traces to where OTEL_EXPORTER_OTLP_ENDPOINT says"
+    )
+    events: str | None = Field(
+        None, description="a file that takes every event as a line of JSON; - is standard error"
+    )
 
 
 class Recipe(_Settings):

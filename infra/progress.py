@@ -6,8 +6,10 @@ when it starts, at most every five seconds, and when it ends.
 
 import sys
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -24,10 +26,31 @@ from rich.progress import (
 PLAIN_INTERVAL = 5.0  # seconds between two plain lines of one stage
 
 
-class Line(Protocol):
-    """The line of one stage."""
+@dataclass(frozen=True)
+class Done:
+    """What came of one shard: `rows` = `kept` + the sum over `dropped`.
 
-    def advance(self, steps: int = 1, note: str = "") -> None: ...
+    bytes: of the files it left. begin: Unix seconds. worker: host and process.
+    """
+
+    name: str
+    rows: int
+    kept: int
+    dropped: Mapping[str, int]
+    bytes: int
+    begin: float
+    seconds: float
+    cpu_seconds: float
+    worker: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Line(Protocol):
+    """The line of one stage. done: the shard whose end this is, where there are shards."""
+
+    def advance(self, steps: int = 1, note: str = "", done: Done | None = None) -> None: ...
     def finish(self, note: str = "") -> None: ...
 
 
@@ -83,15 +106,15 @@ class PlainLine:
         self._pace = Pace()
         self._start = self._last = time.monotonic()
 
-    def advance(self, steps: int = 1, note: str = "") -> None:
+    def advance(self, steps: int = 1, note: str = "", done: Done | None = None) -> None:
         rate = self._pace.advance(steps)
-        now, done = time.monotonic(), self._pace.done
-        if now - self._last < PLAIN_INTERVAL or done >= self._total:
+        now, passed = time.monotonic(), self._pace.done
+        if now - self._last < PLAIN_INTERVAL or passed >= self._total:
             return
         self._last = now
-        words = [f"{self._name}: {done}/{self._total} {self._unit}"]
+        words = [f"{self._name}: {passed}/{self._total} {self._unit}"]
         if rate:
-            words += [f"{rate:.1f}/s", f"{duration((self._total - done) / rate)} left"]
+            words += [f"{rate:.1f}/s", f"{duration((self._total - passed) / rate)} left"]
         self._display.say(", ".join([*words, note] if note else words))
 
     def finish(self, note: str = "") -> None:
@@ -136,7 +159,7 @@ class RichLine:
         self._progress, self._task, self._total = progress, task, total
         self._pace = Pace()
 
-    def advance(self, steps: int = 1, note: str = "") -> None:
+    def advance(self, steps: int = 1, note: str = "", done: Done | None = None) -> None:
         rate = self._pace.advance(steps)
         text = f"{rate:.1f}/s {note}" if rate else note
         self._progress.update(self._task, advance=steps, note=text)
@@ -175,6 +198,42 @@ class RichDisplay:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+
+class Several:
+    """Several displays that are told the same."""
+
+    def __init__(self, displays: Sequence[Display]) -> None:
+        self._displays = list(displays)
+        self._entered = ExitStack()
+
+    def say(self, text: str) -> None:
+        for each in self._displays:
+            each.say(text)
+
+    def stage(self, name: str, total: int, unit: str = "shards") -> Line:
+        return SeveralLines([each.stage(name, total, unit) for each in self._displays])
+
+    def __enter__(self) -> "Several":
+        for each in self._displays:
+            self._entered.enter_context(each)
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._entered.__exit__(*raised)
+
+
+class SeveralLines:
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self._lines = lines
+
+    def advance(self, steps: int = 1, note: str = "", done: Done | None = None) -> None:
+        for line in self._lines:
+            line.advance(steps, note, done)
+
+    def finish(self, note: str = "") -> None:
+        for line in self._lines:
+            line.finish(note)
 
 
 def display() -> Display:

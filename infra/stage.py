@@ -8,6 +8,8 @@ Work must be a pure function of its item and of what the spec names, so that doi
 twice writes the same bytes twice.
 """
 
+import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from typing import Any
 from infra import artifacts
 from infra.artifacts import Artifact, Part, Spec
 from infra.errors import PauseError, SluiceError
-from infra.progress import Display, duration
+from infra.progress import Display, Done, duration
 from infra.runner import LostError, Runner, lent
 
 PAUSES = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # seconds, one after the other without progress
@@ -53,9 +55,9 @@ class _Task:
     urls: Mapping[str, str]
     workers: int
 
-    def __call__(self, entry: tuple[Item, list[str]]) -> int:
+    def __call__(self, entry: tuple[Item, list[str]]) -> Done:
         item, todo = entry
-        start, cpu = time.monotonic(), time.process_time()
+        begin, start, cpu = time.time(), time.monotonic(), time.process_time()
         try:
             with lent(self.workers):
                 parts = self.work(item.value, todo)
@@ -74,7 +76,12 @@ class _Task:
         share = len(parts)
         for name, part in parts.items():
             artifacts.record_part(self.urls[name], part, seconds / share, cpu_seconds / share)
-        return max((part.rows for part in parts.values()), default=0)
+        longest = max(parts.values(), key=lambda part: part.rows)
+        size = sum(file.bytes for part in parts.values() for file in part.files)
+        return Done(
+            item.name, longest.rows, longest.kept, longest.dropped, size,
+            begin, seconds, cpu_seconds, f"{socket.gethostname()}:{os.getpid()}",
+        )  # fmt: skip
 
 
 def run_stage(
@@ -115,9 +122,9 @@ def run_stage(
     task = _Task(title, work, {name: drafts[name].url for name in missing}, idle)
     rows = 0
     try:
-        for count in _finished(task, entries, runner, display, gpu):
-            rows += count
-            line.advance(1, f"{rows} rows")
+        for done in _finished(task, entries, runner, display, gpu):
+            rows += done.rows
+            line.advance(1, f"{rows} rows", done)
         committed = _commit(drafts, missing, {item.name for item in items}, extra)
     except SluiceError:
         # Another run may have made the same thing at the same time, and swept up after itself.
@@ -144,17 +151,17 @@ def _finished(
     runner: Runner,
     display: Display,
     gpu: bool,
-) -> Iterator[int]:
-    """The rows of each item, as it ends; what a PauseError cut short is done after a pause."""
+) -> Iterator[Done]:
+    """What came of each item, as it ends; what a PauseError cut short is done after a pause."""
     left = {item.name: (item, todo) for item, todo in entries}
     pauses = iter(PAUSES)
     while left:
         batch = list(left.values())
         try:
-            for index, count in runner.map(task, batch, gpu=gpu):
+            for index, done in runner.map(task, batch, gpu=gpu):
                 del left[batch[index][0].name]
                 pauses = iter(PAUSES)
-                yield count
+                yield done
         except PauseError as error:
             seconds = next(pauses, None)
             if seconds is None:

@@ -1,0 +1,219 @@
+"""Events of a run, and who listens: a log, Prometheus, OpenTelemetry, the state of a page."""
+
+import contextlib
+import gzip
+import http.server
+import io
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.artifacts import Part, Spec
+from infra.errors import SluiceError
+from infra.filesystem import write_bytes
+from infra.progress import Several, SilentDisplay
+from infra.runner import InlineRunner
+from infra.stage import Draft, Item, run_stage
+from infra.telemetry.events import Event, JsonLines, Told
+from infra.telemetry.metrics import Metrics
+from infra.telemetry.state import RunState
+
+SHARDS = 4
+
+
+class Work:
+    """Each shard has ten rows, of which its number are too small."""
+
+    def __init__(self, url: str, fails_at: int = SHARDS) -> None:
+        self.url, self.fails_at = url, fails_at
+
+    def __call__(self, value: int, todo: list[str]) -> dict[str, Part]:
+        if value == self.fails_at:
+            raise SluiceError(f"shard {value} is broken", "mend it")
+        file = write_bytes(self.url, f"{value}.bin", bytes(100))
+        dropped = {"too_small": value} if value else {}
+        return {"": Part(str(value), (file,), 10, 10 - value, dropped)}
+
+
+def run(folder: Path, told: Told, fails_at: int = SHARDS) -> None:
+    """A run of one stage, told of as flows.watch does."""
+    url = str(folder / "made")
+    display = Several([SilentDisplay(), told])
+    items = [Item(str(number), number) for number in range(SHARDS)]
+    with display, InlineRunner() as runner:
+        told.tell("run_begin", target="test", store=str(folder))
+        try:
+            draft = Draft(url, Spec("dataset", "test"))
+            run_stage("cut", {"": draft}, items, Work(url, fails_at), runner, display)
+        except SluiceError as error:
+            told.tell("run_end", state="failed", error=str(error))
+            return
+        told.tell("run_end", state="completed", error=None)
+
+
+def test_every_shard_is_an_event_that_balances(tmp_path: Path) -> None:
+    events: list[Event] = []
+    run(tmp_path, Told("r1", [events.append]))
+    kinds = [event["event"] for event in events]
+    assert kinds == ["run_begin", "stage_begin", *["shard"] * SHARDS, "stage_end", "run_end"]
+    shards = [event for event in events if event["event"] == "shard"]
+    assert [event["name"] for event in shards] == ["0", "1", "2", "3"]
+    for event in shards:
+        assert event["rows"] == event["kept"] + sum(event["dropped"].values())
+        assert event["bytes"] == 100 and event["begin"] <= event["at"] + 0.001
+        assert event["worker"].rpartition(":")[2].isdigit()
+    assert {event["run"] for event in events} == {"r1"}
+
+
+def test_a_log_of_events_is_lines_of_json_and_gives_the_state_again(tmp_path: Path) -> None:
+    file, live = io.StringIO(), RunState()
+    file.close = lambda: None  # type: ignore[method-assign]
+    run(tmp_path, Told("r1", [JsonLines(file), live]), fails_at=2)
+    again = RunState()
+    for line in file.getvalue().splitlines():
+        again(json.loads(line))
+    assert again == live
+    stage = live.stages["cut"]
+    assert (live.state, stage.done, stage.rows, stage.dropped) == ("failed", 2, 20, 1)
+    assert any("shard 2 is broken" in worry for worry in live.worries())
+
+
+def test_a_resumed_stage_counts_what_was_done_before(tmp_path: Path) -> None:
+    run(tmp_path, Told("r1", []), fails_at=2)
+    state = RunState()
+    run(tmp_path, Told("r2", [state]))
+    stage = state.stages["cut"]
+    assert (stage.resumed, stage.done, stage.rows, stage.share) == (2, 4, 20, 1.0)
+
+
+def test_a_listener_that_fails_is_left_out_and_the_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(event: Event) -> None:
+        raise OSError("the disk is full")
+
+    events: list[Event] = []
+    run(tmp_path, Told("r1", [full, events.append]))
+    assert events[-1]["state"] == "completed"
+    assert capsys.readouterr().err.count("the disk is full") == 1
+
+
+def test_what_hangs_and_what_is_slow_is_told() -> None:
+    state = RunState()
+    told = Told("r", [state])
+    told.tell("run_begin", target="t", store="s")
+    line = told.stage("slow", 100)
+    begin = state.stages["slow"].begin
+    facts = {"stage": "slow", "rows": 1, "kept": 1, "dropped": {}, "bytes": 1, "begin": begin}
+    for seconds in (2.0, 2.0, 2.0, 11.0):
+        told.tell("shard", name="x", seconds=seconds, cpu_seconds=1.0, worker="h:1", **facts)
+    (worry,) = state.worries(begin + 1)
+    assert worry == "slow: the last shard took 11 s, usually 2 s"
+    assert any("nothing has ended for 60 minutes" in each for each in state.worries(begin + 3600))
+    line.finish()
+    assert state.stages["slow"].quiet_for(begin + 3600) is None
+
+
+def test_prometheus_reads_what_was_done(tmp_path: Path) -> None:
+    metrics = Metrics()
+    url = metrics.serve("127.0.0.1:0")
+    run(tmp_path, Told("r1", [metrics.__call__]))
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        text = answer.read().decode()
+    wanted = [
+        'sluice_shards_total{stage="cut"} 4.0',
+        'sluice_rows_total{outcome="kept",stage="cut"} 34.0',
+        'sluice_rows_total{outcome="too_small",stage="cut"} 6.0',
+        'sluice_written_bytes_total{stage="cut"} 400.0',
+        'sluice_shard_seconds_count{stage="cut"} 4.0',
+        "sluice_run_running 0.0",
+    ]
+    assert [line for line in wanted if line not in text] == []
+    metrics.close()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(url, timeout=2)
+
+
+@pytest.mark.parametrize("address", ["9464", "127.0.0.1:port", ""])
+def test_a_wrong_address_of_metrics_is_told(address: str) -> None:
+    with pytest.raises(SluiceError, match="HOST:PORT"):
+        Metrics().serve(address)
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    first, second = Metrics(), Metrics()
+    port = first.serve("127.0.0.1:0").rpartition(":")[2].partition("/")[0]
+    with pytest.raises(SluiceError, match="another run may have this port"):
+        second.serve(f"127.0.0.1:{port}")
+    first.close()
+
+
+# ---- traces, to a collector that speaks OTLP ----
+
+
+@contextlib.contextmanager
+def collector() -> Iterator[tuple[str, list[bytes]]]:
+    """Takes what exporters send; the bodies as they came."""
+    bodies: list[bytes] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            packed = self.headers.get("Content-Encoding") == "gzip"
+            bodies.append(gzip.decompress(body) if packed else body)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            return None
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", bodies
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_traces_go_from_the_run_through_the_stage_to_the_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    from infra.telemetry.traces import Traces
+
+    with collector() as (url, bodies):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        traces = Traces()
+        run(tmp_path, Told("r1", [traces.__call__]), fails_at=3)
+        traces.close()
+    spans = [
+        span
+        for body in bodies
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+    by_id = {span.span_id: span for span in spans}
+    assert len({span.trace_id for span in spans}) == 1
+    shards = [span for span in spans if span.name == "shard"]
+    assert len(shards) == 3
+    for span in shards:
+        stage = by_id[span.parent_span_id]
+        assert stage.name == "cut"
+        assert by_id[stage.parent_span_id].name == "test"
+        told = {pair.key: pair.value for pair in span.attributes}
+        assert told["sluice.rows"].int_value == 10
+        assert span.start_time_unix_nano < span.end_time_unix_nano
+    (root,) = [span for span in spans if not span.parent_span_id]
+    assert root.status.code == 2 and "shard 3 is broken" in root.status.message
