@@ -2,6 +2,7 @@
 # make test     the environment, the static checks and all tests
 # make coverage the tests, and the lines they run
 # make check    the static checks alone: ruff, pyright, import-linter
+# make audit    the locked packages against known advisories
 # make unit     the quick tests alone: no Ray, no Prefect server
 # make long     the longest tests, which `make test` leaves out
 # make bench    the measurements under tests/bench
@@ -30,7 +31,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help demo test check pytest long coverage unit bench format lock clean
+.PHONY: help demo test check audit pytest long coverage unit bench format lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -50,6 +51,9 @@ check: $(READY)
 	@$(BIN)/ruff format --check --quiet . || { echo 'way out: make format' >&2; exit 1; }
 	@$(BIN)/pyright
 	@$(BIN)/lint-imports
+
+audit: $(READY)
+	@$(BIN)/python .ci/audit.py
 
 pytest: $(READY)
 	@$(BIN)/pytest -n auto --dist loadgroup -m 'not long'

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from infra.secrets import redacted, secret_in
+
 SourceKind = Literal["tars", "parquet", "arrow", "folder", "urls"]
 KINDS: tuple[SourceKind, ...] = ("tars", "parquet", "arrow", "folder", "urls")
 COLUMNS = ("image", "caption", "url", "uid", "expected")
@@ -69,6 +71,11 @@ class SourceSettings(BaseModel):
             )
         if not self.location.strip():
             raise ValueError(f"{given[0]} is empty: give a file, a folder or a pattern")
+        if secret := secret_in(self.location):
+            raise ValueError(
+                f"{redacted(self.location)} holds {secret}, which would stand in the store: put "
+                "credentials into the environment (AWS_PROFILE, AWS_ACCESS_KEY_ID and the like)"
+            )
         columns = [name for name in COLUMNS if getattr(self, name) is not None]
         wrong = [name for name in columns if name not in TAKES[self.kind]]
         if wrong:

@@ -25,6 +25,7 @@ from infra.artifacts import Artifact
 from infra.errors import SluiceError
 from infra.progress import Display, duration
 from infra.runner import make_runner
+from infra.secrets import secret_in
 
 NAMED = "your-shards"  # the recipe of sources named on the command line
 STORE_VARIABLE = "SLUICE_STORE"
@@ -127,6 +128,10 @@ def store_url(store: str | None) -> str:
     url = store or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE
     if url.rstrip("/").endswith(":"):
         raise SluiceError(f"the store {url} names no bucket", "say SCHEME://BUCKET/FOLDER")
+    if secret := secret_in(url):
+        raise SluiceError(
+            f"the store {url} holds {secret}", "put credentials into the environment instead"
+        )
     return str(Path(url).absolute()) if "://" not in url else url.rstrip("/")
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from infra.progress import Done, Line
+from infra.secrets import redacted
 
 Event = Mapping[str, Any]
 Listener = Callable[[Event], object]
@@ -35,7 +36,8 @@ class Told:
         self._lock = threading.Lock()  # training shows its steps from a thread of its own
 
     def tell(self, kind: str, **facts: Any) -> None:
-        event = {"event": kind, "at": round(time.time(), 3), "run": self.run, **facts}
+        told = {name: redacted(v) if isinstance(v, str) else v for name, v in facts.items()}
+        event = {"event": kind, "at": round(time.time(), 3), "run": self.run, **told}
         with self._lock:
             for listener in list(self._listeners):
                 try:

@@ -180,3 +180,12 @@ def test_every_file_says_which_command_uses_it(path: Path) -> None:
     assert told or path.name == "example.env", f"{relative} does not say which command uses it"
     for named in re.findall(r"infra/deploy/[\w./-]+", text):
         assert (ROOT / named.rstrip(".")).exists(), f"{relative} names {named}, which is not there"
+
+
+def test_every_threat_names_a_test_that_is_there() -> None:
+    text = (ROOT / "infra" / "README.md").read_text().partition("## Threats")[2]
+    lines = [line for line in text.splitlines() if line.startswith("| ") and "| test |" not in line]
+    named = [re.search(r"`(tests/[\w/]+\.py)::(\w+)` \|$", line) for line in lines]
+    assert len(lines) > 10 and all(named), lines
+    for found in filter(None, named):
+        assert f"def {found[2]}(" in (ROOT / found[1]).read_text(), found[0]
