@@ -17,11 +17,12 @@ import pytest
 from infra.artifacts import Part, Spec
 from infra.errors import SluiceError
 from infra.filesystem import write_bytes
-from infra.progress import Several, SilentDisplay
+from infra.progress import PlainDisplay, Several, SilentDisplay
 from infra.runner import InlineRunner
 from infra.stage import Draft, Item, run_stage
 from infra.telemetry.events import Event, JsonLines, Told
 from infra.telemetry.metrics import Metrics
+from infra.telemetry.relay import Relay
 from infra.telemetry.state import RunState
 
 SHARDS = 4
@@ -102,6 +103,19 @@ def test_a_listener_that_fails_is_left_out_and_the_run_goes_on(
     run(tmp_path, Told("r1", [full, events.append]))
     assert events[-1]["state"] == "completed"
     assert capsys.readouterr().err.count("the disk is full") == 1
+
+
+def test_a_run_elsewhere_is_shown_as_if_it_were_here(tmp_path: Path) -> None:
+    file, here, there = io.StringIO(), RunState(), RunState()
+    file.close = lambda: None  # type: ignore[method-assign]
+    run(tmp_path, Told("r", [JsonLines(file), there]), fails_at=2)
+    said: list[str] = []
+    relay = Relay(Several([PlainDisplay(said.append), Told("r", [here])]))
+    for line in ["Ray says something", *file.getvalue().splitlines(), '{"event": cut']:
+        relay(line)
+    assert here.stages["cut"].outcomes == there.stages["cut"].outcomes
+    assert here.stages["cut"].done == there.stages["cut"].done == 2
+    assert said == ["Ray says something", "cut: 4 shards to do", '{"event": cut']
 
 
 def test_what_hangs_and_what_is_slow_is_told() -> None:
