@@ -133,7 +133,7 @@ SCENES = FractalSettings(
 )  # fmt: skip
 LEARN_SCENES: dict[str, Any] = {
     **SMALL,
-    "objective": "multi_instance", "batch": 128, "steps": 800, "optimizer": "adamw", "lr": 4e-3,
+    "objective": "multi_instance", "batch": 128, "steps": 2_400, "optimizer": "adamw", "lr": 4e-3,
     "weight_decay": 0.05,
 }  # fmt: skip
 
