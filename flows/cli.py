@@ -35,6 +35,7 @@ app["--help"].group = ""  # its line would only push the flows down
 
 RUN = Group("Flows", sort_key=-2)
 LOOK = Group("Results", sort_key=-1)
+STORE = Group("Store", sort_key=0)
 
 
 @Parameter(name="*")
@@ -351,4 +352,41 @@ app.command(
     help="Train heads over embeddings, convert published ones, look at one.",
     group=LOOK,
     sort_key=10,
+)
+app.command(
+    "flows.cli_store:verify",
+    help="""Tell which files of a store are not as they were committed.
+
+    Examples, of everything; of one version and what was made of it, by sizes alone:
+
+        prefect run verify --store /data/store
+        prefect run verify pool@0123456789abcdef --quick
+    """,
+    group=STORE,
+    sort_key=12,
+)
+app.command(
+    "flows.cli_store:gc",
+    help="""Remove what of a store nobody needs any more.
+
+    Examples, to see what would go; to remove it, with runs whose data goes:
+
+        prefect run gc --older-than 60d
+        prefect run gc --older-than 60d --runs --yes
+    """,
+    group=STORE,
+    sort_key=13,
+)
+app.command(
+    "flows.cli_store:tag",
+    help="""Name a version, a run or an index that gc is to keep.
+
+    Examples, to name one, to list all, to take one away:
+
+        prefect run tag paper curated@0123456789abcdef
+        prefect run tag
+        prefect run tag paper --remove
+    """,
+    group=STORE,
+    sort_key=14,
 )

@@ -266,18 +266,24 @@ def clean_after_kill(url: str) -> None:
 def verify(artifact: Artifact) -> list[str]:
     """The paths of files that are gone or are not what the manifest says; [] when all is well.
 
-    The manifest itself is named where its digest or content does not follow from the rest.
+    The manifest itself is named where its digest, content or totals do not follow from the rest.
     """
-    manifest = artifact.manifest
-    damaged = []
-    expected = (digest(manifest["spec"]), _content(artifact.parts, manifest["extra"]))
-    if (artifact.digest, artifact.content) != expected:
-        damaged.append(MANIFEST)
+    damaged = [] if manifest_holds(artifact) else [MANIFEST]
     for part in artifact.parts:
-        for file in part.files:
-            if _sha256(artifact.path(file.path)) != file.sha256:
-                damaged.append(file.path)
+        damaged += damaged_files(artifact.url, part.files)
     return damaged
+
+
+def manifest_holds(artifact: Artifact) -> bool:
+    """Whether digest, totals and content follow from the rest of the manifest."""
+    manifest = artifact.manifest
+    made = _manifest(Spec(**manifest["spec"]), artifact.parts, manifest["extra"])
+    return all(manifest[key] == made[key] for key in ("digest", "totals", "content"))
+
+
+def damaged_files(url: str, files: Sequence[FilePart]) -> list[str]:
+    """The paths of those files of the artifact at `url` that are gone or have other bytes."""
+    return [file.path for file in files if _sha256(join(url, file.path)) != file.sha256]
 
 
 def _sha256(url: str) -> str | None:

@@ -7,6 +7,7 @@ list is no part of a version's content: moved data is the same data.
 """
 
 import contextlib
+import json
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from infra.filesystem import join
 from infra.shards import is_member
 from infra.tar import BLOCK
 
+FOLDER = "tars"  # of a version: the lists of tars of its shards
 COLUMNS = ["row", "status", "key", "caption", "bytes", "format", "tar", "offset"]
 
 
@@ -51,7 +53,7 @@ def own_tar(name: str) -> Tar:
 
 
 def _list_path(name: str) -> str:
-    return f"tars/{name}.json"
+    return f"{FOLDER}/{name}.json"
 
 
 def write_tars(folder: str, name: str, tars: Sequence[Tar]) -> None:
@@ -64,10 +66,14 @@ def write_tars(folder: str, name: str, tars: Sequence[Tar]) -> None:
 def read_tars(folder: str, name: str) -> list[Tar]:
     """The tars of a shard, in the order that `tar` counts them."""
     try:
-        entries = filesystem.read_json(join(folder, _list_path(name)))
+        return parse_tars(filesystem.read_bytes(join(folder, _list_path(name))))
     except FileNotFoundError:
         return [own_tar(name)]
-    return [Tar(entry["url"], entry["bytes"]) for entry in entries]
+
+
+def parse_tars(data: bytes) -> list[Tar]:
+    """The tars of a shard, from the list of them as it is kept."""
+    return [Tar(entry["url"], entry["bytes"]) for entry in json.loads(data)]
 
 
 def shorten(folder: str, url: str) -> str:

@@ -16,7 +16,7 @@ from flows.report.thumbnails import STEPS, Place, thumbnails
 from indexes.grid import STRIP_STYLE, Frame, strip
 from infra import charts, filesystem
 from infra.filesystem import join
-from infra.progress import duration
+from infra.progress import duration, size
 
 HERE = Path(__file__).parent
 PAGE = "report/index.html"
@@ -86,13 +86,3 @@ def percent(share: float, digits: int = 1) -> str:
     if 0 < share < 0.5 * 10 ** -(digits + 2):
         return f"< {10**-digits:g}\u00a0%"
     return f"{100 * share:.{digits}f}\u00a0%"
-
-
-def size(count: int) -> str:
-    """Bytes for people."""
-    amount = float(count)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if amount < 1000 or unit == "TB":
-            break
-        amount /= 1000
-    return f"{amount:.3g} {unit}" if amount < 1000 else f"{amount:,.0f} {unit}"

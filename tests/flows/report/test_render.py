@@ -13,11 +13,12 @@ from PIL import Image
 from flows.report import ReportContext, write_report
 from flows.report.collect import collect
 from flows.report.galleries import Strip
-from flows.report.render import percent, render, size
+from flows.report.render import percent, render
 from flows.report.samples import Tile
 from flows.report.thresholds import Step
 from flows.report.thumbnails import STEPS, TILES, Place
 from infra.digests import generator
+from infra.progress import size
 from tests.flows.report import conftest
 
 VOID = {"meta", "link", "img", "br"}

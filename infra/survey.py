@@ -1,0 +1,172 @@
+"""Looking through a store: from its folders to the catalogue of what lies in them."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from infra import artifacts, filesystem, samples
+from infra.artifacts import MANIFEST
+from infra.dataset import LATEST
+from infra.digests import DIGEST_LENGTH
+from infra.errors import SluiceError
+from infra.filesystem import join
+from infra.folders import Entry, entries, files_under
+from infra.store import (
+    COMMITTED,
+    PROBE,
+    UNFINISHED,
+    WITHDRAWN,
+    WITHDRAWN_FILE,
+    Catalogue,
+    Node,
+    Pointer,
+)
+from infra.tags import read_tags
+
+AT_ONCE = 16  # folders asked about, and manifests held, at a time
+
+_DIGEST = rf"[0-9a-f]{{{DIGEST_LENGTH}}}"
+_FOLDER = re.compile(rf"(?:.+-)?{_DIGEST}")  # of an artifact
+_NAMED = re.compile(rf"(?<![0-9a-f]){_DIGEST}(?![0-9a-f])")
+
+
+def survey(store: str) -> Catalogue:
+    """Look through a store: list each folder down to the artifacts, and read their manifests."""
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        walk = _Walk(store, threads)
+        walk.run()
+    nodes = {node.place: node for node in sorted(walk.nodes, key=lambda node: node.place)}
+    return Catalogue(store, nodes, walk.pointers, read_tags(store), sorted(walk.spare))
+
+
+@dataclass
+class _Walk:
+    store: str
+    threads: ThreadPoolExecutor
+    nodes: list[Node] = field(default_factory=list[Node])
+    pointers: list[Pointer] = field(default_factory=list[Pointer])
+    spare: list[str] = field(default_factory=list[str])
+
+    def run(self) -> None:
+        top = entries(self.store)
+        self._note(top, PROBE)
+        groups = _folders(top)
+        for depth in range(2):
+            found = self.threads.map(entries, (join(self.store, group) for group in groups))
+            inner: list[str] = []
+            for group, listed in zip(groups, found, strict=True):
+                self._note(listed)
+                self._point(group, listed, None)
+                inner += [f"{group}/{name}" for name in _folders(listed)]
+            named = [place for place in inner if _FOLDER.fullmatch(place.rpartition("/")[2])]
+            others = self._artifacts([(place, None) for place in named], groups_too=depth == 0)
+            groups = [place for place in inner if place not in set(named)] + others
+
+    def _note(self, listed: Sequence[Entry], litter: str = "") -> None:
+        """Note what is of no use to anybody once who wrote it is gone."""
+        for entry in listed:
+            unfinished = entry.folder and entry.name == filesystem.TEMPORARY
+            if unfinished or (litter and not entry.folder and entry.name.startswith(litter)):
+                self.spare.append(self._place(entry.url))
+
+    def _place(self, url: str) -> str:
+        return url[len(self.store.rstrip("/")) + 1 :]
+
+    def _point(self, folder: str, listed: Sequence[Entry], home: str | None) -> None:
+        for entry in listed:
+            if not entry.folder and entry.name.startswith(LATEST):
+                text = filesystem.read_bytes(entry.url).decode("utf-8", "replace")
+                found = _NAMED.search(text)
+                digest = found.group() if found else ""
+                self.pointers.append(Pointer(f"{folder}/{entry.name}", digest, home))
+
+    def _artifacts(self, places: Sequence[tuple[str, str | None]], groups_too: bool) -> list[str]:
+        """Take these folders in; returns those that are none, but hold some."""
+        urls = [join(self.store, place) for place, _ in places]
+        names, homes = [place for place, _ in places], [home for _, home in places]
+        others: list[str] = []
+        looked = self.threads.map(_look, names, urls, homes)
+        for (place, home), (listed, node) in zip(places, looked, strict=True):
+            if groups_too and node.state == UNFINISHED and _is_group(listed):
+                others.append(place)
+                continue
+            self.nodes.append(node)
+            if home is None:
+                self._inside(node, listed)
+        return others
+
+    def _inside(self, node: Node, listed: Sequence[Entry]) -> None:
+        """Take in what was made of an artifact and lies in its folder."""
+        skipped = {samples.FOLDER, *node.folders}
+        for folder in _folders([each for each in listed if each.name not in skipped]):
+            place = f"{node.place}/{folder}"
+            within = entries(join(self.store, place))
+            self._note(within)
+            self._point(place, within, node.place)
+            names = [each for each in _folders(within) if _FOLDER.fullmatch(each)]
+            self._artifacts([(f"{place}/{name}", node.place) for name in names], False)
+
+
+def _folders(listed: Sequence[Entry]) -> list[str]:
+    """The names of folders to look into."""
+    return [each.name for each in listed if each.folder and not each.name.startswith("_")]
+
+
+def _is_group(listed: Sequence[Entry]) -> bool:
+    """Whether a folder that is named like an artifact only holds some: a run of such a name."""
+    return bool(listed) and all(each.folder and _FOLDER.fullmatch(each.name) for each in listed)
+
+
+def _look(place: str, url: str, home: str | None) -> tuple[list[Entry], Node]:
+    listed = entries(url)
+    files = {entry.name: entry for entry in listed if not entry.folder}
+    folders = [entry.name for entry in listed if entry.folder]
+    spare = tuple(name for name in folders if name.startswith("_"))
+    known = {"home": home, "spare": spare, "has_tars": samples.FOLDER in folders}
+    if MANIFEST in files:
+        return listed, _committed(place, url, files[MANIFEST].changed, known)
+    if WITHDRAWN_FILE in files:
+        changed = files[WITHDRAWN_FILE].changed
+        return listed, Node(place, WITHDRAWN, changed=changed, **known)
+    size, changed = 0, 0.0
+    for entry in files_under(url):
+        size, changed = size + entry.bytes, max(changed, entry.changed)
+    return listed, Node(place, UNFINISHED, changed=changed, bytes=size, **known)
+
+
+def _committed(place: str, url: str, changed: float, known: Mapping[str, Any]) -> Node:
+    """What the manifest of an artifact tells."""
+    manifest_url = join(url, MANIFEST)
+    try:
+        data = filesystem.read_bytes(manifest_url)
+        manifest = json.loads(data)
+        if manifest["format"] != artifacts.FORMAT:
+            raise ValueError(f"format {manifest['format']}, this Sluice reads {artifacts.FORMAT}")
+        spec, totals, parts = manifest["spec"], manifest["totals"], manifest["parts"]
+        return Node(
+            place,
+            COMMITTED,
+            kind=spec["kind"],
+            stage=spec["stage"],
+            parents=tuple(spec["parents"]),
+            named=frozenset(_NAMED.findall(data.decode())),
+            changed=changed,
+            bytes=totals["bytes"],
+            rows=totals["rows"],
+            kept=totals["kept"],
+            folders=frozenset(
+                file["path"].partition("/")[0]
+                for part in parts
+                for file in part["files"]
+                if "/" in file["path"]
+            ),
+            **known,
+        )
+    except FileNotFoundError as error:
+        raise SluiceError(f"{manifest_url} went away", "run the same command again") from error
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"{manifest_url} cannot be read: {error}"
+        return Node(place, COMMITTED, changed=changed, problem=problem, **known)
