@@ -354,6 +354,31 @@ app.command(
     sort_key=10,
 )
 app.command(
+    "flows.cli_store:diff",
+    help="""Tell what changed between two versions.
+
+    Examples, of the last two; of two by name, with a page and the uids:
+
+        prefect run diff curated~1 curated
+        prefect run diff paper curated --to diff.html --changes changes.parquet
+    """,
+    group=STORE,
+    sort_key=11,
+)
+app.command(
+    "flows.cli_store:lineage",
+    help="""Tell what a version or a run is made of, and what of it.
+
+    Examples, of a checkpoint back to its sources and on; of one sample through all versions and
+    runs:
+
+        prefect run lineage runs/clip/0123456789abcdef --urls
+        prefect run lineage --uid 0123456789abcdef0123456789abcdef
+    """,
+    group=STORE,
+    sort_key=11,
+)
+app.command(
     "flows.cli_store:verify",
     help="""Tell which files of a store are not as they were committed.
 

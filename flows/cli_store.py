@@ -110,3 +110,86 @@ def verify(
             raise SystemExit(FAILED)
 
     guarded(action)
+
+
+def diff(
+    old: str,
+    new: str,
+    /,
+    *,
+    to: Annotated[str | None, Parameter(name="--to")] = None,
+    changes: Annotated[str | None, Parameter(name="--changes")] = None,
+    store: Store = None,
+) -> None:
+    """Tell what two versions have in common and what not.
+
+    Parameters
+    ----------
+    old
+        NAME, its latest version; NAME~1, the one before; NAME@VERSION; or a tag.
+    new
+        The one to compare with it.
+    to
+        Also write a page to this file.
+    changes
+        Also write every uid whose state changed to this Parquet file.
+    store
+        Where versions live: a folder or a URL such as s3://bucket/store.
+    """
+
+    def action() -> None:
+        from flows.store.diff import diff, diff_text
+        from infra.progress import display
+
+        found = diff(store, old, new, display(), changes)
+        print(diff_text(found), flush=True)
+        if to is not None:
+            from flows.store.page import write_diff_page
+
+            print(f"\npage: {write_diff_page(found, to)}", flush=True)
+
+    guarded(action)
+
+
+def lineage(
+    name: str | None = None,
+    /,
+    *,
+    uid: Annotated[str | None, Parameter(name="--uid")] = None,
+    urls: Annotated[bool, Parameter(name="--urls", negative=())] = False,
+    json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    store: Store = None,
+) -> None:
+    """Tell what a version, a run or an index is made of, and what was made of it.
+
+    Parameters
+    ----------
+    name
+        NAME, its latest version; NAME@VERSION; a tag; or a place, `runs/clip/0123456789abcdef`.
+    uid
+        Of one sample instead: which versions hold it, from where, and which runs saw it.
+    urls
+        Also count the URLs of the sources, which reads their rows.
+    json
+        For programs.
+    store
+        Where versions live: a folder or a URL such as s3://bucket/store.
+    """
+
+    def action() -> None:
+        from flows.store.lineage import lineage
+        from flows.store.trace import trace
+        from infra.errors import SluiceError
+        from infra.progress import display
+
+        if uid is not None:
+            found = trace(store, uid, display(), name)
+        elif name is not None:
+            found = lineage(store, name, display(), urls)
+        else:
+            raise SluiceError(
+                "nothing is said to look at", "name a version or a run, or give --uid"
+            )
+        print(found.to_json() if json else found, flush=True)
+
+    guarded(action)
