@@ -5,10 +5,10 @@ manifest, by tars used where they are, by the folder that one lies in. Roots are
 `latest` names, what is tagged, what was made not long ago, and, unless asked otherwise, every
 finished run, evaluation and race.
 
-A manifest goes before the files it lists, and whatever refers to a thing goes before the thing.
-So a gc that is killed leaves a store in which everything that exists is whole; the next one ends
-the work. Nothing locks a store: a run that started from an old, unnamed version and has not yet
-committed is not known, so tag the version, or let gc wait for the run.
+A manifest goes before the files it lists, and whatever refers to a thing or points at it goes
+before the thing. So a gc that is killed leaves a store in which everything that exists is whole;
+the next one ends the work. Nothing locks a store: a run that started from an old, unnamed version
+and has not yet committed is not known, so tag the version, or let gc wait for the run.
 """
 
 import time
@@ -286,6 +286,9 @@ def _remove(catalogue: Catalogue, removal: Removal) -> None:
         folders.abort(removal.upload)
         return
     if removal.node is not None:
+        for pointer in catalogue.pointers:
+            if pointer.target == removal.place:  # of what goes, too: `index/latest.json`
+                remove_file(catalogue.url(pointer.place))
         remove_file(join(url, MANIFEST))  # first: what has no manifest is not there
         remove_folder(url)
     elif filesystem.is_folder(url):

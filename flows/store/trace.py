@@ -1,6 +1,7 @@
 """`lineage --uid`: which versions hold a sample, where it came from, and which runs saw it."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -16,6 +17,7 @@ from infra.progress import Display
 from infra.store import COMMITTED, Catalogue, Node
 from infra.survey import survey
 
+_UID = re.compile(r"[0-9a-f]{32}")
 SHOWN = 10  # of what was made of a run
 FACTS = ["uid", "row", "status", "reason", "source", "url", "caption", "sha256"]
 
@@ -69,6 +71,12 @@ def trace(store: str | None, uid: str, display: Display, name: str | None = None
     """
     catalogue = survey(store_url(store))
     versions = [catalogue.find(name)] if name else catalogue.versions()
+    absent = SluiceError(
+        f"no version of {catalogue.store} has a sample {uid!r}",
+        "a uid is 32 hex characters, as in the report and in the rows/ files",
+    )
+    if not versions or not _UID.fullmatch(uid):
+        raise absent
     held: list[Held] = []
     holders: list[str] = []  # places of the versions that keep it
     with display:
@@ -80,10 +88,7 @@ def trace(store: str | None, uid: str, display: Display, name: str | None = None
             line.advance(1, f"{len(held)} rows")
         line.finish(f"{len(held)} rows")
         if not held:
-            raise SluiceError(
-                f"no version of {catalogue.store} has a sample {uid!r}",
-                "a uid is 32 hex characters, as in the report and in the rows/ files",
-            )
+            raise absent
         learners = _learners(catalogue, holders)
         line = display.stage("what was seen", len(learners), "runs")
         saw: list[Saw] = []

@@ -25,6 +25,7 @@ RUNS = (
     "pretrain",
     "evaluate",
 )
+STORE = ("diff", "lineage", "verify", "gc", "tag")
 HEAVY = (
     *("torch", "torchvision", "open_clip", "timm", "faiss", "ray", "prefect", "webdataset"),
     *("numba", "llvmlite", "py3langid", "scipy", "sklearn", "skimage"),
@@ -60,7 +61,7 @@ def python(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
 def test_help_has_one_line_for_each_command() -> None:
     shown = python("-m", "flows", "--help").stdout
     assert shown.startswith("Usage: python -m flows COMMAND")
-    for name in (*RUNS, "race", "report", "explain", "serve"):
+    for name in (*RUNS, "race", "report", "explain", "serve", *STORE):
         (line,) = [line for line in shown.splitlines() if re.match(rf"│ {name} ", line)]
         assert re.fullmatch(rf"│ {name} +[A-Z].*\. *│", line), line
 
@@ -76,6 +77,15 @@ def test_the_help_of_each_command_shows_an_example(
     plans = ["--plan"] if name in (*RUNS, "race") else []
     for option in ("--recipe", "--set", "--store", *plans):
         assert option in shown
+
+
+@pytest.mark.parametrize("name", STORE)
+def test_so_does_that_of_each_command_for_the_store(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(name, "--help") == 0
+    shown = capsys.readouterr().out
+    assert "Example" in shown and f"prefect run {name}" in shown and "--store" in shown
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -146,6 +156,12 @@ def test_a_mistyped_command_is_answered_with_the_right_one(
         (["ingest", "--set", "seed"], ["--set 'seed'"]),
         (["report"], ["no curated version", "{store}"]),
         (["explain", "0" * 32], ["no dataset 'curated' in {store}"]),
+        (["verify"], ["{store} holds nothing"]),
+        (["gc", "--older-than", "often"], ["--older-than often is no age"]),
+        (["tag", "paper", "curated"], ["no dataset 'curated' in {store}"]),
+        (["diff", "pool", "curated"], ["no dataset 'pool' in {store}"]),
+        (["lineage", "pool@0123"], ["pool@0123 is not in {store}"]),
+        (["lineage", "--uid", "0" * 32], ["no version of {store}"]),
     ],
 )
 def test_what_cannot_work_is_one_message_and_a_way_out(
@@ -274,5 +290,6 @@ def test_nor_does_what_answers_from_a_store(curated_store: Path) -> None:
     changes = [token for change in SMALL for token in ("--set", change)]
     index = ["index", "--dataset", "pool", "--plan"]
     plans = (["curate", "--plan", *changes], ["index", "--plan", *changes], index)
+    plans += (["gc"], ["diff", "pool", "curated"], ["lineage", "curated"])
     for tokens in (["explain", uid], ["report", *changes], *plans):
         assert heavy_after(tokens, curated_store) == []
