@@ -94,7 +94,10 @@ class Upload:
 
 
 def uploads(url: str) -> list[Upload]:
-    """Those below a URL, where the store tells: S3 does; GCS and Azure drop them after a week."""
+    """Those below a URL, where the store tells: S3 does; GCS and Azure drop them after a week.
+
+    None where it has no such list, or the key may not read it.
+    """
     fs, path = filesystem.resolve(url)
     if not hasattr(fs, "call_s3"):
         return []
@@ -103,8 +106,11 @@ def uploads(url: str) -> list[Upload]:
     found: list[Upload] = []
     more = True
     while more:
-        with filesystem.reading(url):
-            answer = fs.call_s3("list_multipart_uploads", **asked)
+        try:
+            with filesystem.reading(url):
+                answer = fs.call_s3("list_multipart_uploads", **asked)
+        except (SluiceError, OSError):
+            return found
         for each in answer.get("Uploads") or []:
             whole = str(fs.unstrip_protocol(f"{bucket}/{each['Key']}"))
             started = each["Initiated"].timestamp()

@@ -21,7 +21,15 @@ from infra.dataset import LATEST
 from infra.filesystem import join
 from infra.folders import Upload, files_under, remove_file, remove_folder
 from infra.progress import Display, duration
-from infra.store import COMMITTED, UNFINISHED, WITHDRAWN, WITHDRAWN_FILE, Catalogue, Node
+from infra.store import (
+    COMMITTED,
+    REMOVED,
+    UNFINISHED,
+    WITHDRAWN,
+    WITHDRAWN_FILE,
+    Catalogue,
+    Node,
+)
 from infra.tags import read_tags
 
 DAY = 86400.0
@@ -289,6 +297,7 @@ def _remove(catalogue: Catalogue, removal: Removal) -> None:
         for pointer in catalogue.pointers:
             if pointer.target == removal.place:  # of what goes, too: `index/latest.json`
                 remove_file(catalogue.url(pointer.place))
+        filesystem.write_bytes(url, REMOVED, b"removed")  # what is left is told from others' files
         remove_file(join(url, MANIFEST))  # first: what has no manifest is not there
         remove_folder(url)
     elif filesystem.is_folder(url):

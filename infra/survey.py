@@ -17,6 +17,7 @@ from infra.folders import Entry, entries, files_under
 from infra.store import (
     COMMITTED,
     PROBE,
+    REMOVED,
     UNFINISHED,
     WITHDRAWN,
     WITHDRAWN_FILE,
@@ -30,7 +31,7 @@ AT_ONCE = 16  # folders asked about, and manifests held, at a time
 
 _DIGEST = rf"[0-9a-f]{{{DIGEST_LENGTH}}}"
 _FOLDER = re.compile(rf"(?:.+-)?{_DIGEST}")  # of an artifact
-_NAMED = re.compile(rf"(?<![0-9a-f]){_DIGEST}(?![0-9a-f])")
+_NAMED = re.compile(rf"(?<![0-9a-f.]){_DIGEST}(?![0-9a-f])")  # and no fraction
 
 
 def survey(store: str) -> Catalogue:
@@ -38,8 +39,28 @@ def survey(store: str) -> Catalogue:
     with ThreadPoolExecutor(AT_ONCE) as threads:
         walk = _Walk(store, threads)
         walk.run()
-    nodes = {node.place: node for node in sorted(walk.nodes, key=lambda node: node.place)}
+    ours = _ours(walk.nodes, walk.pointers)
+    nodes = {node.place: node for node in sorted(ours, key=lambda node: node.place)}
     return Catalogue(store, nodes, walk.pointers, read_tags(store), sorted(walk.spare))
+
+
+def _ours(nodes: Sequence[Node], pointers: Sequence[Pointer]) -> list[Node]:
+    """Without folders that only happen to be named like artifacts.
+
+    An unfinished one must have a mark of ours in it, or a finished one in it or beside it.
+    """
+    known = {each.place.rpartition("/")[0] for each in pointers}
+    for node in nodes:
+        if node.state != UNFINISHED:
+            known |= {node.place.rpartition("/")[0], node.home or ""}
+    return [
+        node
+        for node in nodes
+        if node.state != UNFINISHED
+        or node.home
+        or node.spare
+        or {node.place, node.place.rpartition("/")[0]} & known
+    ]
 
 
 @dataclass
@@ -133,7 +154,8 @@ def _look(place: str, url: str, home: str | None) -> tuple[list[Entry], Node]:
         return listed, Node(place, WITHDRAWN, changed=changed, **known)
     size, changed = 0, 0.0
     for entry in files_under(url):
-        size, changed = size + entry.bytes, max(changed, entry.changed)
+        if not entry.url.endswith(REMOVED):
+            size, changed = size + entry.bytes, max(changed, entry.changed)
     return listed, Node(place, UNFINISHED, changed=changed, bytes=size, **known)
 
 

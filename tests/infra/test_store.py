@@ -236,8 +236,8 @@ def test_a_gc_killed_anywhere_leaves_what_exists_whole_and_the_next_one_ends_it(
     seed = next(
         seed
         for seed in range(1000)
-        if len((world := random_world(str(tmp_path / f"{seed}"), seed)).needs) > 7
-        and len(world.needs) - len(world.stays()) > 4
+        if len((world := random_world(str(tmp_path / f"{seed}"), seed)).needs) > 6
+        and 3 <= len(world.needs) - len(world.stays()) <= 4
     )
     whole, stays = tmp_path / f"{seed}", world.stays()
     for step in count():
@@ -279,6 +279,17 @@ def test_of_a_withdrawn_version_the_tars_go_that_nothing_uses_and_its_record_sta
     swept(store)
     assert [path.name for path in Path(old.url).rglob("*") if path.is_file()] == [WITHDRAWN_FILE]
     assert plan_gc(survey(store), NOTHING_YOUNG).removals == []
+
+
+def test_what_others_keep_in_a_store_is_never_touched(tmp_path: Path) -> None:
+    store = str(tmp_path)
+    for place in ("tars/00000.tar", f"tars/{'1' * 16}/0.tar", f"{'2' * 16}/0.tar", "a/b/c/d.txt"):
+        write_bytes(store, place, b"mine")
+    gone = make(store, "pool", 1)
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    swept(store)
+    after = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert before - after == {path for path in before if path.is_relative_to(gone.url)}
 
 
 def test_what_is_being_written_is_left_alone(tmp_path: Path) -> None:
