@@ -45,6 +45,7 @@ class Node:
     put, else when its newest file was written; seconds since 1970. bytes: of its files, as its
     manifest has them. spare: folders in it that only an unfinished artifact needs. problem: why
     its manifest cannot be read. folders: in it, of the files that the manifest has.
+    marked: what lies in it shows that it is, or was, an artifact, although it has no manifest.
     """
 
     place: str
@@ -61,6 +62,7 @@ class Node:
     spare: tuple[str, ...] = ()
     folders: frozenset[str] = frozenset()
     has_tars: bool = False
+    marked: bool = False
     problem: str = ""
 
     @property

@@ -47,7 +47,7 @@ def survey(store: str) -> Catalogue:
 def _ours(nodes: Sequence[Node], pointers: Sequence[Pointer]) -> list[Node]:
     """Without folders that only happen to be named like artifacts.
 
-    An unfinished one must have a mark of ours in it, or a finished one in it or beside it.
+    An unfinished one must be marked as one, or have a finished one in it or beside it.
     """
     known = {each.place.rpartition("/")[0] for each in pointers}
     for node in nodes:
@@ -58,7 +58,7 @@ def _ours(nodes: Sequence[Node], pointers: Sequence[Pointer]) -> list[Node]:
         for node in nodes
         if node.state != UNFINISHED
         or node.home
-        or node.spare
+        or node.marked
         or {node.place, node.place.rpartition("/")[0]} & known
     ]
 
@@ -153,9 +153,12 @@ def _look(place: str, url: str, home: str | None) -> tuple[list[Entry], Node]:
         changed = files[WITHDRAWN_FILE].changed
         return listed, Node(place, WITHDRAWN, changed=changed, **known)
     size, changed = 0, 0.0
+    known["marked"] = any(name != filesystem.TEMPORARY for name in spare)
     for entry in files_under(url):
-        if not entry.url.endswith(REMOVED):
-            size, changed = size + entry.bytes, max(changed, entry.changed)
+        if entry.url == join(url, REMOVED):
+            known["marked"] = True
+            continue
+        size, changed = size + entry.bytes, max(changed, entry.changed)
     return listed, Node(place, UNFINISHED, changed=changed, bytes=size, **known)
 
 
