@@ -26,7 +26,6 @@ from infra.errors import SluiceError
 from infra.progress import Display, duration
 from infra.runner import make_runner
 from infra.secrets import secret_in
-from infra.store import PROBE
 
 NAMED = "your-shards"  # the recipe of sources named on the command line
 STORE_VARIABLE = "SLUICE_STORE"
@@ -154,12 +153,8 @@ def prepare_index(options: Options, name: str) -> PreparedIndex:
 
 
 def check_store(store: str) -> None:
-    """Fail now, in one line, where the store cannot be written."""
-    probe = f"{PROBE}{os.getpid()}"
-    filesystem.write_bytes(store, probe, b"")
-    fs, path = filesystem.resolve(filesystem.join(store, probe))
-    fs.rm(path)
-    filesystem.remove_tree(filesystem.join(store, filesystem.TEMPORARY))
+    """Fail now, in one line, where the store cannot be written, or not safely by two at once."""
+    filesystem.check_writable(store)
 
 
 def execute(

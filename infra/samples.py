@@ -125,11 +125,9 @@ def read_places(folder: str, name: str, rows: pa.Table) -> dict[int, bytes]:
         by_tar.setdefault(entry["tar"], []).append(entry)
     for number, entries in by_tar.items():
         url = tars.url(number)
-        fs, path = filesystem.resolve(url)
-        starts = [entry["offset"] - BLOCK for entry in entries]
-        ends = [entry["offset"] + entry["bytes"] for entry in entries]
-        with tars.named(number), filesystem.reading(url):
-            pieces = fs.cat_ranges([path] * len(entries), starts, ends, on_error="raise")
+        ranges = [(entry["offset"] - BLOCK, entry["offset"] + entry["bytes"]) for entry in entries]
+        with tars.named(number):
+            pieces = filesystem.read_ranges(url, ranges)
         for entry, piece in zip(entries, pieces, strict=True):
             tars.check(entry, piece[:BLOCK], piece[BLOCK:])
             found[entry["row"]] = piece[BLOCK:]

@@ -117,16 +117,9 @@ def _is_whole(folder: str, part: Mapping[str, Any]) -> bool:
     return filesystem.exists(file) and filesystem.size(file) == part["bytes"]
 
 
-def _names(folder: str) -> list[str]:
-    if not filesystem.is_folder(folder):
-        return []
-    files, path = filesystem.resolve(folder)
-    return [str(entry).rsplit("/", 1)[-1] for entry in files.ls(path, detail=False)]
-
-
 def _records(folder: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Step and content of the records there that can be read."""
-    for name in _names(folder):
+    for name in filesystem.list_names(folder):
         match = RECORD.fullmatch(name)
         if match:
             try:
@@ -199,8 +192,9 @@ class Writer:
                 stay.add(min(losses, key=lambda old: losses[old]))
             kept = {f"checkpoint-{old:09d}.json" for old in stay}
             kept |= {part["path"] for old in stay for part in there[old]["pieces"]}
-            matches = [match for each in _names(folder) if (match := FILE.fullmatch(each))]
+            matches = [
+                match for each in filesystem.list_names(folder) if (match := FILE.fullmatch(each))
+            ]
             for match in sorted(matches, key=lambda match: match[2] != ".json"):
                 if int(match[1]) <= step and match[0] not in kept:
-                    files, path = filesystem.resolve(join(folder, match[0]))
-                    files.rm_file(path)
+                    filesystem.remove_file(join(folder, match[0]))

@@ -74,7 +74,7 @@ def test_what_cannot_work_is_one_message_and_a_way_out(s3: S3, wrong: str, tmp_p
         "source": (f"{bucket}/nothing/part-*.parquet", str(tmp_path / "store")),
         "store": (str(tmp_path / "table.csv"), f"{bucket}/store"),
     }
-    changed = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}", "AWS_MAX_ATTEMPTS": "1"}
+    changed = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}", "SLUICE_RETRY_SECONDS": "0"}
     for source, store in sources.values():
         with environment(**(changed if wrong == "endpoint" else {})):
             if wrong == "credentials":
