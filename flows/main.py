@@ -20,7 +20,7 @@ from flows.recipe import ExecutionSettings, Recipe, load_recipe
 from flows.step import LAUNCHERS, Session, Step, closure
 from indexes.building import pinned
 from indexes.settings import IndexSettings
-from infra import artifacts, dataset, filesystem
+from infra import artifacts, cache, dataset, filesystem
 from infra.artifacts import Artifact
 from infra.errors import SluiceError
 from infra.progress import Display, duration
@@ -200,7 +200,7 @@ def run_steps(
     from flows.watch import watched
 
     watch = watched(where, store, target, steps, display)
-    with watch as display, runner, contextlib.ExitStack() as lent:
+    with watch as display, cache.used(where.cache), runner, contextlib.ExitStack() as lent:
         lent.callback(close_training)  # before Ray itself goes
         session = Session(runner, display, LAUNCHERS[where.executor], where.address)
         trainings = {step.name for step in steps if step.trains}

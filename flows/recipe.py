@@ -199,6 +199,11 @@ class ExecutionSettings(_Settings):
     events: str | None = Field(
         None, description="a file that takes every event as a line of JSON; - is standard error"
     )
+    cache: str = Field(
+        "",
+        description="of shards of remote stores, on this machine: FOLDER:SIZE, such as "
+        "/nvme/sluice:200GB; else $SLUICE_CACHE says so",
+    )
 
 
 class Recipe(_Settings):

@@ -7,7 +7,7 @@ once. Its digest is made from its specification, so it is known before anything 
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -166,11 +166,17 @@ def record_part(url: str, part: Part, seconds: float, cpu_seconds: float) -> Non
 Recorded = Mapping[str, tuple[Part, Mapping[str, float]]]  # by name, with seconds and CPU-seconds
 
 
-def recorded_parts(url: str) -> Recorded:
-    """The parts a run, perhaps a killed one, has finished so far, by name."""
+def recorded_parts(url: str, names: Iterable[str] | None = None) -> Recorded:
+    """The parts a run, perhaps a killed one, has finished so far, by name.
+
+    names: of the parts asked for, by whom they are known: a list of files may be older than
+    the last of them.
+    """
     found: dict[str, tuple[Part, Mapping[str, float]]] = {}
-    for data in filesystem.read_many(filesystem.list_files(join(url, PARTS))):
-        if data is None:  # another writer has committed, and swept up
+    if names is None:
+        names = recorded_names(url)
+    for data in filesystem.read_many([join(url, PARTS, f"{name}.json") for name in names]):
+        if data is None:  # not finished; or another writer has committed, and swept up
             continue
         record = json.loads(data)
         part = Part.from_json(record["part"])

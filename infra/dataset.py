@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra import artifacts, filesystem, samples
+from infra import artifacts, cache, filesystem, samples
 from infra.artifacts import Artifact
 from infra.drawn import DrawnShard, is_drawn
 from infra.errors import SluiceError
@@ -119,9 +119,19 @@ def read_table(url: str, columns: list[str] | None = None) -> pa.Table:
     SluiceError for the rows of a drawn version, which has no such file.
     """
     with _rows_of(url), filesystem.open_read(url) as file:
-        # On this thread alone: one of Arrow's that lets go of a Python file while Python shuts
-        # down ends the process with "terminate called".
-        table = pq.ParquetFile(file).read(columns, use_threads=False)
+        return _read_table(file, columns)
+
+
+def read_kept_table(folder: str, path: str, columns: list[str] | None = None) -> pa.Table:
+    """`read_table` of a file of a committed artifact, by way of the cache of shards."""
+    with _rows_of(join(folder, path)), cache.open_cached(folder, path) as file:
+        return _read_table(file, columns)
+
+
+def _read_table(file: BinaryIO, columns: list[str] | None) -> pa.Table:
+    # On this thread alone: one of Arrow's that lets go of a Python file while Python shuts
+    # down ends the process with "terminate called".
+    table = pq.ParquetFile(file).read(columns, use_threads=False)
     return table if columns is None else table.select(columns)
 
 
@@ -175,7 +185,7 @@ class Dataset:
         if is_drawn(self.artifact):
             fields = [ROWS.field(name) for name in columns or ROWS.names]
             return DrawnShard(self.artifact, shard).table(pa.schema(fields))
-        return read_table(self.artifact.path("rows", f"{part_name(shard)}.parquet"), columns)
+        return read_kept_table(self.url, f"rows/{part_name(shard)}.parquet", columns)
 
     def samples(self, shard: int) -> Iterator[Sample]:
         """The samples of a shard in row order; rejected rows have none."""
@@ -191,7 +201,7 @@ def _drawn_shard(url: str, shard: int) -> DrawnShard | None:
 def _places(url: str, shard: int) -> pa.Table:
     rows_url = join(url, "rows", f"{part_name(shard)}.parquet")
     try:
-        return read_table(rows_url, samples.COLUMNS)
+        return read_kept_table(url, f"rows/{part_name(shard)}.parquet", samples.COLUMNS)
     except FileNotFoundError as error:
         raise SluiceError(
             f"there is no shard {part_name(shard)} at {url}", "check the version and the shard"

@@ -8,6 +8,7 @@ list is no part of a version's content: moved data is the same data.
 
 import contextlib
 import json
+import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from infra import filesystem
+from infra import cache, filesystem
 from infra.digests import canonical_json
 from infra.errors import SluiceError
 from infra.filesystem import join
@@ -124,10 +125,9 @@ def read_places(folder: str, name: str, rows: pa.Table) -> dict[int, bytes]:
     for entry in _entries(rows):
         by_tar.setdefault(entry["tar"], []).append(entry)
     for number, entries in by_tar.items():
-        url = tars.url(number)
         ranges = [(entry["offset"] - BLOCK, entry["offset"] + entry["bytes"]) for entry in entries]
         with tars.named(number):
-            pieces = filesystem.read_ranges(url, ranges)
+            pieces = tars.read_ranges(number, ranges)
         for entry, piece in zip(entries, pieces, strict=True):
             tars.check(entry, piece[:BLOCK], piece[BLOCK:])
             found[entry["row"]] = piece[BLOCK:]
@@ -148,7 +148,7 @@ class _Tars:
     def __init__(self, folder: str, name: str) -> None:
         self._folder = folder
         self._tars = read_tars(folder, name)
-        own = own_tar(name).url
+        self._own = own = own_tar(name).url
         self._ways_out = [
             "remove its version's folder and run again; the store rebuilds it"
             if tar.url == own
@@ -159,9 +159,15 @@ class _Tars:
     def url(self, number: int) -> str:
         return locate(self._folder, self._tars[number].url)
 
+    def _is_own(self, number: int) -> bool:
+        return self._tars[number].url == self._own
+
     def open(self, number: int) -> BinaryIO:
         with self.named(number):
-            file = filesystem.open_read(self.url(number))
+            if self._is_own(number):
+                file = cache.open_cached(self._folder, self._tars[number].url)
+            else:
+                file = cache.open_url(self.url(number))
             size, expected = file.seek(0, 2), self._tars[number].bytes
         if expected is not None and size != expected:
             file.close()
@@ -171,6 +177,15 @@ class _Tars:
                 self._ways_out[number],
             )
         return file
+
+    def read_ranges(self, number: int, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Bytes from the first up to the second of each pair; less at the end."""
+        own = self._is_own(number)
+        kept = cache.open_kept(self._folder, self._tars[number].url) if own else None
+        if kept is None:
+            return filesystem.read_ranges(self.url(number), ranges)
+        with kept:
+            return [os.pread(kept.fileno(), stop - start, start) for start, stop in ranges]
 
     @contextlib.contextmanager
     def named(self, number: int) -> Iterator[None]:

@@ -11,7 +11,7 @@ twice writes the same bytes twice.
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,13 +177,21 @@ def _finished(
 
 
 def _commit(
-    drafts: Mapping[str, Draft], missing: Iterable[str], items: set[str], extra: Extra | None
+    drafts: Mapping[str, Draft],
+    missing: Mapping[str, Set[str]],
+    items: Set[str],
+    extra: Extra | None,
 ) -> dict[str, Artifact]:
-    """Commit each missing draft, provided that its parts are those of the items."""
-    recorded = {name: artifacts.recorded_parts(drafts[name].url) for name in missing}
+    """Commit each missing draft, provided that its parts are those of the items.
+
+    missing: the parts each had before, by name.
+    """
+    # By name, not by a list: that of some stores lags behind what was just written.
+    recorded = {name: artifacts.recorded_parts(drafts[name].url, items) for name in missing}
     for name, found in recorded.items():
         url = drafts[name].url
-        if found.keys() != items and artifacts.load(url) is None:
+        alien = missing[name] - items
+        if (alien or found.keys() != items) and artifacts.load(url) is None:
             raise SluiceError(
                 f"the parts recorded at {url} are not those of this run's {len(items)} items",
                 "remove that folder and run the same command again",

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from infra import artifacts, filesystem
 from infra.artifacts import Artifact
-from infra.dataset import part_name, read_table
+from infra.dataset import part_name, read_kept_table, read_table
 from infra.errors import SluiceError
 from infra.filesystem import join
 
@@ -83,12 +83,12 @@ class ColumnsFile:
     @staticmethod
     def read(url: str, shard: int) -> "ColumnsFile":
         """Of the score folder at `url`. SluiceError where the shard is not there."""
-        file = join(url, "columns", f"{part_name(shard)}.parquet")
+        path = f"columns/{part_name(shard)}.parquet"
         try:
-            table = read_table(file)
+            table = read_kept_table(url, path)
         except FileNotFoundError as error:
             raise SluiceError(
-                f"there is no {file}", "remove that folder and make the columns again"
+                f"there is no {join(url, path)}", "remove that folder and make the columns again"
             ) from error
         return ColumnsFile({name: _values(table[name]) for name in table.column_names})
 

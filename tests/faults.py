@@ -1,7 +1,7 @@
 """A proxy before an HTTP server that spoils some of its answers: real sockets, real clients.
 
-    with Proxy(s3.endpoint, {"busy": 0.1, "lost": 0.1}, seed=1) as proxy:
-        with environment(AWS_ENDPOINT_URL=proxy.endpoint): ...
+    with Proxy(s3.endpoint) as proxy, environment(AWS_ENDPOINT_URL=proxy.endpoint):
+        with proxy.spoilt({"busy": 0.1, "lost": 0.1}, seed=1): ...
 
 Which requests are spoilt follows from the seed, the request, and how often it came, whatever the
 order of the others. The faults:
@@ -23,9 +23,11 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any
 
 FAULTS = ("busy", "error", "torn", "cut", "lost", "slow", "stale")
 _HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}
@@ -36,7 +38,8 @@ _NOTHING = (
 )
 
 
-class Seen(NamedTuple):
+@dataclass
+class Seen:
     """A request, and how many bytes of body went each way. fault: "" where it was not spoilt."""
 
     method: str
@@ -44,26 +47,34 @@ class Seen(NamedTuple):
     query: str
     headers: Mapping[str, str]
     sent: int
-    answered: int
     fault: str
+    answered: int = 0
 
 
 class Proxy:
-    """rates: how often each fault comes where it can, 0 to 1. drop: request headers left out."""
+    """The proxy; `seen` holds the requests since the last `spoilt` began."""
 
-    def __init__(
-        self,
-        upstream: str,
-        rates: Mapping[str, float] | None = None,
-        seed: int = 0,
-        drop: tuple[str, ...] = (),
-    ) -> None:
+    def __init__(self, upstream: str) -> None:
         self.upstream = upstream.removeprefix("http://")
-        self.rates, self.seed, self.drop = dict(rates or {}), seed, drop
+        self.rates: dict[str, float] = {}
+        self.seed = 0
+        self.drop: frozenset[str] = frozenset()
         self.seen: list[Seen] = []
         self.lists: dict[str, bytes] = {}
         self._times: Counter[str] = Counter()
         self._lock = threading.Lock()
+
+    @contextmanager
+    def spoilt(
+        self, rates: Mapping[str, float] | None = None, seed: int = 0, drop: tuple[str, ...] = ()
+    ) -> Iterator[None]:
+        """rates: how often each fault comes where it can, 0 to 1. drop: headers left out."""
+        self.rates, self.seed, self.drop = dict(rates or {}), seed, frozenset(drop)
+        self.seen, self.lists, self._times = [], {}, Counter()
+        try:
+            yield
+        finally:
+            self.rates, self.drop = {}, frozenset()
 
     def __enter__(self) -> "Proxy":
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -76,14 +87,9 @@ class Proxy:
         self._server.shutdown()
         self._server.server_close()
 
-    def note(self, seen: Seen) -> None:
-        with self._lock:
-            self.seen.append(seen)
-
     def faults(self) -> Counter[str]:
         """How often each fault came."""
-        with self._lock:
-            return Counter(seen.fault for seen in self.seen if seen.fault)
+        return Counter(seen.fault for seen in self.seen if seen.fault)
 
     def choose(self, method: str, path: str, query: str, body: int) -> str:
         """The fault of the next such request, or ""."""
@@ -131,35 +137,35 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             path, _, query = self.path.partition("?")
             length = int(self.headers.get("Content-Length") or 0)
             fault = proxy.choose(self.command, path, query, length)
-            answered = 0
-            try:
-                answered = self._serve(fault, query, length)
-            finally:
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                proxy.note(Seen(self.command, path, query, headers, length, answered, fault))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            self._seen = Seen(self.command, path, query, headers, length, fault)
+            proxy.seen.append(self._seen)
+            self._serve(fault, query, length)
 
-        def _serve(self, fault: str, query: str, length: int) -> int:
+        def _serve(self, fault: str, query: str, length: int) -> None:
             if fault == "cut":
                 self.rfile.read(length // 2)
                 self._reset()
-                return 0
+                return
             body = self.rfile.read(length)
             if fault in ("busy", "error"):
                 status, code = (503, "SlowDown") if fault == "busy" else (500, "InternalError")
-                return self._answer(status, {}, _ERROR.format(code).encode())
+                self._answer(status, {}, _ERROR.format(code).encode())
+                return
             if fault == "stale":
                 kind = {"Content-Type": "application/xml"}
-                return self._answer(200, kind, proxy.lists.get(self.path, _NOTHING))
+                self._answer(200, kind, proxy.lists.get(self.path, _NOTHING))
+                return
             status, headers, data = self._forward(body)
             if "list-type" in query and status == 200:
                 proxy.lists[self.path] = data
             if fault == "lost":
                 self._reset()
-                return 0
-            return self._answer(status, headers, data, fault)
+                return
+            self._answer(status, headers, data, fault)
 
         def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-            unsent = _HOP | {name.lower() for name in proxy.drop}
+            unsent = _HOP | proxy.drop
             headers = {k: v for k, v in self.headers.items() if k.lower() not in unsent}
             server = http.client.HTTPConnection(proxy.upstream, timeout=60)
             try:
@@ -173,7 +179,7 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
 
         def _answer(
             self, status: int, headers: Mapping[str, str], data: bytes, fault: str = ""
-        ) -> int:
+        ) -> None:
             self.send_response_only(status)
             for name, value in headers.items():
                 if name.lower() != "content-length" or self.command == "HEAD":
@@ -183,9 +189,10 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if self.command == "HEAD":
                 self.wfile.flush()
-                return 0
+                return
             if fault == "torn":
                 data = data[: len(data) // 2]
+            self._seen.answered = len(data)
             if fault == "slow":
                 for start in range(0, len(data), max(len(data) // 5, 1)):
                     self.wfile.write(data[start : start + max(len(data) // 5, 1)])
@@ -196,7 +203,6 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             self.wfile.flush()
             if fault == "torn":
                 self.close_connection = True
-            return len(data)
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _handle  # noqa: N815
 

@@ -8,7 +8,9 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from infra.filesystem.retries import ask
-from infra.filesystem.urls import is_local, resolve
+from infra.filesystem.urls import GCS, S3, is_local, resolve
+
+PER_REQUEST = 1000  # files that S3 removes at once
 
 
 def is_folder(url: str) -> bool:
@@ -62,13 +64,15 @@ def remove_tree(url: str) -> None:
     if isinstance(fs, LocalFileSystem):
         shutil.rmtree(path, ignore_errors=True)
         return
-    with contextlib.suppress(FileNotFoundError):  # another writer was faster
-        ask(url, "remove", _remove, verb="remove", passes=(FileNotFoundError,))
-
-
-def _remove(fs: Any, path: str) -> None:
-    if names := fs.find(path):
-        fs.rm(names)  # by the thousand
+    names = ask(url, "list", lambda fs, path: fs.find(path))
+    if url.startswith(tuple(f"{scheme}://" for scheme in (*S3, *GCS))):
+        for start in range(0, len(names), PER_REQUEST):
+            batch = names[start : start + PER_REQUEST]
+            with contextlib.suppress(FileNotFoundError):  # another writer was faster
+                ask(url, "remove", lambda fs, path, batch=batch: fs.rm(batch), verb="remove")
+        return
+    for name in names:
+        remove_file(str(fs.unstrip_protocol(name)))
 
 
 def remove_empty(url: str) -> None:

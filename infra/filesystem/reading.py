@@ -58,7 +58,7 @@ def read_many(urls: Sequence[str]) -> list[bytes | None]:
     if not urls:
         return []
     fs, _ = resolve(urls[0])
-    paths = [resolve(url)[1] for url in urls]
+    paths = [str(fs._strip_protocol(url)) for url in urls]  # `resolve` is slow for 100,000
     # From byte 0 on, which spares S3 the question of how long each is.
     found = fs.cat_ranges(paths, [0] * len(paths), [None] * len(paths), on_error="return")
     return [_read(url, data) for url, data in zip(urls, found, strict=True)]

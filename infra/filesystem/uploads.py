@@ -54,7 +54,7 @@ class Upload:
         """Nothing: a part goes when it is full."""
 
     def _send(self) -> None:
-        """Send a full part; the library's file keeps what it could not send, and tries again."""
+        """Send the part; the library's file keeps what it could not send, and tries again."""
         part, held = bytes(self._part), False
         self._part.clear()
 
@@ -77,21 +77,20 @@ class Upload:
     def commit(self, sha256: str) -> None:
         """Make the object of what was written, whose SHA-256 this is."""
         self.closed = True
-        rest = bytes(self._part)
         if self._raw is None:
+            part = bytes(self._part)
             ask(
                 self.url,
                 "write",
-                lambda fs, path: fs.pipe_file(path, rest),
+                lambda fs, path: fs.pipe_file(path, part),
                 verb="write",
                 passes=(),
             )
             return
-        self._raw.blocksize = len(rest) + 1  # it goes with the end
-        self._raw.write(rest)
+        if self._part:
+            self._send()  # not with the end: adlfs would send it twice where the end is tried again
         try:
-            ask(self.url, "upload part", lambda fs, path: self._end(), verb="write", passes=())
-            ask(self.url, "complete", lambda fs, path: self._raw.commit(), verb="write", passes=())
+            ask(self.url, "complete", lambda fs, path: self._complete(), verb="write", passes=())
         except SluiceError:
             # Perhaps it was done, and only the answer was lost: then there is no such upload now.
             if not holds(self.url, sha256):
@@ -100,11 +99,12 @@ class Upload:
             with contextlib.suppress(AttributeError):
                 self._raw.closed = True
 
-    def _end(self) -> None:
-        """Send what is left. Azure has the object then, the others have all its parts."""
+    def _complete(self) -> None:
+        """Azure makes the object by the last flush, the others by `commit`."""
         if isinstance(self._raw, AbstractBufferedFile):
             self._raw.forced = False  # so that it may be tried again
             self._raw.flush(force=True)
+        self._raw.commit()
 
     def discard(self) -> None:
         """Give up: the store forgets the parts, as far as it can be reached."""
