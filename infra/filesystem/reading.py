@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO, cast
 
 from infra.errors import SluiceError
-from infra.filesystem.failures import REMOTE, TornError
+from infra.filesystem.failures import REMOTE, TornError, answer
 from infra.filesystem.retries import ask, told
-from infra.filesystem.urls import is_local, resolve
+from infra.filesystem.urls import AZURE, GCS, S3, is_local, resolve
 
 TAGS = ("ETag", "etag", "md5Hash", "content_md5", "generation")  # of S3, HTTP, GCS, Azure
 TIMES = ("mtime", "ino", "LastModified", "updated", "last_modified", "created")
+RANGED = (*S3, *GCS, *AZURE)  # schemes of stores that serve ranges
+NOT_SATISFIABLE = 416
+SMALL = 2**22  # bytes of a file that is asked for without asking for its size
 SMALLEST = 2**18  # bytes: a connection that breaks is asked for less and less, down to this
 
 
@@ -50,7 +53,25 @@ def size(url: str) -> int:
 
 
 def read_bytes(url: str) -> bytes:
-    return ask(url, "read", lambda fs, path: fs.cat_file(path))
+    return ask(url, "read", _read_whole if url.partition("://")[0] in RANGED else _read_plain)
+
+
+def _read_plain(fs: Any, path: str) -> bytes:
+    return fs.cat_file(path)
+
+
+def _read_whole(fs: Any, path: str) -> bytes:
+    """A small file by one request; s3fs would ask first how long it is, and list where it is not.
+
+    A longer one the library reads in pieces at once.
+    """
+    try:
+        data = fs.cat_file(path, start=0, end=SMALL)
+    except Exception as error:
+        if answer(error)[0] == NOT_SATISFIABLE:
+            return b""  # an empty file has no byte 0
+        raise
+    return data if len(data) < SMALL else fs.cat_file(path)
 
 
 def read_many(urls: Sequence[str]) -> list[bytes | None]:
@@ -99,7 +120,10 @@ def open_read(url: str, ahead: bool = True) -> BinaryIO:
     if is_local(url):
         fs, path = resolve(url)
         return fs.open(path, "rb")
-    return cast(BinaryIO, _Remote(url, {} if ahead else {"cache_type": "none"}))
+    options = {} if ahead else {"cache_type": "none"}
+    if ahead and url.partition("://")[0] in GCS:
+        options = {"cache_type": "readahead"}  # its own way ahead gives up at the first failure
+    return cast(BinaryIO, _Remote(url, options))
 
 
 def holds(url: str, sha256: str) -> bool:
