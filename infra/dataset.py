@@ -305,9 +305,9 @@ class ShardWriter:
         if raised[0] is not None:
             self._stack.__exit__(*raised)
             return
-        if self._own is not None:
-            self._own[1].close()
-        self._stack.close()
+        with self._stack:  # given up, too, where the end of the tar cannot be written
+            if self._own is not None:
+                self._own[1].close()
         if self._own is not None:
             self.files.append(self._own[2].part(samples.own_tar(self._name).url))
         self._pack()

@@ -25,6 +25,7 @@ SECONDS = 180.0
 STRANGER = 20.0  # seconds for a store that has not answered this process yet: a mistyped endpoint
 FIRST, LONGEST = 0.2, 20.0  # the bound of the first wait, and of the later ones, in seconds
 VARIABLE = "SLUICE_RETRY_SECONDS"
+JITTER = random.SystemRandom()  # no seed of the work's own may be touched, nor shared by forks
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 T = TypeVar("T")
@@ -103,7 +104,7 @@ def ask(
             if answer(error)[0] is not None or isinstance(error, passes):
                 _answered.add(store)
             _pass_on(error, url, operation, verb, passes)
-            wait = random.uniform(0, min(LONGEST, FIRST * 2 ** (tries - 1)))
+            wait = JITTER.uniform(0, min(LONGEST, FIRST * 2 ** (tries - 1)))
             spent = time.monotonic() - start
             left = patience() if store in _answered else min(patience(), STRANGER)
             if tries == TRIES or spent + wait > left:

@@ -107,11 +107,11 @@ class Upload:
         self._raw.commit()
 
     def discard(self) -> None:
-        """Give up: the store forgets the parts, as far as it can be reached."""
+        """Give up: the store forgets the parts, if it can be reached; nobody waits for that."""
         self.closed = True
         self._part.clear()
         raw, self._raw = self._raw, None
         if isinstance(raw, AbstractBufferedFile):
             with contextlib.suppress(Exception):
-                ask(self.url, "discard", lambda fs, path: raw.discard(), verb="write")
+                raw.discard()
             raw.closed = True  # else it would end the upload when it is collected

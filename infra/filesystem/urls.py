@@ -27,7 +27,8 @@ def resolve(url: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise SluiceError(
             f"cannot open {url}: {error}",
-            "install the fsspec package of this scheme (s3fs, gcsfs, adlfs), or use a local path",
+            "install the fsspec package of this scheme (s3fs; gcsfs, the extra gcs; adlfs, the "
+            "extra azure), or use a local path",
         ) from error
     _try_once(fs, scheme)
     return fs, path

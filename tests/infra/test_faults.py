@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import resource
+import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -266,6 +267,25 @@ def test_a_full_disk_is_told_with_its_path_and_the_store_goes_on(tmp_path: Path)
     assert {path.name for path in Path(url).iterdir()} == {
         "manifest.json", "timing.json", "rows", "shards",
     }  # fmt: skip
+
+
+def test_a_full_file_system_is_told_and_with_more_space_the_stage_goes_on(tmp_path: Path) -> None:
+    expected, url = ingest(str(tmp_path / "other"), 4), str(tmp_path / "store")
+    Path(url).mkdir()
+    mount = ["mount", "-t", "tmpfs", "none", url, "-o"]
+    if subprocess.run([*mount, "size=64k"], check=False, capture_output=True).returncode:
+        pytest.skip("this user may not mount a file system")
+    try:
+        with pytest.raises(SluiceError) as caught:
+            ingest(url, 4)
+        assert f"cannot write {url}/" in caught.value.what
+        assert os.strerror(errno.ENOSPC) in caught.value.what
+        done = artifacts.recorded_names(url)
+        assert 0 < len(done) < 4 and artifacts.load(url) is None
+        subprocess.run([*mount, "remount,size=1m"], check=True)
+        assert ingest(url, 4).content == expected.content
+    finally:
+        subprocess.run(["umount", url], check=True)
 
 
 def test_a_write_that_goes_on_while_another_is_read_is_not_disturbed(s3: S3, proxy: Proxy) -> None:

@@ -85,7 +85,7 @@ def test_what_may_pass_is_told_from_what_does_not(error: Exception, passes: bool
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The bounds that waits were drawn below; none is waited for."""
     bounds: list[float] = []
-    monkeypatch.setattr(retries.random, "uniform", lambda low, high: bounds.append(high) or high)
+    monkeypatch.setattr(retries.JITTER, "uniform", lambda low, high: bounds.append(high) or high)
     monkeypatch.setattr(retries.time, "sleep", lambda seconds: None)
     return bounds
 
@@ -138,7 +138,7 @@ def test_the_time_is_bounded_by_a_setting(
     monkeypatch.setenv(retries.VARIABLE, seconds)
     monkeypatch.setattr(retries.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(retries.time, "sleep", lambda wait: now.append(now.pop() + wait))
-    monkeypatch.setattr(retries.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(retries.JITTER, "uniform", lambda low, high: high)
 
     def call(fs: Any, path: str) -> None:
         count[0] += 1
