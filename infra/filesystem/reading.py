@@ -152,23 +152,24 @@ class _Remote(io.RawIOBase):
     def _fetch(self, start: int, end: int) -> bytes:
         """The bytes from `start` up to `end`; what has come before a failure is kept."""
         end = end if self._raw.size is None else min(end, self._raw.size)
-        found, piece = bytearray(), end - start
+        pieces, length = list[bytes](), end - start  # of the next piece
 
         def more(fs: Any, path: str) -> None:
-            first = start + len(found)
-            got = self._fetch_once(first, min(first + piece, end))
-            if not got:
-                raise TornError(f"nothing came of bytes {first} to {end}")
-            found.extend(got)
+            nonlocal start
+            piece = self._fetch_once(start, min(start + length, end))
+            if not piece:
+                raise TornError(f"nothing came of bytes {start} to {end}")
+            pieces.append(piece)
+            start += len(piece)
 
         def failed(error: Exception) -> None:
-            nonlocal piece
-            piece = max(piece // 4, SMALLEST)
+            nonlocal length
+            length = max(length // 4, SMALLEST)
             self._check_unchanged()
 
-        while len(found) < end - start:
+        while start < end:
             ask(self._url, "read", more, passes=(), failed=failed)
-        return bytes(found)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _check_unchanged(self) -> None:
         """S3 is asked for the same entity tag each time; others are, where a read is resumed."""
