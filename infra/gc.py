@@ -15,11 +15,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from infra import filesystem, folders
+from infra import filesystem
 from infra.artifacts import MANIFEST
 from infra.dataset import LATEST
 from infra.filesystem import join
-from infra.folders import Upload, files_under, remove_file, remove_folder
+from infra.filesystem.abandoned import Abandoned, abandoned, abort
+from infra.filesystem.entries import files_under, remove_folder
 from infra.progress import Display, duration
 from infra.store import (
     COMMITTED,
@@ -59,7 +60,7 @@ class Removal:
     what: str
     why: str
     bytes: int
-    upload: Upload | None = None
+    upload: Abandoned | None = None
     node: Node | None = None
 
 
@@ -260,7 +261,7 @@ def _spare(catalogue: Catalogue, kept: Mapping[str, str], before: float) -> Iter
 
 
 def _uploads(catalogue: Catalogue, now: float, patience: float) -> Iterator[Removal]:
-    for upload in folders.uploads(catalogue.store):
+    for upload in abandoned(catalogue.store):
         age = now - upload.started
         if age >= patience:
             place = upload.url[len(catalogue.url("")) :]
@@ -291,19 +292,19 @@ def _named_since(catalogue: Catalogue, node: Node) -> bool:
 def _remove(catalogue: Catalogue, removal: Removal) -> None:
     url = catalogue.url(removal.place)
     if removal.upload is not None:
-        folders.abort(removal.upload)
+        abort(removal.upload)
         return
     if removal.node is not None:
         for pointer in catalogue.pointers:
             if pointer.target == removal.place:  # of what goes, too: `index/latest.json`
-                remove_file(catalogue.url(pointer.place))
+                filesystem.remove_file(catalogue.url(pointer.place))
         filesystem.write_bytes(url, REMOVED, b"removed")  # what is left is told from others' files
-        remove_file(join(url, MANIFEST))  # first: what has no manifest is not there
+        filesystem.remove_file(join(url, MANIFEST))  # first: what has no manifest is not there
         remove_folder(url)
     elif filesystem.is_folder(url):
         remove_folder(url)
     else:
-        remove_file(url)
+        filesystem.remove_file(url)
     parent = removal.place.rpartition("/")[0]
     while parent and parent not in catalogue.nodes:
         filesystem.remove_empty(catalogue.url(parent))

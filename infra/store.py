@@ -30,7 +30,6 @@ from infra.samples import Tar
 COMMITTED, UNFINISHED, WITHDRAWN = "committed", "unfinished", "withdrawn"
 WITHDRAWN_FILE = "withdrawn.json"  # in place of the manifest of a version that was withdrawn
 TAGS = "_tags"
-PROBE = "probe-"  # begins the name of a file that is written to see whether one can write
 REMOVED = f"{filesystem.TEMPORARY}/removed"  # marks an artifact whose removal has begun
 DATASET = "dataset"
 TARS_AT_ONCE = 256  # lists of tars

@@ -13,10 +13,9 @@ from infra.dataset import LATEST
 from infra.digests import DIGEST_LENGTH
 from infra.errors import SluiceError
 from infra.filesystem import join
-from infra.folders import Entry, entries, files_under
+from infra.filesystem.entries import Entry, entries, files_under
 from infra.store import (
     COMMITTED,
-    PROBE,
     REMOVED,
     UNFINISHED,
     WITHDRAWN,
@@ -73,7 +72,7 @@ class _Walk:
 
     def run(self) -> None:
         top = entries(self.store)
-        self._note(top, PROBE)
+        self._note(top)
         groups = _folders(top)
         for depth in range(2):
             found = self.threads.map(entries, (join(self.store, group) for group in groups))
@@ -86,11 +85,10 @@ class _Walk:
             others = self._artifacts([(place, None) for place in named], groups_too=depth == 0)
             groups = [place for place in inner if place not in set(named)] + others
 
-    def _note(self, listed: Sequence[Entry], litter: str = "") -> None:
+    def _note(self, listed: Sequence[Entry]) -> None:
         """Note what is of no use to anybody once who wrote it is gone."""
         for entry in listed:
-            unfinished = entry.folder and entry.name == filesystem.TEMPORARY
-            if unfinished or (litter and not entry.folder and entry.name.startswith(litter)):
+            if entry.folder and entry.name == filesystem.TEMPORARY:
                 self.spare.append(self._place(entry.url))
 
     def _place(self, url: str) -> str:

@@ -7,7 +7,7 @@ from infra import filesystem
 from infra.artifacts import MANIFEST
 from infra.errors import SluiceError
 from infra.filesystem import join
-from infra.folders import entries, remove_file
+from infra.filesystem.entries import entries
 from infra.store import TAGS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -43,4 +43,4 @@ def remove_tag(store: str, name: str) -> None:
     if not NAME.fullmatch(name) or not filesystem.exists(url):
         there = ", ".join(sorted(read_tags(store))) or "none"
         raise SluiceError(f"{store} has no tag {name}", f"there are: {there}")
-    remove_file(url)
+    filesystem.remove_file(url)

@@ -16,7 +16,7 @@ from infra.dataset import read_table
 from infra.drawn import is_drawn
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, join
-from infra.folders import entries, files_under
+from infra.filesystem.entries import entries, files_under
 from infra.progress import Display
 from infra.runner import Runner
 from infra.samples import Tar
