@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from infra import filesystem
 from infra.artifacts import MANIFEST
 from infra.dataset import LATEST
-from infra.filesystem import join
+from infra.filesystem import join, remove_file
 from infra.filesystem.abandoned import Abandoned, abandoned, abort
 from infra.filesystem.entries import files_under, remove_folder
 from infra.progress import Display, duration
@@ -297,14 +297,14 @@ def _remove(catalogue: Catalogue, removal: Removal) -> None:
     if removal.node is not None:
         for pointer in catalogue.pointers:
             if pointer.target == removal.place:  # of what goes, too: `index/latest.json`
-                filesystem.remove_file(catalogue.url(pointer.place))
+                remove_file(catalogue.url(pointer.place))
         filesystem.write_bytes(url, REMOVED, b"removed")  # what is left is told from others' files
-        filesystem.remove_file(join(url, MANIFEST))  # first: what has no manifest is not there
+        remove_file(join(url, MANIFEST))  # first: what has no manifest is not there
         remove_folder(url)
     elif filesystem.is_folder(url):
         remove_folder(url)
     else:
-        filesystem.remove_file(url)
+        remove_file(url)
     parent = removal.place.rpartition("/")[0]
     while parent and parent not in catalogue.nodes:
         filesystem.remove_empty(catalogue.url(parent))
