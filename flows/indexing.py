@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from flows.recipe import Recipe
 from flows.step import Session, Step, sharded
 from indexes import building
 from indexes.settings import IndexSettings
 from infra.artifacts import Artifact
+from infra.dataset import Dataset, open_dataset
 
 
 def index_steps(
@@ -27,3 +29,12 @@ def index_steps(
         return made
 
     return [*steps[:-1], replace(last, run=run)]
+
+
+def version_steps(
+    recipe: Recipe, store: str, name: str
+) -> tuple[Dataset, IndexSettings, list[Step]]:
+    """The steps that index the version NAME or NAME@VERSION, which is there, and nothing else."""
+    opened = open_dataset(store, name)
+    settings = building.pinned(opened, recipe.seeded(recipe.index))
+    return opened, settings, index_steps(opened.url, opened.artifact.digest, settings)

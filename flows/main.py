@@ -14,16 +14,17 @@ from pathlib import Path
 
 from curation.fetch.observed import STATISTICS
 from curation.sources.detect import detect
-from flows.indexing import index_steps
+from flows.indexing import version_steps
+from flows.origin import Origin
 from flows.pipeline import Pipeline
-from flows.recipe import ExecutionSettings, Recipe, load_recipe
+from flows.recipe import Recipe, load_recipe
 from flows.step import LAUNCHERS, Session, Step, closure
-from indexes.building import pinned
 from indexes.settings import IndexSettings
 from infra import artifacts, cache, dataset, filesystem
 from infra.artifacts import Artifact
 from infra.errors import SluiceError
 from infra.progress import Display, duration
+from infra.ray_jobs import is_dashboard
 from infra.runner import make_runner
 from infra.secrets import secret_in
 
@@ -145,11 +146,7 @@ def prepare(options: Options) -> Prepared:
 def prepare_index(options: Options, name: str) -> PreparedIndex:
     """The steps that index a version, NAME or NAME@VERSION, which is there; nothing is written."""
     recipe, store = load_recipe(options.recipe, options.overrides), store_url(options.store)
-    opened = dataset.open_dataset(store, name)
-    own = recipe.index.model_copy(update={"seed": recipe.seed + recipe.index.seed})
-    settings = pinned(opened, own)
-    steps = index_steps(opened.url, opened.artifact.digest, settings)
-    return PreparedIndex(recipe, store, opened, settings, steps)
+    return PreparedIndex(recipe, store, *version_steps(recipe, store, name))
 
 
 def check_store(store: str) -> None:
@@ -165,7 +162,8 @@ def execute(
 ) -> Result:
     """Run the steps `target` needs, each through `run_step`; then write the report."""
     steps = closure(prepared.pipeline.steps, TARGETS[target])
-    result = run_steps(prepared.store, prepared.recipe.run, target, steps, display, run_step)
+    origin = Origin(store=prepared.store, recipes={"": prepared.recipe})
+    result = run_steps(origin, target, steps, display, run_step)
     if target != "curate-and-pretrain":
         return result
     return replace(result, report=write_report(prepared, result.timings))
@@ -179,30 +177,36 @@ def index_dataset(
 ) -> Result:
     """Index any version, NAME or NAME@VERSION, as the recipe's `index` says, and nothing else."""
     asked = prepare_index(options, name)
-    where = asked.recipe.run
-    return run_steps(asked.store, where, "index", asked.steps, display, run_step)
+    version = f"{name.partition('@')[0]}@{asked.dataset.artifact.digest}"
+    origin = Origin(store=asked.store, recipes={"": asked.recipe}, dataset=version)
+    return run_steps(origin, "index", asked.steps, display, run_step)
 
 
 def run_steps(
-    store: str,
-    where: ExecutionSettings,
+    origin: Origin,
     target: str,
     steps: Sequence[Step],
     display: Display,
     run_step: Callable[[Step, Session], Mapping[str, Artifact]],
 ) -> Result:
-    """Run steps in order, each through `run_step`."""
-    start = time.monotonic()
+    """Run steps of an origin in order, each through `run_step`, where its first recipe says."""
+    start, store, where = time.monotonic(), origin.store, origin.where
     check_store(store)
     made: dict[str, Mapping[str, Artifact]] = {}
     timings: list[StepTiming] = []
-    runner = make_runner(where.executor, where.workers, where.address)
+    remote = where.executor == "ray" and is_dashboard(where.address)
+    executor = "inline" if remote else where.executor  # a job has workers of its own
+    runner = make_runner(executor, where.workers, where.address)
     from flows.watch import watched
 
     watch = watched(where, store, target, steps, display)
     with watch as display, cache.used(where.cache), runner, contextlib.ExitStack() as lent:
         lent.callback(close_training)  # before Ray itself goes
-        session = Session(runner, display, LAUNCHERS[where.executor], where.address)
+        session = Session(runner, display, LAUNCHERS[executor], where.address)
+        if remote:
+            from flows.cluster import as_jobs
+
+            steps = as_jobs(steps, origin, display)
         trainings = {step.name for step in steps if step.trains}
         for step in steps:
             stored = step.stored

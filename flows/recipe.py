@@ -185,8 +185,18 @@ class ExecutionSettings(_Settings):
     """Where the work runs; it never changes what comes out."""
 
     executor: Literal["ray", "local", "inline"] = Field("ray", description="who runs the work")
-    workers: int = Field(0, ge=0, description="0: one per processor")
-    address: str = Field("local", description="of a Ray cluster; local starts one here")
+    workers: int = Field(
+        0, ge=0, description="0: one per processor, of a cluster as many as it has at any time"
+    )
+    address: str = Field(
+        "local",
+        description="of a Ray cluster; local starts one here. http://HOST:8265, the dashboard's: "
+        "each step is a job there, which outlives this process. HOST:6379, Ray's own, or auto: "
+        "this process, on a node of the cluster, drives the work",
+    )
+    deadline: float = Field(
+        86_400, gt=0, description="seconds that a step may take as a job; it is stopped then"
+    )
     price: float | None = Field(
         None, ge=0, description="of all its machines, an hour: the page of the run tells the cost"
     )

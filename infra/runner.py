@@ -21,6 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from infra.errors import SluiceError
+from infra.ray_jobs import is_dashboard
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -312,14 +313,19 @@ def processors() -> int:
 
 
 def make_runner(executor: str, workers: int, address: str = "local") -> Runner:
-    """ "inline", "local" or "ray"; 0 workers means one per processor."""
+    """ "inline", "local" or "ray"; 0 workers means one per processor, of a cluster all of them."""
     count = workers or processors()
     if executor == "inline":
         return InlineRunner()
     if executor == "local":
         return LocalRunner(count)
     if executor == "ray":
+        if is_dashboard(address):
+            raise SluiceError(
+                f"{address} is a dashboard, which takes jobs; this command drives the work itself",
+                "give Ray's own address (HOST:6379), or run.executor=local",
+            )
         from infra.ray_runner import RayRunner
 
-        return RayRunner(count, address)
+        return RayRunner(count if address == "local" else workers, address)
     raise SluiceError(f"unknown executor {executor!r}", "use inline, local or ray")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from flows.main import Result, check_store, run_steps, store_url
+from flows.origin import Origin
 from flows.race.settings import labels, load_entrants, load_race, split_overrides
 from flows.race.steps import FLOW, Race
 from flows.recipe import load_recipe
@@ -48,8 +49,8 @@ def execute(
     run_step: Callable[[Step, Session], Mapping[str, Artifact]],
 ) -> Result:
     """Run all steps of a race, each through `run_step`; then write its page."""
-    where, steps = race.recipes[race.first].run, closure(race.steps, (FLOW,))
-    result = run_steps(race.store, where, FLOW, steps, display, run_step)
+    origin = Origin(store=race.store, recipes=dict(race.recipes), race=race.settings)
+    result = run_steps(origin, FLOW, closure(race.steps, (FLOW,)), display, run_step)
     from flows.race.page import write_page
 
     return replace(result, report=write_page(race.table.url))
