@@ -48,8 +48,8 @@ class Order(BaseModel):
             raise SluiceError(
                 f"the cluster's Sluice knows step {self.step!r} as {digests}, it was asked for "
                 f"{self.digests}",
-                "install the same Sluice on the cluster's nodes as here; if a recipe names a "
-                "version @latest, which has moved meanwhile, run the same command again",
+                "install the same Sluice on the cluster's nodes as here; if a source has other "
+                "files by now, or NAME@latest has moved, run the same command again",
             )
         return step
 

@@ -210,6 +210,8 @@ def run_steps(
         trainings = {step.name for step in steps if step.trains}
         for step in steps:
             stored = step.stored
+            if step.trains and not stored:
+                runner.rest()
             begin = time.monotonic()
             made[step.name] = run_step(step, session)
             timings.append(timing_of(step.name, made[step.name], stored, time.monotonic() - begin))

@@ -5,17 +5,21 @@ Prefect schedules and shows; it caches nothing of ours, because the store is the
 
 import sys
 from collections.abc import Mapping
+from typing import Any
 
-from prefect import Flow, flow, get_run_logger, task
+from prefect import Flow, State, flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import FlowRun
 from prefect.runtime import deployment
 
-from flows.main import Options, Result, execute, index_dataset, prepare
+from flows.main import Options, Result, execute, index_dataset, prepare, store_url
 from flows.race import main as races
+from flows.recipe import load_recipe
 from flows.step import Session, Step
 from infra.artifacts import Artifact
 from infra.progress import Display, PlainDisplay, display, duration
+from infra.ray_jobs import is_dashboard
 
 
 def run_step(step: Step, session: Session) -> Mapping[str, Artifact]:
@@ -56,7 +60,25 @@ def _display() -> Display:
     return PlainDisplay(get_run_logger().info) if deployment.id else display()
 
 
-@flow(name="curate-and-pretrain")
+def stop_jobs(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
+    """After a cancellation that came to its worker: end the jobs that the run waited for.
+
+    A run that crashed leaves them at work: its retry attaches to them.
+    """
+    from flows.cluster import release
+
+    given = {name: value for name, value in flow_run.parameters.items() if value is not None}
+    if flow.name == "race":
+        race = races.prepare(races.RaceOptions(**given))
+        where, store = race.recipes[race.first].run, race.store
+    else:
+        where = load_recipe(given.get("recipe"), given.get("overrides", ())).run
+        store = store_url(given.get("store"))
+    if where.executor == "ray" and is_dashboard(where.address):
+        release(where.address, store, str(flow_run.id))
+
+
+@flow(name="curate-and-pretrain", on_cancellation=[stop_jobs])
 def curate_and_pretrain(
     recipe: str | None = None, overrides: list[str] | None = None, store: str | None = None
 ) -> None:
@@ -64,7 +86,7 @@ def curate_and_pretrain(
     run_target("curate-and-pretrain", recipe, overrides, store)
 
 
-@flow(name="ingest")
+@flow(name="ingest", on_cancellation=[stop_jobs])
 def ingest(
     recipe: str | None = None, overrides: list[str] | None = None, store: str | None = None
 ) -> None:
@@ -72,7 +94,7 @@ def ingest(
     run_target("ingest", recipe, overrides, store)
 
 
-@flow(name="curate")
+@flow(name="curate", on_cancellation=[stop_jobs])
 def curate(
     recipe: str | None = None, overrides: list[str] | None = None, store: str | None = None
 ) -> None:
@@ -80,7 +102,7 @@ def curate(
     run_target("curate", recipe, overrides, store)
 
 
-@flow(name="index")
+@flow(name="index", on_cancellation=[stop_jobs])
 def index(
     recipe: str | None = None,
     overrides: list[str] | None = None,
@@ -95,7 +117,7 @@ def index(
     tell(index_dataset(options, dataset, shown, run_step), shown)
 
 
-@flow(name="synthesize")
+@flow(name="synthesize", on_cancellation=[stop_jobs])
 def synthesize(
     recipe: str | None = None, overrides: list[str] | None = None, store: str | None = None
 ) -> None:
@@ -103,7 +125,7 @@ def synthesize(
     run_target("synthesize", recipe, overrides, store)
 
 
-@flow(name="pretrain")
+@flow(name="pretrain", on_cancellation=[stop_jobs])
 def pretrain(
     recipe: str | None = None, overrides: list[str] | None = None, store: str | None = None
 ) -> None:
@@ -111,7 +133,7 @@ def pretrain(
     run_target("pretrain", recipe, overrides, store)
 
 
-@flow(name="evaluate")
+@flow(name="evaluate", on_cancellation=[stop_jobs])
 def evaluate(
     recipe: str | None = None, overrides: list[str] | None = None, store: str | None = None
 ) -> None:
@@ -119,7 +141,7 @@ def evaluate(
     run_target("evaluate", recipe, overrides, store)
 
 
-@flow(name="race")
+@flow(name="race", on_cancellation=[stop_jobs])
 def race(
     recipes: list[str],
     race: str | None = None,

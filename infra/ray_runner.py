@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from infra.errors import SluiceError
+from infra.ray_pool import SPARE, Actor, Pool
 from infra.runner import (
     DEADLINE,
     DIED,
@@ -16,69 +17,43 @@ from infra.runner import (
     Item,
     Queue,
     Result,
-    limit_threads,
     overdue,
-    processors,
 )
 
-START = 300.0  # seconds Ray may take to start workers
 STARTS = 3  # tries for a local Ray: it gives itself 30 s, not enough on a busy machine
-SPARE = 2  # Ray's processor slots beyond the workers': for training while the workers idle
+NODE_LOST = "its node was lost"
+NODE_RETRIES = 10  # machines may be taken away; but it may be an item that fills their memory
+
+Running = dict[
+    Any, tuple[int, Actor, float]
+]  # index, actor, when sent; in the order they were sent
 
 
 class RayRunner:
     """One Ray actor per worker, kept for the whole run so that imports and models stay loaded.
 
-    `address` is "local" for a Ray of our own on this machine, or a cluster's address.
+    `address` is "local" for a Ray of our own on this machine, or a cluster's address. 0 workers
+    are one for each processor of the cluster, at any time: those of a node that is lost go on
+    elsewhere, a node that joins is used. Of a fixed number those that find no room wait for it,
+    and the work goes on without them.
     """
 
     def __init__(self, workers: int, address: str = "local") -> None:
-        self.workers = workers
+        self._asked = workers
         self.address = address
-        self._actors: list[Any] = []
-        self._share = 0.0  # of a GPU that each actor holds
+        self._pool = Pool(workers, local=address == "local")
 
-    def _start(self, gpu: bool) -> None:
-        """See that there are actors, with their share of all GPUs if they are to use them.
+    @property
+    def workers(self) -> int:
+        if self._asked:
+            return self._asked
+        start_ray(0, self.address)
+        return self._pool.wanted()
 
-        Ray hides GPUs from who asked for none. Actors that hold some go home when the next work
-        needs none: training wants them whole.
-        """
-        import ray
-
-        start_ray(self.workers, self.address)
-        gpus = float(ray.cluster_resources().get("GPU", 0)) if gpu else 0.0
-        share = shared_gpu(gpus, self.workers)
-        if self._actors and share != self._share:
-            self._stop()
-        self._share = share
-        if not self._actors:
-            self._actors = self._spawn(self.workers)
-
-    def _spawn(self, count: int) -> list[Any]:
-        """Actors that have answered: an item's time must not count that of their start."""
-        import ray
-        from ray.exceptions import GetTimeoutError
-
-        remote: Any = ray.remote(_Worker)
-        options = remote.options(num_cpus=1, num_gpus=self._share)
-        actors = [options.remote(self._own_processors()) for _ in range(count)]
-        try:
-            ray.get([actor.greet.remote() for actor in actors], timeout=START)
-        except GetTimeoutError as error:
-            raise SluiceError(
-                f"{count} workers did not start on Ray at {self.address!r} within {START:g} s",
-                f"lower run.workers, or see that Ray has {self.workers} processors to spare",
-            ) from error
-        return actors
-
-    def _own_processors(self) -> int:
-        """Of each worker: the actor asks Ray for one, and its threads take what nobody else has."""
-        import ray
-
-        local = self.address == "local"
-        there = processors() if local else int(ray.cluster_resources().get("CPU", 0))
-        return max(there // self.workers, 1)
+    def rest(self) -> None:
+        """Leave what the workers hold to others: a training is next, and wants it whole."""
+        if self.address != "local" or self._pool.share:
+            self._pool.stop()
 
     def map(
         self,
@@ -89,112 +64,98 @@ class RayRunner:
         deadline: float = DEADLINE,
         gpu: bool = False,
     ) -> Iterator[tuple[int, Result]]:
-        self._start(gpu)
+        start_ray(self._asked, self.address)
+        self._pool.prepare(gpu)
         queue = Queue(len(items), retries)
-        running: dict[Any, tuple[int, int, float]] = {}  # in the order they were sent
+        running: Running = {}
         try:
             yield from self._results(function, items, queue, running, deadline)
         finally:
             if running:  # an item failed: what ran beside it must not write behind our back
-                self._stop()
+                self._pool.stop()
 
     def _results(
         self,
         function: Callable[[Item], Result],
         items: Sequence[Item],
         queue: Queue,
-        running: dict[Any, tuple[int, int, float]],
+        running: Running,
         deadline: float,
     ) -> Iterator[tuple[int, Result]]:
         import ray
         from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
         shared = ray.put(function)
-        load = [0] * self.workers
         while queue or running:
-            while (index := queue.take(len(running), WINDOW * self.workers)) is not None:
-                worker = load.index(min(load))
-                load[worker] += 1
-                reference = self._actors[worker].run.remote(shared, items[index])
-                running[reference] = (index, worker, time.monotonic())
-            broken: dict[int, str] = {}
+            self._pool.tend(idle=not running)
+            self._send(shared, items, queue, running)
+            broken: dict[Actor, str] = {}
             for reference in self._finished(running):
-                index, worker, _ = running[reference]
+                index, actor, _ = running[reference]
                 try:
                     result: Any = ray.get(reference)
                 except RayTaskError as error:
                     raise error.cause or error from None
                 except (RayActorError, OutOfMemoryError):
-                    broken[worker] = DIED
+                    broken[actor] = DIED
                     continue
                 del running[reference]
-                load[worker] -= 1
+                actor.load -= 1
                 yield index, result
-            for _, worker, start in running.values():
+            for _, actor, start in running.values():
                 if time.monotonic() - start > WINDOW * deadline:
-                    broken[worker] = overdue(deadline)
-            for worker, why in broken.items():
-                self._replace(worker)
-                load[worker] = 0
-                mine = [reference for reference, entry in running.items() if entry[1] == worker]
-                culprit, *behind = [running.pop(reference)[0] for reference in mine]
-                # An actor works in the order it was sent things: the first one did it.
-                queue.blame([culprit], why)
-                queue.put_back([culprit, *behind])
+                    broken[actor] = overdue(deadline)
+            for actor, why in broken.items():
+                self._give_up(actor, why, queue, running)
+
+    def _send(self, shared: Any, items: Sequence[Any], queue: Queue, running: Running) -> None:
+        """Give work to the actors that are up, the idlest first."""
+        up = self._pool.up
+        while True:
+            # An item in advance spares an actor a pause; but none that another could begin now.
+            depth = WINDOW if len(queue) > len(self._pool) else 1
+            if (index := queue.take(len(running), depth * len(up))) is None:
+                return
+            actor = min(up, key=_load)
+            actor.load += 1
+            running[actor.handle.run.remote(shared, items[index])] = index, actor, time.monotonic()
 
     def _finished(self, running: Iterable[Any]) -> list[Any]:
         """What has ended, in the order it was sent, after waiting up to a second."""
         import ray
 
         references = list(running)
+        if not references:
+            return []
         ray.wait(references, timeout=1.0)
         done, _ = ray.wait(references, num_returns=len(references), timeout=0)
         ended = set(done)
         return [reference for reference in references if reference in ended]
 
-    def _replace(self, worker: int) -> None:
-        import ray
+    def _give_up(self, actor: Actor, why: str, queue: Queue, running: Running) -> None:
+        """Another actor does what this one had to do; the first thing it had is to blame for it.
 
-        ray.kill(self._actors[worker])
-        (self._actors[worker],) = self._spawn(1)
-
-    def _stop(self) -> None:
-        """Kill all workers; the next map starts others."""
-        import ray
-
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors = []
+        An actor works in the order it was sent things. But of a node that was lost nothing is to
+        blame, unless that happens again and again.
+        """
+        if why == DIED and self._pool.node_lost(actor):
+            why = NODE_LOST
+        self._pool.drop(actor)
+        mine = [reference for reference, entry in running.items() if entry[1] is actor]
+        culprit, *behind = [running.pop(reference)[0] for reference in mine]
+        queue.blame([culprit], why, NODE_RETRIES if why == NODE_LOST else None)
+        queue.put_back([culprit, *behind])
 
     def __enter__(self) -> "RayRunner":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._actors = []
+        self._pool.forget()
         stop_ray(self.address)
 
 
-def shared_gpu(gpus: float, workers: int) -> float:
-    """The share of a GPU for each worker: at most one; of several workers all fit on one.
-
-    8 GPUs, 64 workers -> 1/8; 2 GPUs, 3 workers -> 1/2, since a share lies on one GPU.
-    """
-    if gpus < 1:
-        return 0.0
-    return 1 / -(-workers // int(gpus))
-
-
-class _Worker:
-    """The body of an actor."""
-
-    def __init__(self, own: int) -> None:
-        limit_threads(own)
-
-    def greet(self) -> None:
-        """Answer, to show that this actor is up."""
-
-    def run(self, function: Callable[[Any], Any], item: Any) -> Any:
-        return function(item)
+def _load(actor: Actor) -> int:
+    return actor.load
 
 
 def start_ray(processors: int, address: str = "local") -> None:

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -34,7 +34,8 @@ WINDOW = 2  # items in flight for each worker
 class Runner(Protocol):
     """Where work runs. Use as a context manager: leaving it stops the workers."""
 
-    workers: int
+    @property
+    def workers(self) -> int: ...
 
     def map(
         self,
@@ -46,6 +47,10 @@ class Runner(Protocol):
         gpu: bool = False,
     ) -> Iterator[tuple[int, Result]]:
         """gpu: the function uses a GPU where there is one; the workers share them all."""
+        ...
+
+    def rest(self) -> None:
+        """Leave processors and GPUs to what is started beside the runner next: a training."""
         ...
 
     def __enter__(self) -> "Runner": ...
@@ -89,6 +94,9 @@ class InlineRunner:
     ) -> Iterator[tuple[int, Result]]:
         for index, item in enumerate(items):
             yield index, function(item)
+
+    def rest(self) -> None:
+        return None
 
     def __enter__(self) -> "InlineRunner":
         return self
@@ -157,12 +165,12 @@ class Queue:
     def __init__(self, count: int, retries: int) -> None:
         self._waiting = deque(range(count))
         self._suspects: deque[int] = deque()
-        self._losses = [0] * count
+        self._losses: Counter[tuple[int, str]] = Counter()
         self._retries = retries
         self.alone = False  # whether the item last taken must have the workers for itself
 
-    def __bool__(self) -> bool:
-        return bool(self._waiting or self._suspects)
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._suspects)
 
     def take(self, in_flight: int, room: int) -> int | None:
         """The next item that may start beside `in_flight` others; None for "not now"."""
@@ -176,12 +184,16 @@ class Queue:
     def put_back(self, indexes: Iterable[int]) -> None:
         self._waiting.extendleft(sorted(indexes, reverse=True))
 
-    def blame(self, indexes: Iterable[int], why: str) -> None:
-        """Count a loss of each; LostError for one that is out of tries."""
+    def blame(self, indexes: Iterable[int], why: str, retries: int | None = None) -> None:
+        """Count a loss of each; LostError for one that is out of tries.
+
+        retries: how many for this reason, where it has a number of its own.
+        """
+        allowed = self._retries if retries is None else retries
         for index in indexes:
-            self._losses[index] += 1
-            if self._losses[index] > self._retries:
-                raise LostError(index, self._losses[index], why)
+            self._losses[index, why] += 1
+            if self._losses[index, why] > allowed:
+                raise LostError(index, self._losses[index, why], why)
 
     def suspect(self, indexes: Iterable[int]) -> None:
         self._suspects.extend(indexes)
@@ -283,6 +295,9 @@ class LocalRunner:
                 raise
             running[future] = (index, time.monotonic())
             future.add_done_callback(ended.put)
+
+    def rest(self) -> None:
+        return None  # idle processes take nothing but memory
 
     def __enter__(self) -> "LocalRunner":
         return self

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from infra.errors import SluiceError
-from infra.ray_runner import shared_gpu
+from infra.ray_pool import shared_gpu
 from infra.runner import (
     LocalRunner,
     LostError,
