@@ -122,8 +122,14 @@ class Jobs:
     def all(self) -> list[Job]:
         return [_job(each) for each in self._call("GET", "") if each.get("submission_id")]
 
-    def log(self, name: str) -> str:
-        return (self._call("GET", f"{name}/logs") or {}).get("logs") or ""
+    def log(self, name: str) -> str | None:
+        """The whole log so far; None where the cluster has none to give at the moment."""
+        try:
+            return (self._call("GET", f"{name}/logs") or {}).get("logs")
+        except UnreachableError:
+            raise
+        except SluiceError:  # its driver's node is not up yet, or no more
+            return None
 
     def attach(self, name: str, command: str, metadata: Mapping[str, str]) -> tuple[Job, bool]:
         """The job that makes `name`, and whether it is a new one: else it ran already.
@@ -173,7 +179,7 @@ class Jobs:
             try:
                 found = self.find(job.id)
                 if found and (time.monotonic() >= due or not found.active):
-                    log = self.log(job.id)
+                    log = self.log(job.id) or log
                     told = _tell(log, told, say, whole=not found.active)
                     due = time.monotonic() + len(log) / LOG_RATE
                 heard = time.monotonic()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -207,12 +208,20 @@ def test_a_job_past_its_deadline_is_stopped(
 
 
 @pytest.mark.long
-def test_a_job_fails_with_its_own_words(ray: Cluster, recipe: Path, tmp_path: Path) -> None:
-    process = submit(ray, recipe, tmp_path, "data.pool.0.folder=/nowhere/at/all")
+def test_a_job_fails_with_its_own_words(
+    ray: Cluster, jobs: Jobs, recipe: Path, tmp_path: Path
+) -> None:
+    pictures, store = tmp_path / "pictures", tmp_path / "store"
+    shutil.copytree(recipe.parent / "one", pictures)
+    process = submit(ray, recipe, store, f"data.pool.0.folder={pictures}")
+    until(lambda: list(store.glob("jobs/*/order.json")), process)
+    shutil.rmtree(pictures)  # before the job has looked at it
     said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
-    assert "error: " in said and "/nowhere/at/all" in said and "way out" in said
-    assert "Traceback" not in said
+    assert f"error: no folder at {pictures}" in said or f"error: no file at {pictures}" in said
+    assert "way out: check the source's `folder`" in said
+    assert "Traceback" not in said and "sluice-failure" not in said
+    assert [job.status for job in of_store(jobs, store)] == ["FAILED"]
 
 
 @pytest.mark.parametrize(("token", "told"), [("f" * 64, "another token"), ("", "no token")])
