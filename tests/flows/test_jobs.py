@@ -233,3 +233,21 @@ def test_a_foreign_token_is_told_at_once(
     with pytest.raises(SluiceError, match=told) as caught:
         Jobs(ray.dashboard).check()
     assert "RAY_AUTH_TOKEN_PATH" in caught.value.way_out
+
+
+@pytest.mark.long
+def test_a_head_that_is_lost_is_told_and_the_store_goes_on_elsewhere(
+    ray: Cluster, recipe: Path, expected: str, tmp_path: Path
+) -> None:
+    """The last of this file: it takes the head that all tests share."""
+    process = submit(ray, recipe, tmp_path)
+    until_at_work(tmp_path, process)
+    ray.nodes[0].kill()
+    start = time.monotonic()
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert time.monotonic() - start < 90
+    assert process.returncode == 1
+    assert f"error: the Ray cluster at {ray.dashboard} does not answer" in said
+    assert "finished shards are kept" in said
+    assert 5 < parts(tmp_path) < SHARDS
+    assert ingest(str(recipe), str(tmp_path), "run.executor=inline") == expected
