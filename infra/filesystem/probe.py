@@ -16,8 +16,8 @@ def check_writable(store: str) -> None:
     only where there is none. Some S3-compatible servers ignore that condition.
     """
     probe = f"{TEMPORARY}/probe-{uuid.uuid4().hex}"
+    put_if_absent(store, probe, b"first")
     try:
-        put_if_absent(store, probe, b"first")
         if put_if_absent(store, probe, b"second"):
             raise SluiceError(
                 f"{store} overwrites a file where it was asked to create one only if there is "
@@ -26,6 +26,7 @@ def check_writable(store: str) -> None:
                 "do, update this server, or keep the store on a disk",
             )
     finally:
-        with contextlib.suppress(SluiceError):  # a key that may write need not be one to delete
+        # A key that may write need not be one that may delete.
+        with contextlib.suppress(SluiceError, OSError):
             remove_file(join(store, probe))
     remove_empty(join(store, TEMPORARY))
