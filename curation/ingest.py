@@ -17,13 +17,13 @@ import orjson
 from curation.fetch.blocklists import blocked_row
 from curation.fetch.observed import Observed, write_observed
 from curation.headers import FORMATS, read_header
-from curation.intake import PLAIN, Intake, whole
+from curation.intake import PLAIN, Intake, uid_of, whole
 from curation.outcomes import BLOCKLISTED, NOT_AN_IMAGE, UNSUPPORTED_FORMAT
 from curation.settings import SourceSettings
 from curation.sources import Record, Unit, describe, is_fetched, open_source, records_of
 from curation.sources.base import BAD_JSON, clean
 from infra.artifacts import Artifact, Part, Spec
-from infra.dataset import ROW_BITS, ShardWriter, make_uid, part_name, sample_key
+from infra.dataset import ROW_BITS, ShardWriter, part_name, sample_key
 from infra.errors import SluiceError
 from infra.filesystem import join
 from infra.stage import Draft, Item
@@ -149,13 +149,10 @@ def ingest_row(shard: int, number: int, record: Record) -> tuple[dict[str, Any],
         meta = _meta(known)
     except RecursionError:  # nested deeper than anything that is meant
         meta, reason = None, reason or BAD_JSON
-    # A record without content still needs an identity: then it is where it stood.
-    content = image or record.caption or record.url
-    fallback = None if content else record.source.encode()
     sha256 = _sha256(record)
     known_hash = sha256 if image else None
     row = {
-        "uid": make_uid(record.url, record.caption, image or fallback, record.uid, known_hash),
+        "uid": uid_of(record, known_hash),
         "shard": shard,
         "row": number,
         "status": "ok" if reason is None else "rejected",

@@ -22,17 +22,23 @@ from curation.images import Images
 from curation.resize import CODE as RESIZE
 from curation.resize_settings import ResizeSettings
 from curation.sources.base import Record
+from curation.takedown.list import TakedownList, read_list
+from infra.dataset import make_uid
 
 USUAL, NO_LISTS = FetchSettings.model_validate({}), BlocklistSettings.model_validate({})
 
 
 @dataclass(frozen=True)
 class Intake:
-    """What happens to records between their source and their shard."""
+    """What happens to records between their source and their shard.
+
+    takedowns: those that are obeyed besides the lists, the oldest first.
+    """
 
     fetch: FetchSettings = USUAL
     lists: BlocklistSettings = NO_LISTS
     resize: ResizeSettings | None = None
+    takedowns: tuple[TakedownList, ...] = ()
 
     def policy(self, fetches: bool) -> dict[str, Any]:
         """What of this decides what a version holds: goes into its digest. JSON-able."""
@@ -41,6 +47,8 @@ class Intake:
             settings["fetch"] = self.fetch.policy()
         if self.lists != NO_LISTS:
             settings["blocklists"] = _tools(self).lists.digest
+        if self.takedowns:
+            settings["takedowns"] = [each.digest for each in self.takedowns]
         if self.resize is not None:
             settings["resize"] = {"code": RESIZE, **self.resize.model_dump(mode="json")}
         return settings
@@ -62,6 +70,8 @@ def whole(
     PauseError where the network, or an image library, is broken.
     """
     tools = _tools(intake)
+    if tools.lists.uids is not None:
+        records = (_known(record, tools.lists) for record in records)
     if observed is not None:
         records = tools.fetcher.fetched(records, observed)
     elif not tools.lists.empty:
@@ -77,7 +87,8 @@ class _Tools:
 
     @functools.cached_property
     def lists(self) -> Blocklists:
-        return Blocklists.load(self.intake.lists)
+        taken = [read_list(each) for each in self.intake.takedowns]
+        return Blocklists.load(self.intake.lists, taken)
 
     @functools.cached_property
     def fetcher(self) -> Fetcher:
@@ -103,6 +114,21 @@ def _tools(intake: Intake) -> _Tools:
             _kept.pop().close()
         _kept.append(_Tools(intake))
     return _kept[0]
+
+
+def uid_of(record: Record, sha256: str | None = None) -> str:
+    """The uid of a record's row. sha256: of the original image bytes, where it is known."""
+    # A record without content still needs an identity: then it is where it stood.
+    content = record.image or record.caption or record.url
+    image = record.image or (None if content else record.source.encode())
+    return make_uid(record.url, record.caption, image, record.uid, sha256)
+
+
+def _known(record: Record, lists: Blocklists) -> Record:
+    """Refused where its uid is listed; before anything is fetched, which does not change it."""
+    if lists.lists_uid(uid_of(record)):
+        return replace(record, image=None, reason=outcomes.BLOCKLISTED)
+    return record
 
 
 def _listed(record: Record, lists: Blocklists) -> Record:

@@ -43,6 +43,9 @@ HASH_MISMATCH = "hash_mismatch"  # not the bytes the table promised
 DISALLOWED_BY_ROBOTS = "disallowed_by_robots_txt"
 DISALLOWED_BY_HEADER = "disallowed_by_header"  # X-Robots-Tag
 BLOCKLISTED = "blocklisted"
+TAKEN_DOWN = "taken_down"  # a sample until somebody asked for it to go
+
+SILENT = frozenset({BLOCKLISTED, TAKEN_DOWN})  # such a row says nothing of what it was
 
 TRANSIENT = frozenset(
     {

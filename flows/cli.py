@@ -354,6 +354,19 @@ app.command(
     sort_key=10,
 )
 app.command(
+    "flows.cli_takedown:takedown",
+    help="""Take samples down: out of every version and index, and of what ingest would take.
+
+    Examples, after somebody asked for it; what it would do; and a proof that nothing remains:
+
+        prefect run takedown --uids gone.txt --reason "letter of 3 May" --store /data/store
+        prefect run takedown --domains gone.txt --plan --store /data/store
+        prefect run takedown --verify latest --store /data/store
+    """,
+    group=STORE,
+    sort_key=10,
+)
+app.command(
     "flows.cli_store:diff",
     help="""Tell what changed between two versions.
 

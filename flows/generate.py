@@ -6,7 +6,7 @@ from curation.generate import prompts, work
 from curation.generate.model import find_model
 from curation.generate.settings import TRUSTED, GenerateSettings
 from flows.step import Step, sharded
-from flows.versions import named_version
+from flows.versions import named_version, standing
 from infra.artifacts import load
 from infra.errors import SluiceError
 from infra.stage import Draft, Item
@@ -30,7 +30,7 @@ def generate_steps(settings: GenerateSettings, store: str, trusted: Draft | None
         prompts.PromptsWork(listed.url, settings.prompts, captions and captions[0]),
         [f"ingest {TRUSTED}"] if settings.prompts.captions == TRUSTED else (),
     )
-    drawn = work.generate_draft(store, POOL, settings, model, listed)
+    drawn = standing(store, [work.generate_draft(store, POOL, settings, model, listed)])
 
     def items() -> Sequence[Item]:
         made = load(listed.url)

@@ -17,6 +17,7 @@ from flows.main import Options, Result, execute, index_dataset, prepare, store_u
 from flows.race import main as races
 from flows.recipe import load_recipe
 from flows.step import Session, Step
+from flows.takedown import main as takedowns
 from infra.artifacts import Artifact
 from infra.progress import Display, PlainDisplay, display, duration
 from infra.ray_jobs import is_dashboard
@@ -154,6 +155,33 @@ def race(
     shown = _display()
     options = races.RaceOptions(tuple(recipes), race, budget, seeds, tuple(overrides or ()), store)
     tell(races.execute(races.prepare(options), shown, run_step), shown)
+
+
+@flow(name="takedown")
+def takedown(
+    uids: str | None = None,
+    urls: str | None = None,
+    domains: str | None = None,
+    hashes: str | None = None,
+    reason: str = "",
+    recipe: str | None = None,
+    overrides: list[str] | None = None,
+    store: str | None = None,
+) -> str:
+    """Take samples down, in every version, index and future ingest."""
+    asked = takedowns.TakedownOptions(uids, urls, domains, hashes, reason)
+    where = load_recipe(recipe, tuple(overrides or ())).run
+
+    @task(name="takedown", cache_policy=NO_CACHE)
+    def body(shown: Display) -> str:
+        return takedowns.run(store_url(store), asked, where, shown)
+
+    shown = _display()
+    told = body(shown)
+    if deployment.id:  # else it goes to whoever reads our output
+        shown.say(told)
+    create_markdown_artifact(f"```\n{told}\n```", key="takedown")
+    return told
 
 
 FLOWS: Mapping[str, Flow[..., None]] = {

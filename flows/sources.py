@@ -3,6 +3,7 @@ and images that are drawn (generate.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from curation import ingest, retry
@@ -11,10 +12,12 @@ from curation.intake import Intake
 from curation.settings import SourceSettings
 from curation.sources import text_tables
 from curation.sources.urls import needs_tables
+from curation.takedown.list import takedown_lists
 from flows.demo import corpus
 from flows.generate import generate_steps
 from flows.recipe import DataSettings
 from flows.step import Step, sharded
+from flows.versions import standing
 from infra.artifacts import load
 from infra.stage import Draft, Item
 
@@ -102,8 +105,15 @@ def _split(
     items: Callable[[], Sequence[Item]],
     needs: Sequence[str],
 ) -> Step:
-    intake = intake_of(data)
-    draft = ingest.ingest_draft(store, name, sources, fingerprint, data.rows_per_shard, intake)
+    every = intakes_of(data, store)
+    intake = every[0]
+    draft = standing(
+        store,
+        [
+            ingest.ingest_draft(store, name, sources, fingerprint, data.rows_per_shard, each)
+            for each in every
+        ],
+    )
     return sharded(
         f"ingest {name}",
         "ingest",
@@ -118,9 +128,10 @@ def _split(
 
 def _retry(data: DataSettings, store: str) -> Step:
     """A version of the pool in which the transient failures of another are tried again."""
-    intake = intake_of(data)
+    every = intakes_of(data, store)
+    intake = every[0]
     old = retry.failed_version(store, data.retry_failed or "")
-    draft = retry.retry_draft(store, old, intake)
+    draft = standing(store, [retry.retry_draft(store, old, each) for each in every])
     expected = retry.promises(old.settings)
     return sharded(
         "ingest pool",
@@ -134,3 +145,9 @@ def _retry(data: DataSettings, store: str) -> Step:
 
 def intake_of(data: DataSettings) -> Intake:
     return Intake(data.fetch, data.blocklists, data.resize)
+
+
+def intakes_of(data: DataSettings, store: str) -> list[Intake]:
+    """The intake that obeys all takedowns of the store, then those of when there were fewer."""
+    lists, plain = tuple(takedown_lists(store)), intake_of(data)
+    return [replace(plain, takedowns=lists[:count]) for count in range(len(lists), -1, -1)]

@@ -1,13 +1,16 @@
 """Dataset versions of the store that a recipe names: NAME@VERSION, or NAME@latest."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from curation.takedown.list import takedown_lists
 from infra import artifacts, filesystem
-from infra.artifacts import Artifact
+from infra.artifacts import MANIFEST, Artifact
 from infra.dataset import LATEST, open_dataset
 from infra.errors import SluiceError
 from infra.filesystem import join
+from infra.stage import Draft
+from infra.withdrawn import WITHDRAWN, newest
 
 HOW = "NAME@VERSION or NAME@latest"
 _NAMED = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]*@([0-9a-f]+|{LATEST})")
@@ -44,6 +47,25 @@ def _way_out(store: str, dataset: str) -> str:
         f"{known}save it first (`hits.save_as({dataset!r})` in a notebook), give the --store that "
         "holds it, or take it out of the recipe"
     )
+
+
+def standing(store: str, drafts: Sequence[Draft]) -> Draft:
+    """What a split has in the store, of drafts of one dataset that obey ever fewer takedowns.
+
+    The first that is committed, or whose place another took in a takedown: all takedowns that came
+    later went through it. Where there is none, the first is to be made.
+    """
+    if not takedown_lists(store):
+        return drafts[0]
+    folder = drafts[0].url.rpartition("/")[0]
+    files = filesystem.list_files(join(folder, "*", "*.json"))
+    known = {url.split("/")[-2] for url in files if url.endswith((MANIFEST, WITHDRAWN))}
+    for draft in drafts:
+        if draft.spec.digest in known:
+            made = artifacts.load(newest(draft.url))
+            if made is not None:
+                return Draft(made.url, made.spec)
+    return drafts[0]
 
 
 def check_distinct(digests: Mapping[str, str], key: str) -> None:

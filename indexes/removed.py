@@ -25,11 +25,15 @@ REMOVED = pa.schema([("id", pa.int64()), ("uid", pa.string()), ("reason", pa.str
 Ids = npt.NDArray[np.int64]
 
 
-def remove(version_url: str, rows: pa.Table) -> None:
-    """Take rows (REMOVED) out of the version at `version_url`; once more changes nothing."""
+def remove(version_url: str, rows: pa.Table) -> str:
+    """Take rows (REMOVED) out of the version at `version_url`; once more changes nothing.
+
+    Returns the name of the file that says so.
+    """
     rows = rows.select(REMOVED.names).cast(REMOVED).sort_by("id")
-    name = digest(rows.to_pydict())
-    write_table(version_url, f"{FOLDER}/{name}.parquet", rows, ())
+    name = f"{digest(rows.to_pydict())}.parquet"
+    write_table(version_url, f"{FOLDER}/{name}", rows, ())
+    return name
 
 
 def removals(version_url: str) -> list[str]:

@@ -15,12 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from indexes.embeddings import all_scores_of, scores_of, store_of
-from infra import artifacts, filesystem, samples
+from infra import artifacts, samples
 from infra.artifacts import Part, Spec
 from infra.dataset import REPEATING, ROW_BITS, ROWS, Dataset, part_name, publish, write_table
 from infra.errors import SluiceError
 from infra.filesystem import join
-from infra.samples import Tar
 
 CODE = 1
 NOT_IN_SUBSET = "not_in_subset"  # the reason of rows that were not chosen
@@ -97,7 +96,9 @@ def _shard(dataset: Dataset, url: str, shard: int, chosen: Ids) -> Part:
             "choose among the rows of an index of that version",
         )
     table = _decided(rows, inside, ok)
-    tars = [_seen_from(url, dataset.url, tar) for tar in samples.read_tars(dataset.url, name)]
+    tars = [
+        samples.seen_from(url, dataset.url, tar) for tar in samples.read_tars(dataset.url, name)
+    ]
     samples.write_tars(url, name, tars)
     file = write_table(url, f"rows/{name}.parquet", table, REPEATING)
     dropped = Counter(reason for reason in table["reason"].to_pylist() if reason)
@@ -121,10 +122,3 @@ def _replaced(column: pa.ChunkedArray, where: pa.Array, value: object) -> pa.Arr
     import pyarrow.compute as pc
 
     return pc.if_else(where, pa.scalar(value, column.type), column.combine_chunks())  # type: ignore[attr-defined]
-
-
-def _seen_from(url: str, source: str, tar: Tar) -> Tar:
-    """A tar of the version at `source` as the one at `url` is to name it."""
-    place = samples.locate(source, tar.url)
-    size = filesystem.size(place) if tar.bytes is None else tar.bytes
-    return Tar(samples.shorten(url, place), size)

@@ -16,6 +16,7 @@ from infra import filesystem
 from infra.digests import canonical_json, digest
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, join
+from infra.withdrawn import read_withdrawal
 
 MANIFEST = "manifest.json"
 TIMING = "timing.json"  # beside the manifest, not in it: clocks differ, bytes must not
@@ -110,6 +111,11 @@ class Artifact:
         return self.manifest["spec"]["kind"]
 
     @property
+    def spec(self) -> Spec:
+        spec = self.manifest["spec"]
+        return Spec(**{**spec, "parents": tuple(spec["parents"])})
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         return self.manifest["spec"]["settings"]
 
@@ -139,11 +145,15 @@ class Artifact:
 
 
 def load(url: str) -> Artifact | None:
-    """The artifact at `url`, or None while it has not been committed."""
+    """The artifact at `url`, or None while it has not been committed.
+
+    SluiceError for a version that a takedown withdrew: it says which one took its place.
+    """
     manifest_url = join(url, MANIFEST)
     try:
         manifest = filesystem.read_json(manifest_url)
     except (FileNotFoundError, NotADirectoryError):
+        _refuse_withdrawn(url)
         return None
     except ValueError as error:  # not JSON, or not even text
         raise SluiceError(
@@ -156,6 +166,17 @@ def load(url: str) -> Artifact | None:
             "open the store with the Sluice that wrote it",
         )
     return Artifact(url, manifest)
+
+
+def _refuse_withdrawn(url: str) -> None:
+    """One question more, and only where there is no manifest."""
+    found = read_withdrawal(url)
+    if found is not None:
+        name, version = url.rstrip("/").split("/")[-2:]
+        raise SluiceError(
+            f"{name}@{version} was withdrawn by the takedown {found.takedown}",
+            f"use {name}@{found.successor}, which took its place; it holds what may still be used",
+        )
 
 
 def record_part(url: str, part: Part, seconds: float, cpu_seconds: float) -> None:

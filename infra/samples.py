@@ -72,6 +72,11 @@ def read_tars(folder: str, name: str) -> list[Tar]:
         return [own_tar(name)]
 
 
+def read_lists(urls: Sequence[str]) -> list[list[Tar]]:
+    """The tars that many lists name, read at once."""
+    return [parse_tars(data or b"[]") for data in filesystem.read_many(urls)]
+
+
 def parse_tars(data: bytes) -> list[Tar]:
     """The tars of a shard, from the list of them as it is kept."""
     return [Tar(entry["url"], entry["bytes"]) for entry in json.loads(data)]
@@ -95,6 +100,13 @@ def locate(folder: str, url: str) -> str:
     while url.startswith("../"):
         folder, url = posixpath.dirname(folder), url.removeprefix("../")
     return join(folder, url)
+
+
+def seen_from(folder: str, source: str, tar: Tar) -> Tar:
+    """A tar of a shard of the version at `source` as the version at `folder` is to name it."""
+    place = locate(source, tar.url)
+    size = filesystem.size(place) if tar.bytes is None else tar.bytes
+    return Tar(shorten(folder, place), size)
 
 
 def read_stored(folder: str, name: str, rows: pa.Table) -> Iterator[Sample]:

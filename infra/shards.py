@@ -247,12 +247,16 @@ class TarWriter:
         self._write(b"".join(pieces))
         return start
 
+    def add_raw(self, members: bytes | memoryview) -> None:
+        """Write members as they stand in another tar, whole blocks."""
+        self._write(members)
+
     def close(self) -> None:
         """Close the tar (two blocks of zeros, up to a whole record), not the file."""
         end = self._written + 2 * BLOCK
         self._write(bytes(-(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - self._written))
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         self._file.write(data)
         self._written += len(data)
 

@@ -17,6 +17,7 @@ from infra.dataset import Dataset, index_id
 from infra.drawn import order_key
 from infra.errors import SluiceError
 from infra.filesystem import join
+from infra.withdrawn import WITHDRAWN, read_withdrawal
 from pretrain.data import KNOWN, open_source
 from pretrain.order import Order
 
@@ -24,6 +25,11 @@ STREAM = "stream.json"  # of a finished run: where its samples ended
 SEEN = pa.schema(
     [("source", pa.string()), ("id", pa.int64()), ("uid", pa.string()), ("times", pa.int64())]
 )
+
+
+def sources_of(url: str) -> list[str]:
+    """The digests of the versions that the run at `url` learns from; SluiceError as for `seen`."""
+    return [str(digest) for digest in _told(url)["sources"]]
 
 
 def seen(url: str) -> Iterator[pa.Table]:
@@ -42,6 +48,7 @@ def seen(url: str) -> Iterator[pa.Table]:
     for number, digest in enumerate(told["sources"]):
         found = filesystem.list_files(join(store, "*", digest, artifacts.MANIFEST))
         if not found:
+            _refuse_withdrawn(store, url, digest)
             raise SluiceError(
                 f"the version {digest} that {url} learnt from is not in {store}",
                 "bring it back: without it nobody can tell which samples these were",
@@ -50,6 +57,19 @@ def seen(url: str) -> Iterator[pa.Table]:
         position = int(told["state"]["positions"][number])
         key = (told["seed"], "data", order_key(source))
         yield from _of_source(source, position, told["shuffle"], key, told["state"]["bad"])
+
+
+def _refuse_withdrawn(store: str, url: str, digest: str) -> None:
+    """What a run saw of a version that was withdrawn, the takedown's record says."""
+    notices = filesystem.list_files(join(store, "*", digest, WITHDRAWN))
+    notice = read_withdrawal(notices[0].rpartition("/")[0]) if notices else None
+    if notice is not None:
+        raise SluiceError(
+            f"the version {digest} that {url} learnt from was withdrawn by the takedown "
+            f"{notice.takedown}",
+            f"read {join(store, 'takedowns', notice.takedown, 'record.json')}: it lists what this "
+            "run had seen of what was taken down",
+        )
 
 
 def _told(url: str) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ class BlocklistSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    uids: str | None = Field(None, description=_FORM.format("uid", "uid"))
     domains: str | None = Field(
         None, description=_FORM.format("domain", "domain") + "; with all that lies under them"
     )

@@ -1,12 +1,12 @@
-"""Block lists of domains, URLs and hashes, as for Re-LAION: what is listed is never written."""
+"""Block lists of uids, domains, URLs, hashes, as for Re-LAION: what is listed is never written."""
 
 import csv
 import gzip
 import hashlib
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +21,8 @@ from infra import filesystem
 from infra.digests import digest
 from infra.errors import SluiceError
 
+Entries = Mapping[str, bytes | bytearray]  # by kind of list: its entries, one after the other
+
 WIDTH = 16  # bytes kept of a domain or a URL: 128 bits of BLAKE2b
 TOLD = frozenset({"uid", "shard", "row", "source"})  # all that a listed sample's row still says
 _COMMENT = re.compile(r"(?:^|\s)#.*")
@@ -33,6 +35,7 @@ class Blocklists:
     """The lists that were given. `digest` names what they hold, in whatever order or format."""
 
     digest: str
+    uids: Digests | None = None
     domains: Digests | None = None
     urls: Digests | None = None
     md5: Digests | None = None
@@ -40,26 +43,39 @@ class Blocklists:
     phash: NearHashes | None = None
 
     @classmethod
-    def load(cls, settings: BlocklistSettings) -> "Blocklists":
-        """Read all lists. SluiceError names the file and line of what is no entry."""
-        known: dict[str, Digests] = {}
-        for name, kind in KINDS.items():
-            location: str | None = getattr(settings, name)
-            if location is not None:
-                known[name] = Digests(_read(name, kind, location), kind.width)
+    def load(cls, settings: BlocklistSettings, entries: Sequence[Entries] = ()) -> "Blocklists":
+        """Read all lists. SluiceError names the file and line of what is no entry.
+
+        entries: of more lists, such as those of takedowns; `digest` does not name these.
+        """
+        read = read_entries(settings)
+        known = {name: Digests(data, KINDS[name].width) for name, data in read.items()}
         content: dict[str, Any] = {name: members.sha256() for name, members in known.items()}
         near = None
         if "phash" in known:
             content["phash_distance"] = settings.phash_distance
             near = NearHashes(known["phash"].words(), settings.phash_distance)
-        exact = {name: known.get(name) for name in ("domains", "urls", "md5", "sha256")}
-        return cls(digest(content), **exact, phash=near)
+        exact = cls.of([read, *entries])
+        return replace(exact, digest=digest(content), phash=near)
+
+    @classmethod
+    def of(cls, entries: Sequence[Entries]) -> "Blocklists":
+        """Of entries that were read before, of several lists together."""
+        joined: dict[str, bytearray] = {}
+        for each in entries:
+            for name in EXACT & each.keys():
+                joined.setdefault(name, bytearray()).extend(each[name])
+        return cls("", **{name: Digests(data, KINDS[name].width) for name, data in joined.items()})
 
     @property
     def empty(self) -> bool:
         """Whether no list was given."""
-        lists = (self.domains, self.urls, self.md5, self.sha256, self.phash)
+        lists = (self.uids, self.domains, self.urls, self.md5, self.sha256, self.phash)
         return all(members is None for members in lists)
+
+    def lists_uid(self, uid: str) -> bool:
+        """Whether the sample with this uid, 32 hex characters, is listed."""
+        return self.uids is not None and bytes.fromhex(uid) in self.uids
 
     def lists_url(self, url: str | Target) -> bool:
         """Whether the URL is listed, under http or https, or its host lies in a listed domain."""
@@ -87,10 +103,10 @@ class Blocklists:
         return self.phash is not None and self.phash.close_to(value)
 
 
-def blocked_row(row: Mapping[str, Any]) -> dict[str, Any]:
+def blocked_row(row: Mapping[str, Any], reason: str = outcomes.BLOCKLISTED) -> dict[str, Any]:
     """The row of a listed sample: that it was listed, and where it stood; nothing of itself."""
     told = {name: value if name in TOLD else None for name, value in row.items()}
-    return told | {"status": "rejected", "reason": outcomes.BLOCKLISTED}
+    return told | {"status": "rejected", "reason": reason}
 
 
 def url_key(target: Target) -> bytes:
@@ -155,6 +171,7 @@ class Kind:
 
 
 KINDS = {
+    "uids": Kind("uid", "uid of 32 hexadecimal digits", 16, _hex(16)),
     "domains": Kind("domain", "domain", WIDTH, _domain),
     "urls": Kind("url", "http or https URL", WIDTH, _url),
     "md5": Kind("md5", "MD5 of 32 hexadecimal digits", 16, _hex(16)),
@@ -163,28 +180,60 @@ KINDS = {
 }
 
 
+EXACT = KINDS.keys() - {"phash"}
+
 # ---- files ----
+
+
+def read_entries(settings: BlocklistSettings) -> dict[str, bytearray]:
+    """The entries of the lists that were given, by kind; SluiceError for what is none."""
+    named = {name: getattr(settings, name) for name in KINDS}
+    return {
+        name: _read(name, KINDS[name], location)
+        for name, location in named.items()
+        if location is not None
+    }
+
+
+def read_hashes(location: str) -> dict[str, bytearray]:
+    """A list of SHA-256 and MD5 together, in a column `hash`, as lists of each."""
+    found: dict[str, bytearray] = {}
+    kind = Kind("hash", "SHA-256 or MD5 in hexadecimal digits", 0, _hash)
+    for entry in _read_each("hashes", kind, location):
+        name = "md5" if len(entry) == KINDS["md5"].width else "sha256"
+        found.setdefault(name, bytearray()).extend(entry)
+    return found
+
+
+def _hash(value: Any) -> bytes | None:
+    return KINDS["sha256"].parsed(value) or KINDS["md5"].parsed(value)
 
 
 def _read(name: str, kind: Kind, location: str) -> bytearray:
     """The entries of all files of a list, one after the other."""
     data = bytearray()
-    files = filesystem.list_files(location)
+    for entry in _read_each(name, kind, location):
+        data += entry
+    return data
+
+
+def _read_each(name: str, kind: Kind, location: str) -> Iterator[bytes]:
+    some, files = False, filesystem.list_files(location)
     for url in files:
         for place, value in _values(url, kind.column):
             entry = kind.parsed(value)
             if entry is None:
                 raise SluiceError(
                     f"{url}, {place}: {str(value)[:100]!r} is no {kind.what}",
-                    f"correct it, or take it out of the block list `{name}`",
+                    f"correct it, or take it out of the list `{name}`",
                 )
-            data += entry
-    if not data:
+            some = True
+            yield entry
+    if not some:
         what = "is empty" if files else "does not exist"
         raise SluiceError(
-            f"the block list `{name}` at {location} {what}", "correct its path, or leave it out"
+            f"the list `{name}` at {location} {what}", "correct its path, or leave it out"
         )
-    return data
 
 
 def _values(url: str, column: str) -> Iterator[tuple[str, Any]]:
