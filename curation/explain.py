@@ -120,6 +120,8 @@ def _explain(store: str, dataset: Dataset, uid: str, shard: int, row: int) -> Ex
         return _of_subset(store, dataset, uid, shard, row)
     lineage = _lineage(store, dataset)
     curated = "verdicts" in settings and len(lineage) > 1
+    # A takedown carried it over, without the verdicts: its own rows still have state and reason.
+    decided_before = "takedown" in settings and "scores" in settings and len(lineage) > 1
     origin = lineage[1] if curated else dataset
     facts = origin.rows(shard).slice(row, 1).to_pylist()[0]
     verdict: dict[str, Any] = {}
@@ -140,6 +142,8 @@ def _explain(store: str, dataset: Dataset, uid: str, shard: int, row: int) -> Ex
     else:
         folders = _all_folders(origin.url)
     state = UNJUDGED if not curated else KEPT if verdict["kept"] else DROPPED
+    if decided_before:
+        state, folders, origin = KEPT, settings["scores"], lineage[1]
     return Explanation(
         uid=uid,
         lineage=tuple(_label(version) for version in lineage),

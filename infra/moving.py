@@ -10,10 +10,11 @@ from typing import BinaryIO, NamedTuple
 from infra import filesystem
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, join
-from infra.shards import TarWriter, is_member
+from infra.shards import TarWriter
 from infra.tar import BLOCK
 
 WINDOW = 8 * 2**20  # bytes of a tar in memory; more only for an image that is larger
+MORE = 2**16  # bytes read on behind an image, for the other members of its sample
 
 
 def take_over(source: str, folder: str, file: FilePart) -> FilePart:
@@ -99,37 +100,41 @@ class _Window:
 
     def __init__(self, file: BinaryIO, tar: TarWriter) -> None:
         self._file, self._tar = file, tar
-        self._data, self._at = b"", 0
+        self._data, self._at, self._end = b"", 0, False
         self._first = self._last = 0
 
     def measure(self, place: Place, begin: int, url: str) -> int:
         """The bytes of a sample's members, headers and padding included, from `begin` on."""
-        mark = f"{place.key}.".encode()
-        size, image = 0, True
+        mark, size = f"{place.key}.".encode(), BLOCK + _whole(place.bytes)
+        more = MORE
         while True:
-            at = self._ensure(begin, size + BLOCK) + size
-            header = self._data[at : at + BLOCK]
-            if image and not is_member(header, place.key, place.bytes):
+            at = self._ensure(begin, size + more)
+            data, after = self._data, at + size
+            if not data.startswith(mark, at) or _size(data, at) != place.bytes:
                 raise SluiceError(
                     f"{url} is damaged: the image of {place.key!r} is not at byte {place.offset}",
                     "bring the tar back as it was, then run the same command again",
                 )
-            if not image and (len(header) < BLOCK or not header.startswith(mark)):
-                break
-            length = int(header[124:136].rstrip(b" \0"), 8)
-            size, image = size + BLOCK + length + -length % BLOCK, False
-        self._ensure(begin, size)
-        return size
+            while data.startswith(mark, after):
+                after += BLOCK + _whole(_size(data, after))
+            if after + BLOCK <= len(data) or self._end:
+                return after - at
+            more *= 4
 
     def _ensure(self, begin: int, size: int) -> int:
-        """Have these bytes of the tar at hand; where they begin in what is at hand."""
-        if not self._at <= begin or begin + size > self._at + len(self._data):
+        """Have these bytes of the tar at hand, as far as it has them; where they begin there."""
+        at = begin - self._at
+        if at < 0 or (at + size > len(self._data) and not self._end):
             self.flush()
+            wanted = max(size, WINDOW)
             self._file.seek(begin)
-            self._data, self._at = self._file.read(max(size, WINDOW)), begin
-        return begin - self._at
+            self._data, self._at = self._file.read(wanted), begin
+            self._end = len(self._data) < wanted
+            return 0
+        return at
 
     def keep(self, begin: int, size: int) -> None:
+        """Write these bytes, which are at hand, with those before them where they are next."""
         if begin != self._last:
             self.flush()
             self._first = begin
@@ -141,3 +146,15 @@ class _Window:
             view = memoryview(self._data)
             self._tar.add_raw(view[self._first - self._at : self._last - self._at])
         self._first = self._last
+
+
+def _whole(size: int) -> int:
+    return size + -size % BLOCK
+
+
+def _size(data: bytes, header: int) -> int:
+    """The size that a header of ours states; -1 where none can stand there."""
+    try:
+        return int(data[header + 124 : header + 135], 8)
+    except ValueError:
+        return -1

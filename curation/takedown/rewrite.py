@@ -9,7 +9,7 @@ tars are used where they are, and of a shard without a match even the rows are t
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,16 @@ from curation.fetch.blocklists import TOLD
 from curation.outcomes import TAKEN_DOWN
 from infra import filesystem, samples
 from infra.artifacts import Artifact, Part
-from infra.dataset import REPEATING, ROWS, of_shard, part_name, read_table, write_table
-from infra.filesystem import FilePart, HashingFile, join, write_whole
+from infra.dataset import (
+    REPEATING,
+    ROWS,
+    index_id,
+    of_shard,
+    part_name,
+    read_table,
+    write_table,
+)  # fmt: skip
+from infra.filesystem import FilePart, join, write_whole
 from infra.moving import Place, copy_samples, take_over
 from infra.samples import Tar
 from infra.shards import TarWriter
@@ -40,54 +48,63 @@ def is_own(store: str, tar: str) -> bool:
     return tar.startswith(prefix) and _OWN.fullmatch(tar.removeprefix(prefix)) is not None
 
 
-def shards_in(version: Artifact, tars: Collection[str]) -> set[int]:
-    """The shards of a version with samples in one of these tars."""
-    found: set[int] = set()
+def shards_in(version: Artifact, tars: Collection[str]) -> dict[int, set[str]]:
+    """The shards of a version that read some of these tars, and which."""
+    found: dict[int, set[str]] = {}
     if not tars:
         return found
     own = version.path("shards", "")
-    found.update(int(tar[len(own) :].partition(".")[0]) for tar in tars if tar.startswith(own))
+    for tar in tars:
+        if tar.startswith(own):
+            found[int(tar[len(own) :].partition(".")[0])] = {tar}
     lists = filesystem.list_files(version.path("tars", "*.json"))
     names = [url.rpartition("/")[2].removesuffix(".json") for url in lists]
     for name, told in zip(names, samples.read_lists(lists), strict=True):
-        if any(samples.locate(version.url, tar.url) in tars for tar in told):
-            found.add(int(name))
+        read = {samples.locate(version.url, tar.url) for tar in told} & {*tars}
+        if read:
+            found[int(name)] = read
     return found
+
+
+Home = tuple[str, int]  # a shard: URL of its version, number
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard to be: its old part, its rows that go, and whether its tars hold what must go."""
+    """A shard to be: its old part and its rows that go.
+
+    homes: of the tars it reads those, by URL, that hold an image that goes, and the shard whose
+    new tar takes in the other images: this one, or one of a version made before it.
+    """
 
     part: Part
     gone: tuple[int, ...]
-    touched: bool
+    homes: Mapping[str, Home]
 
 
-def rewrite_items(version: Artifact, gone: Rows, touched: Collection[int]) -> list[Item]:
-    """One item for each shard. gone: ids, ascending. touched: shards in whose tars some lie."""
+def rewrite_items(
+    version: Artifact, gone: Rows, touched: Mapping[int, Collection[str]], homes: Mapping[str, Home]
+) -> list[Item]:
+    """One item for each shard. gone: ids, ascending. touched: by shard, such tars that it reads."""
     items: list[Item] = []
     for part in version.parts:
         shard = int(part.name)
-        ids = gone[of_shard(gone, shard)] & (1 << 20) - 1
-        items.append(Item(part.name, Shard(part, tuple(ids.tolist()), shard in touched)))
+        rows = tuple((gone[of_shard(gone, shard)] - index_id(shard, 0)).tolist())
+        own = {tar: homes[tar] for tar in sorted(touched.get(shard, ()))}
+        items.append(Item(part.name, Shard(part, rows, own)))
     return items
 
 
 @dataclass(frozen=True)
 class RewriteWork:
-    """Writes a shard of the version at `url` from that of the version at `old`.
-
-    condemned: URLs of the tars that hold an image that goes.
-    """
+    """Writes a shard of the version at `url` from that of the version at `old`."""
 
     url: str
     old: str
-    condemned: frozenset[str]
 
     def __call__(self, value: Shard, todo: Sequence[str]) -> dict[str, Part]:
         part = value.part
-        if value.gone or value.touched:
+        if value.gone or value.homes:
             part = self._touched(value)
         else:
             (rows,) = [file for file in part.files if file.path.startswith("rows/")]
@@ -110,7 +127,7 @@ class RewriteWork:
         gone[list(value.gone)] = True
         rows = taken_down(rows, gone)
         tars = self._tars(part)
-        rows, tars, written = self._moved(name, rows, tars)
+        rows, tars, written = self._moved(value, rows, tars)
         samples.write_tars(self.url, name, tars)
         files = (*written, write_table(self.url, f"rows/{name}.parquet", rows, REPEATING))
         dropped = Counter(reason for reason in rows["reason"].to_pylist() if reason)
@@ -118,22 +135,32 @@ class RewriteWork:
                     part.extra)  # fmt: skip
 
     def _moved(
-        self, name: str, rows: pa.Table, tars: Sequence[Tar]
+        self, value: Shard, rows: pa.Table, tars: Sequence[Tar]
     ) -> tuple[pa.Table, list[Tar], list[FilePart]]:
         """The rows with their images out of condemned tars, the tars they lie in, what was written.
 
         Those of a shard's tars that no row needs any more are named no longer.
         """
+        name = value.part.name
         number = rows["tar"].to_numpy(zero_copy_only=False)
         number = np.where(np.isnan(number), -1, number).astype(np.int64)  # float where some is null
         used = np.unique(number[number >= 0]).tolist()
         places = [samples.locate(self.url, tar.url) for tar in tars]
-        moving = [n for n in used if places[n] in self.condemned]
+        tars, offsets = list(tars), np.array(rows["offset"].fill_null(-1).to_numpy(), np.int64)
+        moving: list[int] = []
+        for n in used:
+            if places[n] in value.homes:
+                found = self._found(rows, number == n, *value.homes[places[n]])
+                if found is None:
+                    moving.append(n)
+                else:
+                    tars[n], offsets[number == n] = found
         staying = [n for n in used if n not in moving]
-        offsets = np.array(rows["offset"].fill_null(-1).to_numpy(), np.int64)
         files: list[FilePart] = []
         if moving:
-            offsets, file = self._copied(name, rows, number, [(n, places[n]) for n in moving])
+            offsets, file = self._copied(
+                name, rows, number, offsets, [(n, places[n]) for n in moving]
+            )
             files.append(file)
         first = 1 if moving else 0
         new = np.full(len(tars) + 1, -1, np.int64)  # the last is for rows without an image
@@ -142,32 +169,46 @@ class RewriteWork:
         rows = _placed(rows, new[number], offsets)
         return rows, named, files
 
+    def _found(
+        self, rows: pa.Table, chosen: Mask, home: str, shard: int
+    ) -> tuple[Tar, Rows] | None:
+        """The tar and offsets of chosen rows in the shard of another new version that has them."""
+        if home == self.url:
+            return None
+        name = part_name(shard)
+        own, told = samples.own_tar(name), samples.read_tars(home, name)
+        there = read_table(join(home, "rows", f"{name}.parquet"), ["key", "tar", "offset"])
+        if own not in told:
+            return None
+        there = there.filter(pc.equal(there["tar"], told.index(own)))
+        places = dict(zip(there["key"].to_pylist(), there["offset"].to_pylist(), strict=True))
+        keys = rows["key"].filter(pa.array(chosen)).to_pylist()
+        if not places.keys() >= {*keys}:
+            return None
+        offsets = np.array([places[key] for key in keys], np.int64)
+        return samples.seen_from(self.url, home, own), offsets
+
     def _copied(
-        self, name: str, rows: pa.Table, number: Rows, moving: Sequence[tuple[int, str]]
+        self,
+        name: str,
+        rows: pa.Table,
+        number: Rows,
+        offsets: Rows,
+        moving: Sequence[tuple[int, str]],
     ) -> tuple[Rows, FilePart]:
         """The offset of every row's image once those in the moving tars are in the shard's own."""
         keys, sizes = rows["key"].to_pylist(), rows["bytes"].to_pylist()
-        offsets = np.array(rows["offset"].fill_null(-1).to_numpy(), np.int64)
         own = samples.own_tar(name).url
         with write_whole(self.url, own) as file:
             tar = TarWriter(file)  # type: ignore[arg-type]
             for n, url in moving:
                 chosen = np.flatnonzero(number == n)
                 chosen = chosen[np.argsort(offsets[chosen], kind="stable")]
-                places = self._places(keys, offsets, sizes, chosen)
-                offsets[chosen] = copy_samples(url, places, tar, _size(file))
+                starts = zip(chosen.tolist(), offsets[chosen].tolist(), strict=True)
+                places = [Place(keys[row], start, sizes[row]) for row, start in starts]
+                offsets[chosen] = copy_samples(url, places, tar, file.bytes)
             tar.close()
         return offsets, file.part(own)
-
-    def _places(
-        self, keys: list[str], offsets: Rows, sizes: list[int], chosen: Rows
-    ) -> Iterator[Place]:
-        for row in chosen.tolist():
-            yield Place(keys[row], int(offsets[row]), sizes[row])
-
-
-def _size(file: HashingFile) -> int:
-    return file.bytes
 
 
 def taken_down(rows: pa.Table, gone: Mask) -> pa.Table:

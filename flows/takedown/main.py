@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from curation.takedown.find import Found, find
 from curation.takedown.list import LIST, put_list, read_list
-from curation.takedown.rewrite import RewriteWork, all_tars, is_own, rewrite_items, shards_in
+from curation.takedown.rewrite import Home, RewriteWork, all_tars, is_own, rewrite_items, shards_in
 from curation.takedown.scores import CarryWork
 from curation.takedown.successor import Successor, affected, successors
 from flows.recipe import ExecutionSettings
@@ -54,15 +54,15 @@ YOUNG = 300.0  # seconds since the last write into a version that may still be w
 
 @dataclass(frozen=True)
 class Matched:
-    """What a takedown is about. touched: by digest, the shards of a version that are rewritten.
+    """What a takedown is about. outside: users' tars with images that go.
 
-    condemned: URLs of tars of the store with images that go. outside: users' tars with such.
+    touched: by digest of a version, the shards that are rewritten, and the tars of the store that
+    they read and that hold an image that goes.
     """
 
     versions: Sequence[Artifact]
     found: Found
-    touched: Mapping[str, set[int]]
-    condemned: frozenset[str]
+    touched: Mapping[str, Mapping[int, set[str]]]
     outside: tuple[str, ...]
 
     @property
@@ -82,15 +82,16 @@ def match(takedown: Takedown, entries: Mapping[str, Any], runner: Runner, displa
     found = find(there, entries, runner, display)
     tars = {tar for rows in found.rows.values() for tar in rows["tar"].to_pylist() if tar}
     condemned = frozenset(tar for tar in tars if is_own(takedown.store, tar))
-    touched: dict[str, set[int]] = {}
+    touched: dict[str, dict[int, set[str]]] = {}
     for version in there:
         shards = shards_in(version, condemned)
         if version.url in found.rows:
             ids = found.rows[version.url]["id"].to_numpy()
-            shards |= set(np.unique(ids >> ROW_BITS).tolist())
+            for shard in np.unique(ids >> ROW_BITS).tolist():
+                shards.setdefault(shard, set())
         if shards:
             touched[version.digest] = shards
-    return Matched(there, found, touched, condemned, tuple(sorted(tars - condemned)))
+    return Matched(there, found, touched, tuple(sorted(tars - condemned)))
 
 
 def plan(store: str, options: TakedownOptions, where: ExecutionSettings, display: Display) -> str:
@@ -148,8 +149,9 @@ def _prepared(
     display.say(f"hidden from every index after {duration(time.monotonic() - start)}")
     stale = _unfinished(store, made)
     _note(takedown, matched, made)
+    homes = _homes(made, matched)
     for each in made:
-        _rewrite(each, matched, runner, display)
+        _rewrite(each, matched, homes, runner, display)
     for each in made:
         _carry_index(each, made, hidden, runner, display)
     moves = {
@@ -204,13 +206,29 @@ def _note(takedown: Takedown, matched: Matched, made: Sequence[Successor]) -> No
     filesystem.remove_tree(join(takedown.url, filesystem.TEMPORARY))
 
 
-def _rewrite(each: Successor, matched: Matched, runner: Runner, display: Display) -> None:
+def _homes(made: Sequence[Successor], matched: Matched) -> dict[str, Home]:
+    """Of each tar with an image that goes, the shard that takes in the others: the first one's."""
+    homes: dict[str, Home] = {}
+    for each in made:
+        for shard, tars in sorted(matched.touched.get(each.old.digest, {}).items()):
+            for tar in sorted(tars):
+                homes.setdefault(tar, (each.draft.url, shard))
+    return homes
+
+
+def _rewrite(
+    each: Successor,
+    matched: Matched,
+    homes: Mapping[str, Home],
+    runner: Runner,
+    display: Display,
+) -> None:
     """Make a successor, then its scores."""
-    old, touched = each.old, matched.touched.get(each.old.digest, set())
+    old, touched = each.old, matched.touched.get(each.old.digest, {})
     rows = matched.found.rows.get(old.url)
     ids = np.empty(0, np.int64) if rows is None else rows["id"].to_numpy()
-    items = rewrite_items(old, ids, touched)
-    work = RewriteWork(each.draft.url, old.url, matched.condemned)
+    items = rewrite_items(old, ids, touched, homes)
+    work = RewriteWork(each.draft.url, old.url)
     title = f"rewrite {name_of(old)}"
     run_stage(title, {"": each.draft}, items, work, runner, display)
     if each.scores:

@@ -120,7 +120,12 @@ def write_dataset(url: str, spec: Spec, shards: int, dropped: set[int]) -> Artif
 
 
 def write_scores(pool: dataset.Dataset, encoder: ClipEncoder, model: str) -> str:
-    spec = Spec("scores", "clip", {"model": model, "pretrained": None}, (pool.artifact.digest,))
+    spec = Spec(
+        "scores",
+        "curation.scores.clip",
+        {"model": model, "pretrained": None},
+        (pool.artifact.digest,),
+    )
     folder = f"clip-{spec.digest}"
     url = pool.artifact.path("scores", folder)
     images, _ = digits(len(pool.shards) * PER_SHARD)
