@@ -65,7 +65,8 @@ class Blocklists:
         for each in entries:
             for name in EXACT & each.keys():
                 joined.setdefault(name, bytearray()).extend(each[name])
-        return cls("", **{name: Digests(data, KINDS[name].width) for name, data in joined.items()})
+        known = {name: Digests(joined[name], KINDS[name].width) for name in joined}
+        return cls("", **{name: known.get(name) for name in EXACT}, phash=None)
 
     @property
     def empty(self) -> bool:

@@ -87,6 +87,7 @@ def test_what_is_asked_for_goes_and_all_else_stays_where_it_is(store: str, tmp_p
     assert new.digest in str(raised.value)
 
 
+@pytest.mark.slow
 def test_killed_anywhere_the_same_command_comes_to_the_same_end(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,6 +358,7 @@ def s3() -> Iterator[S3]:
         yield made
 
 
+@pytest.mark.slow
 def test_a_store_on_s3(s3: S3, tmp_path: Path) -> None:
     store = s3.url("store")
     old = ingest(store, write_table(tmp_path))

@@ -15,6 +15,7 @@ from infra.errors import SluiceError
 from tests.flows.takedowns import check, states, take
 
 
+@pytest.mark.slow
 def test_the_successor_is_searched_without_a_gap(
     new_store: Callable[..., str],
     build: Callable[[str, str, IndexSettings], Artifact],

@@ -167,6 +167,7 @@ def test_the_digest_names_content_and_distance(tmp_path: Path) -> None:
 
 
 BAD = {
+    "uids": ["x" * 32, "0" * 31, "0" * 64],
     "domains": ["a b", "a.example/path", "http://a.example", "a.example:81", "*", "a..b", "u@h"],
     "urls": ["example.com/a.jpg", "ftp://example.com/", "http://u:p@example.com/"],
     "md5": ["x" * 32, "0" * 31, "0" * 64, "00 " * 10 + "00", "é" * 16],
@@ -174,6 +175,7 @@ BAD = {
     "phash": ["123", "x" * 16, "0x" + "0" * 16, "-" + "0" * 15],
 }  # fmt: skip
 GOOD = {
+    "uids": "0" * 32,
     "domains": "example.com",
     "urls": "http://example.com",
     "md5": "0" * 32,
