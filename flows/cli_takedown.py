@@ -44,13 +44,12 @@ def takedown(
 
     def action() -> None:
         from flows.main import store_url
-        from flows.recipe import load_recipe
         from flows.takedown import main
         from infra.progress import display
 
         chosen = choices or Choices()
         store = store_url(chosen.store)
-        where = load_recipe(chosen.recipe, chosen.overrides).run
+        where = main.where_to_run(chosen.recipe, chosen.overrides)
         asked = main.TakedownOptions(uids, urls, domains, hashes, reason)
         if verify is not None:
             from flows.takedown.verify import verify as verify_record

@@ -15,7 +15,6 @@ from prefect.runtime import deployment
 
 from flows.main import Options, Result, execute, index_dataset, prepare, store_url
 from flows.race import main as races
-from flows.recipe import load_recipe
 from flows.step import Session, Step
 from flows.takedown import main as takedowns
 from infra.artifacts import Artifact
@@ -170,7 +169,7 @@ def takedown(
 ) -> str:
     """Take samples down, in every version, index and future ingest."""
     asked = takedowns.TakedownOptions(uids, urls, domains, hashes, reason)
-    where = load_recipe(recipe, tuple(overrides or ())).run
+    where = takedowns.where_to_run(recipe, overrides or ())
 
     @task(name="takedown", cache_policy=NO_CACHE)
     def body(shown: Display) -> str:

@@ -51,6 +51,11 @@ def _older(store: str, name: str) -> tuple[str, str, str]:
         )
     (part,) = index.parts
     quantizer_url = join(store, part.extra["quantizer"])
+    if artifacts.load(quantizer_url) is None:  # its held-out queries may be what was asked to go
+        raise SluiceError(
+            f"index.after names {name}, whose quantizer went with an older version in a takedown",
+            "leave out index.after, so that one is trained anew",
+        )
     coded = join(dataset_url, "codes", part.extra["codes"])
     return quantizer_url, quantizer_url.rpartition("/")[2], coded
 

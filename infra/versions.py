@@ -11,6 +11,7 @@ from infra.filesystem import TEMPORARY, join
 from infra.withdrawn import WITHDRAWN
 
 _VERSION = re.compile(rf"[0-9a-f]{{{DIGEST_LENGTH}}}")
+HOLDS = {PARTS, "rows", "shards"}  # what is in the folder of a version that was begun
 _TIMES = ("mtime", "LastModified", "last_modified", "updated")  # of fsspec's file systems
 
 
@@ -34,20 +35,27 @@ def unfinished(store: str) -> list[str]:
 
     Those that hold files of a version: what else lies in a store is nobody's to judge by its name.
     """
-    known: dict[str, set[str]] = {}
-    for pattern in (MANIFEST, WITHDRAWN, "timing.json"):
-        for url in filesystem.list_files(join(store, "*", "*", pattern)):
-            known.setdefault(url.rpartition("/")[0], set()).add(pattern)
-    begun: set[str] = set()
-    for inside in (f"{PARTS}/*.json", "rows/*.parquet", "shards/*.tar"):
-        for url in filesystem.list_files(join(store, "*", "*", inside)):
-            begun.add(url.rsplit("/", 2)[0])
-    return sorted(
-        url
-        for url in begun
-        if _VERSION.fullmatch(url.rpartition("/")[2])
-        and not known.get(url, set()) & {MANIFEST, WITHDRAWN}
-    )
+    committed = filesystem.list_files(join(store, "*", "*", MANIFEST))
+    withdrawn = filesystem.list_files(join(store, "*", "*", WITHDRAWN))
+    known = {url.rpartition("/")[0] for url in (*committed, *withdrawn)}
+    return [url for url in _folders(store) if url not in known and HOLDS & _names(url)]
+
+
+def _folders(store: str) -> list[str]:
+    """The folders of a store that are called like versions; what lies in them is not listed."""
+    fs, path = filesystem.resolve(store)
+    with filesystem.reading(store):
+        found = fs.glob(f"{path}/*/*", detail=True)
+    names = [name.rstrip("/") for name, facts in found.items() if facts["type"] == "directory"]
+    names = sorted(name for name in names if _VERSION.fullmatch(name.rpartition("/")[2]))
+    return names if filesystem.is_local(store) else [str(fs.unstrip_protocol(n)) for n in names]
+
+
+def _names(url: str) -> set[str]:
+    """What lies in a folder, by name."""
+    fs, path = filesystem.resolve(url)
+    with filesystem.reading(url):
+        return {str(name).rstrip("/").rpartition("/")[2] for name in fs.ls(path, detail=False)}
 
 
 def last_change(url: str) -> float | None:

@@ -7,7 +7,7 @@ may still lie in it, because later versions read them where they are.
 """
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def read_withdrawal(url: str) -> Withdrawal | None:
 def withdraw(url: str, manifest: str, withdrawal: Withdrawal) -> None:
     """Withdraw the version at `url`, which has a manifest of that name; again changes nothing."""
     filesystem.put_if_absent(url, WITHDRAWN, canonical_json(asdict(withdrawal)))
-    _remove(join(url, manifest))
+    _remove([join(url, manifest)])
 
 
 def clean_withdrawn(url: str, keep: Collection[str]) -> list[str]:
@@ -48,22 +48,29 @@ def clean_withdrawn(url: str, keep: Collection[str]) -> list[str]:
     """
     kept = {join(url, WITHDRAWN), *keep}
     gone = [file for file in filesystem.list_files(url) if file not in kept]
-    for file in gone:
-        _remove(file)
+    _remove(gone)
     if filesystem.is_local(url):
         _remove_empty_folders(Path(filesystem.resolve(url)[1]))
     return gone
 
 
-def _remove(url: str) -> None:
-    fs, path = filesystem.resolve(url)
+def _remove(urls: Sequence[str]) -> None:
+    """Remove files of one store, in requests of many where it takes such."""
+    if not urls:
+        return
+    fs, _ = filesystem.resolve(urls[0])
+    paths = [filesystem.resolve(url)[1] for url in urls]
     try:
-        fs.rm_file(path)
+        if not filesystem.is_local(urls[0]):
+            fs.rm(paths)
+            return
+        for path in paths:
+            Path(path).unlink(missing_ok=True)  # some may have gone before we were killed
     except FileNotFoundError:
-        pass  # it was removed before we were killed
+        pass
     except Exception as error:
         raise SluiceError(
-            f"cannot remove {url}: {error}",
+            f"cannot remove {urls[0]} and what lies beside it: {error}",
             "fix the permissions or the connection, then run the same command again",
         ) from error
 

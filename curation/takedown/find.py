@@ -8,7 +8,6 @@ curated version loses what the pool loses, and a copy under another URL goes wit
 # pyarrow.compute makes its functions when it is imported; pyright cannot see them.
 # pyright: reportAttributeAccessIssue=false
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -120,7 +119,7 @@ class FindWork:
                 if kind in self.entries:
                     mask |= pc.is_in(table[COLUMNS[kind]], value_set=values).to_numpy()
             if "url" in names:
-                mask |= [url is not None and lists.lists_url(url) for url in _urls(table)]
+                mask |= _by_url(table["url"].to_pylist(), lists)
             if lists.md5 is not None:
                 for sample in read_samples(piece.url, shard):
                     mask[sample.row] |= lists.lists_bytes(sample.image)
@@ -132,8 +131,18 @@ class FindWork:
         return read_table(join(url, "rows", f"{part_name(shard)}.parquet"), names or ["row"])
 
 
-def _urls(table: pa.Table) -> list[str | None]:
-    return table["url"].to_pylist()
+def _by_url(urls: Sequence[str | None], lists: Blocklists) -> list[bool]:
+    """Which URLs are listed. By domain alone each host is looked up once, its paths never."""
+    if lists.urls is not None:
+        return [url is not None and lists.lists_url(url) for url in urls]
+    known: dict[str, bool] = {}
+    found: list[bool] = []
+    for url in urls:
+        host = "/".join((url or "").split("/", 3)[:3])  # https://host:port, and what is odd
+        if host not in known:
+            known[host] = lists.lists_url(f"{host}/")
+        found.append(known[host])
+    return found
 
 
 def _matches(url: str, shard: int, mask: Mask) -> pa.Table:
@@ -149,11 +158,3 @@ def _matches(url: str, shard: int, mask: Mask) -> pa.Table:
     ids = index_id(shard, 0) | rows["row"].to_numpy().astype(np.int64)
     places = pa.array([None if n is None else tars[n] for n in numbers], pa.string())
     return pa.table([pa.array(ids), rows["uid"], rows["sha256"], places], schema=MATCHES)
-
-
-def hashes(image: bytes) -> dict[str, bytes]:
-    """The hashes of an image's bytes, by kind of list."""
-    return {
-        "sha256": hashlib.sha256(image).digest(),
-        "md5": hashlib.md5(image, usedforsecurity=False).digest(),
-    }

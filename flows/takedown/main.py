@@ -22,7 +22,7 @@ from curation.takedown.list import LIST, put_list, read_list
 from curation.takedown.rewrite import Home, RewriteWork, all_tars, is_own, rewrite_items, shards_in
 from curation.takedown.scores import CarryWork
 from curation.takedown.successor import Successor, affected, successors
-from flows.recipe import ExecutionSettings
+from flows.recipe import ExecutionSettings, load_recipe
 from flows.takedown.record import write_record
 from flows.takedown.request import (
     Takedown,
@@ -54,7 +54,7 @@ YOUNG = 300.0  # seconds since the last write into a version that may still be w
 
 @dataclass(frozen=True)
 class Matched:
-    """What a takedown is about. outside: users' tars with images that go.
+    """What a takedown is about. outside: sources with what goes, which are not versions.
 
     touched: by digest of a version, the shards that are rewritten, and the tars of the store that
     they read and that hold an image that goes.
@@ -91,7 +91,26 @@ def match(takedown: Takedown, entries: Mapping[str, Any], runner: Runner, displa
                 shards.setdefault(shard, set())
         if shards:
             touched[version.digest] = shards
-    return Matched(there, found, touched, tuple(sorted(tars - condemned)))
+    outside = sorted({*(tars - condemned), *_tables(takedown.store, found)})
+    return Matched(there, found, touched, tuple(outside))
+
+
+def _tables(store: str, found: Found) -> set[str]:
+    """The copies of text tables that versions with matches may have been ingested from."""
+    names = {url.rsplit("/", 2)[1] for url in found.rows}
+    manifests = [
+        url
+        for name in names
+        for url in filesystem.list_files(join(store, name, "tables", "*", MANIFEST))
+    ]
+    return {url.rpartition("/")[0] for url in manifests}
+
+
+def where_to_run(recipe: str | None, overrides: Sequence[str] = ()) -> ExecutionSettings:
+    """As a recipe says; without one in processes here, which start sooner than Ray."""
+    if recipe is None and not overrides:
+        return ExecutionSettings(executor="local", workers=0, address="local")
+    return load_recipe(recipe, tuple(overrides)).run
 
 
 def plan(store: str, options: TakedownOptions, where: ExecutionSettings, display: Display) -> str:
@@ -108,7 +127,7 @@ def plan(store: str, options: TakedownOptions, where: ExecutionSettings, display
             f"  {name_of(old)}: {rows.num_rows if rows is not None else 0} rows, {shards} of "
             f"{len(old.manifest['parts'])} shards to be written anew"
         )
-    lines += [f"  left as it is, and yours: {url}" for url in matched.outside]
+    lines += [f"  a source, left as it is: {url}" for url in matched.outside]
     lines += [f"  unfinished, to be removed: {url}" for url in unfinished(store)]
     return "\n".join(lines)
 

@@ -79,6 +79,6 @@ def summary(record: dict[str, Any], url: str) -> str:
         seen = run.get("seen")
         told = f"not known: {run['unknown']}" if seen is None else f"{len(seen)} of them"
         lines.append(f"  checkpoint {run['run']} has seen {told}")
-    lines += [f"  still in a file of yours: {url}" for url in record["outside"]]
+    lines += [f"  a source, left as it is: {url}" for url in record["outside"]]
     lines += [f"  removed, unfinished: {name}" for name in record["unfinished"]]
     return "\n".join([*lines, f"record: {url}"])

@@ -168,6 +168,6 @@ def _table(record: Mapping[str, Any], checks: Sequence[Check]) -> str:
         state = "REMAINS" if check.remains else "ok"
         lines.append(f"  {state:<7}  {check.what:<{width}}  {check.looked_at}")
         lines += [f"           {each}" for each in check.remains]
-    lines += [f"  note: still in a file of yours, which is never changed: {url}"
+    lines += [f"  note: a source, left as it is, may still have it: {url}"
               for url in record["outside"]]  # fmt: skip
     return "\n".join(lines)

@@ -61,12 +61,12 @@ def python(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
 def test_help_has_one_line_for_each_command() -> None:
     shown = python("-m", "flows", "--help").stdout
     assert shown.startswith("Usage: python -m flows COMMAND")
-    for name in (*RUNS, "race", "report", "explain", "serve", *STORE):
+    for name in (*RUNS, "race", "takedown", "report", "explain", "serve", *STORE):
         (line,) = [line for line in shown.splitlines() if re.match(rf"│ {name} ", line)]
         assert re.fullmatch(rf"│ {name} +[A-Z].*\. *│", line), line
 
 
-@pytest.mark.parametrize("name", [*RUNS, "race", "report", "explain", "serve"])
+@pytest.mark.parametrize("name", [*RUNS, "race", "takedown", "report", "explain", "serve"])
 def test_the_help_of_each_command_shows_an_example(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,7 +74,7 @@ def test_the_help_of_each_command_shows_an_example(
     shown = capsys.readouterr().out
     assert "Example" in shown
     assert f"prefect run {name}" in shown
-    plans = ["--plan"] if name in (*RUNS, "race") else []
+    plans = ["--plan"] if name in (*RUNS, "race", "takedown") else []
     for option in ("--recipe", "--set", "--store", *plans):
         assert option in shown
 

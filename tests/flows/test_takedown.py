@@ -4,6 +4,9 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,10 +181,10 @@ def test_by_hash_also_of_files_in_tars_of_ones_own(tmp_path: Path) -> None:
     md5 = hashlib.md5(picture(1)).hexdigest()
     sha256 = hashlib.sha256(picture(4)).hexdigest()
     told = take(store, tmp_path, "hashes", [md5, sha256])
-    assert f"still in a file of yours: {tar}" in told and tar.read_bytes() == before
+    assert f"a source, left as it is: {tar}" in told and tar.read_bytes() == before
     assert sorted(images(store).values()) == sorted(picture(n) for n in (0, 2, 3, 5))
     table, clean = check(store)
-    assert clean and f"never changed: {tar}" in table
+    assert clean and f"left as it is, may still have it: {tar}" in table
 
 
 def test_the_recipe_goes_on_and_a_fresh_store_obeys_the_list(tmp_path: Path) -> None:
@@ -368,3 +371,35 @@ def test_a_store_on_s3(s3: S3, tmp_path: Path) -> None:
     assert left == [f"shards/0000{n}.tar" for n in (1, 2, 3)] + ["withdrawn.json"]
     table, clean = check(store)
     assert clean, table
+
+
+def flows(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows", "takedown", *arguments],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.prefect
+@pytest.mark.long
+def test_the_command_killed_in_the_middle_is_finished_by_itself(store: str, tmp_path: Path) -> None:
+    path = tmp_path / "uids.txt"
+    path.write_text(uid(2))
+    command = ("--uids", str(path), "--reason", "a letter", "--store", store)
+    first = flows(*command)
+    deadline = time.monotonic() + 120
+    while not list(Path(store).glob("takedowns/*/list.json")):
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert not list(Path(store).glob("takedowns/*/record.json"))
+    told, said = flows(*command).communicate()
+    assert "2 uids are taken down" in told and "Traceback" not in said
+    assert len(images(store)) == 18
+    proof = flows("--verify", "latest", "--store", store)
+    assert "REMAINS" not in proof.communicate()[0] and proof.returncode == 0

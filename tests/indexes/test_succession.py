@@ -57,3 +57,6 @@ def test_the_successor_is_searched_without_a_gap(
                 and path.suffix in (".arrow", ".bin", ".npy")]  # fmt: skip
     with pytest.raises(SluiceError, match="withdrawn"):
         indexes.open(f"{store}/curated@{old.digest}")
+    grown = settings.model_copy(update={"after": f"curated@{new.dataset.artifact.digest}"})
+    with pytest.raises(SluiceError, match="went with an older version"):
+        build(store, "curated", grown)
