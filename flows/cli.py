@@ -355,7 +355,7 @@ app.command(
 )
 app.command(
     "flows.cli_takedown:takedown",
-    help="""Take samples down: out of every version and index, and of what ingest would take.
+    help="""Take samples out of every version and index, for good.
 
     Examples, after somebody asked for it; what it would do; and a proof that nothing remains:
 

@@ -20,7 +20,7 @@ def takedown(
     deep: Annotated[bool, Parameter(name="--deep", negative=(), show_default=False)] = False,
     choices: Choices | None = None,
 ) -> None:
-    """Take samples down: out of every version and index, and of what ingest would take.
+    """Take samples out of every version and index, for good.
 
     Parameters
     ----------

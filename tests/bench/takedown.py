@@ -8,6 +8,7 @@ A version of 1,000 shards of 10,000 samples with images of 100 bytes, whose tars
 """
 
 import argparse
+import json
 import os
 import resource
 import shutil
@@ -143,10 +144,12 @@ def bench(shards: int, rows: int, folder: Path) -> dict[str, Any]:
     few = rng.choice(shards, min(20, shards // 2), replace=False).tolist()
     together = [uid for shard in few for uid in uids_of(shard, rows)[:50]]
     figures["in 20 shards"] = take(store, together, folder)
+    print(json.dumps(figures, indent=1), flush=True)
     rest = [shard for shard in range(shards) if shard not in few]
     places = zip(rng.choice(rest, 1000), rng.integers(50, rows, 1000), strict=True)
     anywhere = [uids_of(int(shard), rows)[int(row)] for shard, row in places]
     figures["anywhere"] = take(store, anywhere, folder)
+    print(json.dumps(figures["anywhere"], indent=1), flush=True)
     where = load_recipe(None, ("run.executor=local", "run.workers=2")).run
     start = time.monotonic()
     _, clean = verify(store, "latest", False, where, SilentDisplay())
@@ -166,6 +169,4 @@ if __name__ == "__main__":
     if chosen.keep:
         keep("takedown", found, "pyarrow", "cryptography")
     else:
-        import json
-
         print(json.dumps(found, indent=1))
