@@ -29,6 +29,7 @@ from infra.errors import SluiceError
 from infra.filesystem import join
 from infra.progress import Display
 from infra.ray_jobs import BEAT, UNWATCHED, Job, Jobs, UnreachableError, Watch
+from infra.telemetry.relay import Relay
 
 FOLDER = "jobs"
 FLOW_RUN = "PREFECT__FLOW_RUN_ID"  # set by Prefect's workers in the processes they start
@@ -131,7 +132,7 @@ class _Submitted:
 
     def _wait(self, job: Job, watch: Watch, display: Display) -> None:
         touched = time.monotonic()
-        for _ in self.jobs.follow(job, display.say, self.origin.where.deadline):
+        for _ in self.jobs.follow(job, Relay(display), self.origin.where.deadline):
             if time.monotonic() - touched > BEAT:
                 watch.touch(owner())
                 touched = time.monotonic()

@@ -16,9 +16,10 @@ from flows.origin import Origin
 from flows.step import Session, Step
 from infra import filesystem
 from infra.errors import SluiceError
-from infra.progress import PlainDisplay, duration
+from infra.progress import duration
 from infra.ray_jobs import tell_failure
 from infra.runner import make_runner
+from infra.telemetry.events import JsonLines, Told
 
 OVERDUE = 70  # the exit code of a job that ended itself
 
@@ -62,7 +63,8 @@ def main(url: str) -> None:
     """Make the step that is ordered at `url`, on the Ray that runs this job."""
     order = Order.model_validate(filesystem.read_json(url))
     _end_after(order.deadline)
-    step, display = order.found(), PlainDisplay()
+    step = order.found()
+    display = Told(order.step, [JsonLines(sys.stdout)])  # whoever follows the log shows it
     with display, make_runner("ray", order.workers, "auto") as runner:
         try:
             step.run(Session(runner, display, "ray", "auto"))

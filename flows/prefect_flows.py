@@ -15,6 +15,7 @@ from prefect.runtime import deployment
 
 from flows.main import Options, Result, execute, index_dataset, prepare, store_url
 from flows.race import main as races
+from flows.recipe import load_recipe
 from flows.step import Session, Step
 from flows.takedown import main as takedowns
 from infra.artifacts import Artifact

@@ -10,7 +10,7 @@ from infra.dataset import LATEST, open_dataset
 from infra.errors import SluiceError
 from infra.filesystem import join
 from infra.stage import Draft
-from infra.withdrawn import WITHDRAWN, newest
+from infra.withdrawn import WITHDRAWN_FILE, newest
 
 HOW = "NAME@VERSION or NAME@latest"
 _NAMED = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]*@([0-9a-f]+|{LATEST})")
@@ -59,7 +59,7 @@ def standing(store: str, drafts: Sequence[Draft]) -> Draft:
         return drafts[0]
     folder = drafts[0].url.rpartition("/")[0]
     files = filesystem.list_files(join(folder, "*", "*.json"))
-    known = {url.split("/")[-2] for url in files if url.endswith((MANIFEST, WITHDRAWN))}
+    known = {url.split("/")[-2] for url in files if url.endswith((MANIFEST, WITHDRAWN_FILE))}
     for draft in drafts:
         if draft.spec.digest in known:
             made = artifacts.load(newest(draft.url))

@@ -319,7 +319,7 @@ def verify(artifact: Artifact) -> list[str]:
 def manifest_holds(artifact: Artifact) -> bool:
     """Whether digest, totals and content follow from the rest of the manifest."""
     manifest = artifact.manifest
-    made = _manifest(Spec(**manifest["spec"]), artifact.parts, manifest["extra"])
+    made = json.loads(_manifest(Spec(**manifest["spec"]), artifact.parts, manifest["extra"]))
     return all(manifest[key] == made[key] for key in ("digest", "totals", "content"))
 
 

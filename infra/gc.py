@@ -27,11 +27,11 @@ from infra.store import (
     REMOVED,
     UNFINISHED,
     WITHDRAWN,
-    WITHDRAWN_FILE,
     Catalogue,
     Node,
 )
 from infra.tags import read_tags
+from infra.withdrawn import WITHDRAWN_FILE
 
 DAY = 86400.0
 

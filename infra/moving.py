@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple
 from infra import filesystem
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, join
+from infra.filesystem.retries import ask
 from infra.shards import TarWriter
 from infra.tar import BLOCK
 
@@ -28,9 +29,8 @@ def take_over(source: str, folder: str, file: FilePart) -> FilePart:
         if filesystem.is_local(here) and filesystem.is_local(there):
             _link(Path(filesystem.resolve(here)[1]), Path(filesystem.resolve(there)[1]))
         else:
-            fs, path = filesystem.resolve(here)
-            with filesystem.reading(here):
-                fs.cp_file(path, filesystem.resolve(there)[1])
+            target = filesystem.resolve(there)[1]
+            ask(here, "copy", lambda fs, path: fs.cp_file(path, target), verb="copy")
     except FileNotFoundError as error:
         raise SluiceError(
             f"{here} is gone", "bring it back, or remove that version's folder and run again"

@@ -28,7 +28,6 @@ from infra.filesystem import join
 from infra.samples import Tar
 
 COMMITTED, UNFINISHED, WITHDRAWN = "committed", "unfinished", "withdrawn"
-WITHDRAWN_FILE = "withdrawn.json"  # in place of the manifest of a version that was withdrawn
 TAGS = "_tags"
 REMOVED = f"{filesystem.TEMPORARY}/removed"  # marks an artifact whose removal has begun
 DATASET = "dataset"

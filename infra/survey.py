@@ -19,12 +19,12 @@ from infra.store import (
     REMOVED,
     UNFINISHED,
     WITHDRAWN,
-    WITHDRAWN_FILE,
     Catalogue,
     Node,
     Pointer,
 )
 from infra.tags import read_tags
+from infra.withdrawn import WITHDRAWN_FILE
 
 AT_ONCE = 16  # folders asked about, and manifests held, at a time
 

@@ -8,11 +8,11 @@ from infra.artifacts import MANIFEST, PARTS, Artifact
 from infra.digests import DIGEST_LENGTH
 from infra.drawn import is_drawn
 from infra.filesystem import TEMPORARY, join
-from infra.withdrawn import WITHDRAWN
+from infra.filesystem.entries import entries, files_under
+from infra.withdrawn import WITHDRAWN_FILE
 
 _VERSION = re.compile(rf"[0-9a-f]{{{DIGEST_LENGTH}}}")
 HOLDS = {PARTS, "rows", "shards"}  # what is in the folder of a version that was begun
-_TIMES = ("mtime", "LastModified", "last_modified", "updated")  # of fsspec's file systems
 
 
 def name_of(artifact: Artifact) -> str:
@@ -36,34 +36,22 @@ def unfinished(store: str) -> list[str]:
     Those that hold files of a version: what else lies in a store is nobody's to judge by its name.
     """
     committed = filesystem.list_files(join(store, "*", "*", MANIFEST))
-    withdrawn = filesystem.list_files(join(store, "*", "*", WITHDRAWN))
+    withdrawn = filesystem.list_files(join(store, "*", "*", WITHDRAWN_FILE))
     known = {url.rpartition("/")[0] for url in (*committed, *withdrawn)}
-    return [url for url in _folders(store) if url not in known and HOLDS & _names(url)]
+    return [
+        url for url in _folders(store) if url not in known and HOLDS & {*filesystem.list_names(url)}
+    ]
 
 
 def _folders(store: str) -> list[str]:
     """The folders of a store that are called like versions; what lies in them is not listed."""
-    fs, path = filesystem.resolve(store)
-    with filesystem.reading(store):
-        found = fs.glob(f"{path}/*/*", detail=True)
-    names = [name.rstrip("/") for name, facts in found.items() if facts["type"] == "directory"]
-    names = sorted(name for name in names if _VERSION.fullmatch(name.rpartition("/")[2]))
-    return names if filesystem.is_local(store) else [str(fs.unstrip_protocol(n)) for n in names]
-
-
-def _names(url: str) -> set[str]:
-    """What lies in a folder, by name."""
-    fs, path = filesystem.resolve(url)
-    with filesystem.reading(url):
-        return {str(name).rstrip("/").rpartition("/")[2] for name in fs.ls(path, detail=False)}
+    named = [each.url for each in entries(store) if each.folder]
+    found = [each for url in named for each in entries(url) if each.folder]
+    return [each.url for each in found if _VERSION.fullmatch(each.name)]
 
 
 def last_change(url: str) -> float | None:
     """Seconds since something was written into an unfinished folder; None where nobody can tell."""
-    files = filesystem.list_files(join(url, PARTS)) + filesystem.list_files(join(url, TEMPORARY))
-    times: list[float] = []
-    for known in filesystem.infos(files):
-        found = next((known[name] for name in _TIMES if known.get(name) is not None), None)
-        if found is not None:
-            times.append(found.timestamp() if hasattr(found, "timestamp") else float(found))
+    files = (*files_under(join(url, PARTS)), *files_under(join(url, TEMPORARY)))
+    times = [file.changed for file in files if file.changed]
     return time.time() - max(times) if times else None

@@ -7,16 +7,15 @@ may still lie in it, because later versions read them where they are.
 """
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from infra import filesystem
 from infra.digests import canonical_json
-from infra.errors import SluiceError
 from infra.filesystem import join
 
-WITHDRAWN = "withdrawn.json"
+WITHDRAWN_FILE = "withdrawn.json"
 
 
 @dataclass(frozen=True)
@@ -30,15 +29,15 @@ class Withdrawal:
 def read_withdrawal(url: str) -> Withdrawal | None:
     """What became of the version whose folder is `url`; None where it was not withdrawn."""
     try:
-        return Withdrawal(**filesystem.read_json(join(url, WITHDRAWN)))
+        return Withdrawal(**filesystem.read_json(join(url, WITHDRAWN_FILE)))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
 def withdraw(url: str, manifest: str, withdrawal: Withdrawal) -> None:
     """Withdraw the version at `url`, which has a manifest of that name; again changes nothing."""
-    filesystem.put_if_absent(url, WITHDRAWN, canonical_json(asdict(withdrawal)))
-    _remove([join(url, manifest)])
+    filesystem.put_if_absent(url, WITHDRAWN_FILE, canonical_json(asdict(withdrawal)))
+    filesystem.remove_file(join(url, manifest))
 
 
 def clean_withdrawn(url: str, keep: Collection[str]) -> list[str]:
@@ -46,33 +45,12 @@ def clean_withdrawn(url: str, keep: Collection[str]) -> list[str]:
 
     Returns what is gone.
     """
-    kept = {join(url, WITHDRAWN), *keep}
+    kept = {join(url, WITHDRAWN_FILE), *keep}
     gone = [file for file in filesystem.list_files(url) if file not in kept]
-    _remove(gone)
+    filesystem.remove_files(gone)
     if filesystem.is_local(url):
         _remove_empty_folders(Path(filesystem.resolve(url)[1]))
     return gone
-
-
-def _remove(urls: Sequence[str]) -> None:
-    """Remove files of one store, in requests of many where it takes such."""
-    if not urls:
-        return
-    fs, _ = filesystem.resolve(urls[0])
-    paths = [filesystem.resolve(url)[1] for url in urls]
-    try:
-        if not filesystem.is_local(urls[0]):
-            fs.rm(paths)
-            return
-        for path in paths:
-            Path(path).unlink(missing_ok=True)  # some may have gone before we were killed
-    except FileNotFoundError:
-        pass
-    except Exception as error:
-        raise SluiceError(
-            f"cannot remove {urls[0]} and what lies beside it: {error}",
-            "fix the permissions or the connection, then run the same command again",
-        ) from error
 
 
 def _remove_empty_folders(folder: Path) -> None:
@@ -84,7 +62,7 @@ def _remove_empty_folders(folder: Path) -> None:
 
 def withdrawals(store: str) -> Iterator[tuple[str, Withdrawal]]:
     """The folders of a store's withdrawn versions, and what became of them."""
-    for url in filesystem.list_files(join(store, "*", "*", WITHDRAWN)):
+    for url in filesystem.list_files(join(store, "*", "*", WITHDRAWN_FILE)):
         folder = url.rpartition("/")[0]
         found = read_withdrawal(folder)
         if found is not None:

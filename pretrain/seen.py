@@ -17,7 +17,7 @@ from infra.dataset import Dataset, index_id
 from infra.drawn import order_key
 from infra.errors import SluiceError
 from infra.filesystem import join
-from infra.withdrawn import WITHDRAWN, read_withdrawal
+from infra.withdrawn import WITHDRAWN_FILE, read_withdrawal
 from pretrain.data import KNOWN, open_source
 from pretrain.order import Order
 
@@ -61,7 +61,7 @@ def seen(url: str) -> Iterator[pa.Table]:
 
 def _refuse_withdrawn(store: str, url: str, digest: str) -> None:
     """What a run saw of a version that was withdrawn, the takedown's record says."""
-    notices = filesystem.list_files(join(store, "*", digest, WITHDRAWN))
+    notices = filesystem.list_files(join(store, "*", digest, WITHDRAWN_FILE))
     notice = read_withdrawal(notices[0].rpartition("/")[0]) if notices else None
     if notice is not None:
         raise SluiceError(

@@ -109,7 +109,7 @@ def _tables(store: str, found: Found) -> set[str]:
 def where_to_run(recipe: str | None, overrides: Sequence[str] = ()) -> ExecutionSettings:
     """As a recipe says; without one in processes here, which start sooner than Ray."""
     if recipe is None and not overrides:
-        return ExecutionSettings(executor="local", workers=0, address="local")
+        return ExecutionSettings.model_validate({"executor": "local"})
     return load_recipe(recipe, tuple(overrides)).run
 
 

@@ -24,7 +24,7 @@ from infra.filesystem import join
 from infra.progress import Display
 from infra.runner import Runner, make_runner
 from infra.versions import versions
-from infra.withdrawn import WITHDRAWN, newest, withdrawals
+from infra.withdrawn import WITHDRAWN_FILE, newest, withdrawals
 
 LATEST = "latest"
 
@@ -156,7 +156,7 @@ def _folders(store: str) -> Check:
     count = 0
     for url, _ in withdrawals(store):
         count += 1
-        files = {*filesystem.list_files(url)} - {join(url, WITHDRAWN)} - needed
+        files = {*filesystem.list_files(url)} - {join(url, WITHDRAWN_FILE)} - needed
         remains += sorted(files)
     return Check("folders of withdrawn versions", f"{count} folders", remains)
 

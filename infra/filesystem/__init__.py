@@ -15,6 +15,7 @@ from infra.filesystem.folders import (
     list_names,
     remove_empty,
     remove_file,
+    remove_files,
     remove_tree,
 )
 from infra.filesystem.probe import check_writable
@@ -64,6 +65,7 @@ __all__ = [
     "read_ranges",
     "remove_empty",
     "remove_file",
+    "remove_files",
     "remove_tree",
     "resolve",
     "size",

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,19 @@ def remove_tree(url: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
         return
     names = ask(url, "list", lambda fs, path: fs.find(path))
-    if url.startswith(tuple(f"{scheme}://" for scheme in (*S3, *GCS))):
-        for start in range(0, len(names), PER_REQUEST):
-            batch = names[start : start + PER_REQUEST]
-            with contextlib.suppress(FileNotFoundError):  # another writer was faster
-                ask(url, "remove", lambda fs, path, batch=batch: fs.rm(batch), verb="remove")
+    remove_files([str(fs.unstrip_protocol(name)) for name in names])
+
+
+def remove_files(urls: Sequence[str]) -> None:
+    """Remove files of one store, many at once where it takes such requests."""
+    if not urls or not urls[0].startswith(tuple(f"{scheme}://" for scheme in (*S3, *GCS))):
+        for url in urls:
+            remove_file(url)
         return
-    for name in names:
-        remove_file(str(fs.unstrip_protocol(name)))
+    for start in range(0, len(urls), PER_REQUEST):
+        batch = [resolve(url)[1] for url in urls[start : start + PER_REQUEST]]
+        with contextlib.suppress(FileNotFoundError):  # another writer was faster
+            ask(urls[0], "remove", lambda fs, path, batch=batch: fs.rm(batch), verb="remove")
 
 
 def remove_empty(url: str) -> None:

@@ -25,15 +25,22 @@ class Relay:
                 self._display.say(text)
             case {"event": "stage_begin", "stage": stage, "total": total, "unit": unit}:
                 self._lines[stage] = self._display.stage(stage, total, unit)
-            case {"event": "resumed", "stage": stage, "count": count}:
-                self._lines[stage].advance(count, "resumed")
-            case {"event": "shard", "stage": stage}:
+            case {"stage": stage} if stage in self._lines:  # else its begin was cut off
+                self._pass_on(self._lines[stage], event)
+            case _:
+                return
+
+    def _pass_on(self, line: Line, event: dict[str, Any]) -> None:
+        match event:
+            case {"event": "resumed", "count": count}:
+                line.advance(count, "resumed")
+            case {"event": "shard"}:
                 done = Done(**{name: event[name] for name in Done.__dataclass_fields__})
-                self._lines[stage].advance(1, f"{done.rows} rows", done)
-            case {"event": "advance", "stage": stage, "count": count, "note": note}:
-                self._lines[stage].advance(count, note)
-            case {"event": "stage_end", "stage": stage, "note": note}:
-                self._lines.pop(stage).finish(note)
+                line.advance(1, f"{done.rows} rows", done)
+            case {"event": "advance", "count": count, "note": note}:
+                line.advance(count, note)
+            case {"event": "stage_end", "note": note}:
+                line.finish(note)
             case _:
                 return
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from flows.prefect_flows import FLOWS
 from flows.prefect_flows import race as race_flow
+from flows.prefect_flows import takedown as takedown_flow
 from infra import artifacts
 from infra.artifacts import Artifact
 from infra.dataset import open_dataset
@@ -30,7 +31,7 @@ def deployments() -> dict[str, dict[str, Any]]:
 def test_every_flow_has_a_deployment_on_the_work_pool() -> None:
     found = deployments()
     entries = {each["entrypoint"].partition(":")[2].replace("_", "-") for each in found.values()}
-    assert entries == {*FLOWS, race_flow.name}
+    assert entries == {*FLOWS, race_flow.name, takedown_flow.name}
     assert {each["work_pool"]["name"] for each in found.values()} == {"sluice"}
     assert all(each["concurrency_limit"]["limit"] == 1 for each in found.values())
     crons = {

@@ -23,10 +23,10 @@ from infra.gc import DAY, Plan, Retention, collect, plan_gc
 from infra.progress import SilentDisplay
 from infra.runner import InlineRunner
 from infra.samples import Tar
-from infra.store import WITHDRAWN_FILE
 from infra.survey import survey
 from infra.tags import put_tag, read_tags, remove_tag
 from infra.verify import Damage, verify_store
+from infra.withdrawn import WITHDRAWN_FILE
 from tests.s3 import S3
 
 OLD = 90 * DAY
