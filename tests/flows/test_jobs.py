@@ -22,7 +22,7 @@ from tests.cluster import ROOT, Cluster, cluster
 from tests.flows.submit import ingest
 
 PATIENCE = 120.0  # seconds
-SHARDS = 60
+SHARDS = 120
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
