@@ -223,9 +223,19 @@ def run_steps(
             if step.publishes:
                 (artifact,) = made[step.name].values()
                 dataset.publish(store, step.publishes, artifact)
+                if not stored:
+                    tell_funnel(artifact, display)
                 if not stored and filesystem.is_folder(artifact.path(STATISTICS)):
                     display.say(f"crawl report: {write_crawl_report(artifact.url)}")
     return Result(store, target, made, timings, time.monotonic() - start)
+
+
+def tell_funnel(artifact: Artifact, display: Display) -> None:
+    """Say what of a new version's funnel differs from those of the last versions."""
+    from flows.store.alert import tell_alerts
+
+    for text in tell_alerts(artifact):
+        display.say(text)
 
 
 def write_crawl_report(url: str) -> str:

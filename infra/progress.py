@@ -30,7 +30,8 @@ PLAIN_INTERVAL = 5.0  # seconds between two plain lines of one stage
 class Done:
     """What came of one shard: `rows` = `kept` + the sum over `dropped`.
 
-    bytes: of the files it left. begin: Unix seconds. worker: host and process.
+    bytes: of the files it left. begin: Unix seconds. worker: host and process. retries: of requests
+    to remote stores.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Done:
     seconds: float
     cpu_seconds: float
     worker: str
+    retries: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

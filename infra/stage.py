@@ -18,6 +18,7 @@ from typing import Any
 from infra import artifacts
 from infra.artifacts import Artifact, Part, Spec
 from infra.errors import PauseError, SluiceError
+from infra.filesystem.retries import TALLY
 from infra.progress import Display, Done, duration
 from infra.runner import LostError, Runner, lent
 
@@ -58,6 +59,7 @@ class _Task:
     def __call__(self, entry: tuple[Item, list[str]]) -> Done:
         item, todo = entry
         begin, start, cpu = time.time(), time.monotonic(), time.process_time()
+        asked = TALLY.retries.total()
         try:
             with lent(self.workers):
                 parts = self.work(item.value, todo)
@@ -81,6 +83,7 @@ class _Task:
         return Done(
             item.name, longest.rows, longest.kept, longest.dropped, size,
             begin, seconds, cpu_seconds, f"{socket.gethostname()}:{os.getpid()}",
+            TALLY.retries.total() - asked,
         )  # fmt: skip
 
 

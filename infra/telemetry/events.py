@@ -6,7 +6,7 @@ Every event has `event` (its kind, below), `at` (Unix seconds) and `run`:
     stage_begin   stage, total, unit
     resumed       stage, count: shards that an earlier run had done
     shard         stage, and what `infra.progress.Done` holds: name, rows, kept, dropped, bytes,
-                  begin, seconds, cpu_seconds, worker
+                  begin, seconds, cpu_seconds, worker, retries
     advance       stage, count, note: steps of what has no shards, such as training
     said          text
     stage_end     stage, seconds
@@ -22,6 +22,8 @@ from typing import Any, TextIO
 
 from infra.progress import Done, Line
 from infra.secrets import redacted
+
+ALERT = "alert: "  # begins what is said when somebody should look
 
 Event = Mapping[str, Any]
 Listener = Callable[[Event], object]

@@ -1,14 +1,16 @@
 """Prometheus metrics of a run, on a port of its own: `Metrics` listens to its events.
 
     sluice_shards_total{stage}            shards done, resumed ones included
-    sluice_shards{stage}                  shards there are
+    sluice_stage_shards{stage}            shards there are: less those done, the queue
     sluice_rows_total{stage,outcome}      rows in: "kept", or the reason that dropped them
     sluice_written_bytes_total{stage}
     sluice_shard_seconds{stage}           histogram: how long one shard takes its worker
     sluice_cpu_seconds_total{stage}
+    sluice_store_retries_total{stage}     requests to a remote store that were made again
     sluice_steps_total{stage}             of what has steps and no shards, such as training
     sluice_last_progress_seconds{stage}   Unix time of the last shard or step
     sluice_stage_running{stage}           1 while it runs
+    sluice_alerts_total                   of what was said, what somebody should look at
     sluice_run_running, sluice_run_failed
 
 GPUs and memory of nodes are told by Ray's own metrics and by exporters of the machines.
@@ -20,6 +22,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from infra.errors import SluiceError
+from infra.telemetry.events import ALERT
 
 BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)  # seconds
 
@@ -40,9 +43,11 @@ class Metrics:
             "shard_seconds", "Seconds of one shard", ["stage"], buckets=BUCKETS, **own
         )
         self._cpu = Counter("cpu_seconds", "CPU seconds of shards", ["stage"], **own)
+        self._retries = Counter("store_retries", "Requests made again", ["stage"], **own)
         self._steps = Counter("steps", "Steps of what has no shards", ["stage"], **own)
         self._last = Gauge("last_progress_seconds", "Unix time of the last end", ["stage"], **own)
         self._running = Gauge("stage_running", "1 while it runs", ["stage"], **own)
+        self._alerts = Counter("alerts", "What somebody should look at", **own)
         self._run = Gauge("run_running", "1 while the run goes on", **own)
         self._failed = Gauge("run_failed", "1 once the run has failed", **own)
         self._stop: Callable[[], None] | None = None
@@ -103,6 +108,7 @@ class Metrics:
         self._bytes.labels(stage).inc(event["bytes"])
         self._seconds.labels(stage).observe(event["seconds"])
         self._cpu.labels(stage).inc(event["cpu_seconds"])
+        self._retries.labels(stage).inc(event["retries"])
         self._last.labels(stage).set(event["at"])
 
     def _on_advance(self, event: Mapping[str, Any]) -> None:
@@ -111,6 +117,9 @@ class Metrics:
 
     def _on_stage_end(self, event: Mapping[str, Any]) -> None:
         self._running.labels(event["stage"]).set(0)
+
+    def _on_said(self, event: Mapping[str, Any]) -> None:
+        self._alerts.inc(event["text"].startswith(ALERT))
 
     def _on_run_end(self, event: Mapping[str, Any]) -> None:
         self._run.set(0)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from infra.telemetry.events import ALERT
+
 RUNNING, COMPLETED, FAILED, CANCELLED = "running", "completed", "failed", "cancelled"
 SLOW = 5.0  # a shard that takes so many times the median of its stage
 QUIET = 10.0  # medians without an end: then a stage is said to hang
@@ -28,6 +30,7 @@ class StageState:
     bytes: int = 0
     cpu_seconds: float = 0.0
     work_seconds: float = 0.0  # of all workers together
+    retries: int = 0
     workers: set[str] = field(default_factory=set[str])
     recent: deque[float] = field(default_factory=lambda: deque[float](maxlen=KEPT))
     note: str = ""
@@ -122,7 +125,8 @@ class RunState:
     def worries(self, now: float | None = None) -> list[str]:
         """What somebody should look at; [] for a healthy run."""
         now = now or time.time()
-        found = [f"failed: {self.error}"] if self.state == FAILED else []
+        found = [text for _, text in self.said if text.startswith(ALERT)]
+        found += [f"failed: {self.error}"] if self.state == FAILED else []
         if self.state != RUNNING:
             return found
         for stage in self.stages.values():
@@ -146,5 +150,6 @@ def _shard(stage: StageState, event: Mapping[str, Any]) -> None:
     stage.cpu_seconds += event["cpu_seconds"]
     stage.work_seconds += event["seconds"]
     stage.workers.add(event["worker"])
+    stage.retries += event["retries"]
     stage.recent.append(event["seconds"])
     stage.last = event["at"]

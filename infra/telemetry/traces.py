@@ -71,6 +71,7 @@ class Traces:
             "sluice.kept": event["kept"],
             "sluice.bytes": event["bytes"],
             "sluice.cpu_seconds": event["cpu_seconds"],
+            "sluice.retries": event["retries"],
         }
         told |= {f"sluice.dropped.{reason}": count for reason, count in event["dropped"].items()}
         span = self._tracer.start_span(

@@ -62,6 +62,21 @@ def test_a_run_leaves_a_page_and_its_events(options: Options, tmp_path: Path) ->
     assert len(pages(options)) == 1
 
 
+def test_a_funnel_that_moved_is_an_alert(options: Options, tmp_path: Path) -> None:
+    said: list[str] = []
+    folder = tmp_path / "pictures"
+    for number in range(10, 200):
+        Image.new("RGB", (64, 48), (number, 9, 9)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"number {number}")
+    run(options, said)
+    for number in range(10, 100):
+        (folder / f"{number}.png").write_bytes(b"no picture")
+    run(options, said)
+    found = [line for line in said if line.startswith("alert: ")]
+    assert len(found) == 2 and "goes as not_an_image, 0.5 % in the last version" in found[1]
+    assert any("alert: " in text for text in pages(options))
+
+
 def test_the_page_of_a_run_that_failed_says_why(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,7 +118,12 @@ def test_every_panel_shows_a_run_and_no_alert_cries(prometheus: str) -> None:
     with urllib.request.urlopen(f"{prometheus}/api/v1/rules", timeout=10) as answer:
         (group,) = json.loads(answer.read())["data"]["groups"]
     rules = {rule["name"]: rule["state"] for rule in group["rules"]}
-    assert set(rules) == {"SluiceRunFailed", "SluiceStageHangs", "SluiceDropsTooMuch"}
+    assert set(rules) == {
+        "SluiceRunFailed",
+        "SluiceStageHangs",
+        "SluiceDropsTooMuch",
+        "SluiceFunnelMoved",
+    }
     assert set(rules.values()) == {"inactive"}
 
 

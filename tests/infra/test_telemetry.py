@@ -125,6 +125,7 @@ def test_what_hangs_and_what_is_slow_is_told() -> None:
     line = told.stage("slow", 100)
     begin = state.stages["slow"].begin
     facts = {"stage": "slow", "rows": 1, "kept": 1, "dropped": {}, "bytes": 1, "begin": begin}
+    facts |= {"retries": 0}
     for seconds in (2.0, 2.0, 2.0, 11.0):
         told.tell("shard", name="x", seconds=seconds, cpu_seconds=1.0, worker="h:1", **facts)
     (worry,) = state.worries(begin + 1)
@@ -146,6 +147,7 @@ def test_prometheus_reads_what_was_done(tmp_path: Path) -> None:
         'sluice_rows_total{outcome="too_small",stage="cut"} 6.0',
         'sluice_written_bytes_total{stage="cut"} 400.0',
         'sluice_shard_seconds_count{stage="cut"} 4.0',
+        'sluice_store_retries_total{stage="cut"} 0.0',
         "sluice_run_running 0.0",
     ]
     assert [line for line in wanted if line not in text] == []
