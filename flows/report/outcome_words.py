@@ -65,6 +65,7 @@ WORDS = {
         "disallowed by X-Robots-Tag", "the server's answer asks not to use it"
     ),
     outcomes.BLOCKLISTED: Words("on a block list", "its domain, URL or content is listed"),
+    outcomes.TAKEN_DOWN: Words("taken down", "somebody asked for it to go"),
     base.MISSING_IMAGE: Words("no image", "the record holds no image"),
     base.MISSING_CAPTION: Words("no caption", "the record holds no caption"),
     base.TWO_IMAGES: Words("two images", "the record holds more than one image"),

@@ -4,7 +4,7 @@ A ViT-Ti (192 wide, 12 blocks) at 64 pixels in patches of 8, on a drawn version 
 1,000 instances: told apart, several in an image, and as MAE's pictures. The run's own clock
 (`speed.json`) says how much of its time it waited for data. Nothing is cached between epochs.
 
-Results are kept where no --steps are given; then it takes a quarter of an hour.
+Results are kept where no --steps are given; then it takes some minutes.
 Run: python tests/bench/fractal_source.py [--steps 5]
 """
 
@@ -36,7 +36,7 @@ from pretrain.told_classes import with_classes
 
 PACKAGES = ("torch", "timm", "numba")
 TARGET = 0.02  # of the time waiting
-BATCH, STEPS, DRAWN = 64, 80, 500
+BATCH, STEPS, DRAWN = 64, 30, 500
 ONE = FractalSettings(systems=1000, instances=1000, size=96)
 SCENES = ONE.model_copy(update={"objects": (1, 5)})
 RUNS: dict[str, tuple[str, FractalSettings]] = {

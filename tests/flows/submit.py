@@ -19,6 +19,7 @@ def ingest(recipe: str, store: str, *overrides: str) -> str:
 
 
 if __name__ == "__main__":
+    print("ready", flush=True)
     sys.stdin.readline()
     try:
         print(ingest(*sys.argv[1:]))

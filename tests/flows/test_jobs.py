@@ -72,11 +72,15 @@ def expected(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def ready(ray: Cluster, *arguments: object) -> subprocess.Popen[str]:
     """A submitter that has imported what it needs, and waits for a line to begin."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "tests.flows.submit", *map(str, arguments)],
         cwd=ROOT, env=dict(ray.environment), text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+    assert process.stdout
+    while (line := process.stdout.readline()) != "ready\n":
+        assert line, "it ended before it was ready"
+    return process
 
 
 def begin(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
