@@ -1,6 +1,7 @@
 """Connections: how many there are at once, and how long a client may take to say what it asks."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -100,7 +101,8 @@ class _Refused(asyncio.Protocol):
             return
         told = "too many connections at once", "ask again in a moment"
         transport.write(_answer(503, *told))
-        transport.write_eof()
+        with contextlib.suppress(OSError):  # who was refused may have hung up by now
+            transport.write_eof()
         asyncio.get_running_loop().call_later(LINGER, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
