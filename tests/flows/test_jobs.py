@@ -142,6 +142,7 @@ def test_a_killed_submitter_finds_its_job_again(
     assert not list(tmp_path.glob("jobs/*"))
 
 
+@pytest.mark.long
 def test_a_cancelled_flow_stops_its_job_and_the_next_goes_on(
     ray: Cluster, jobs: Jobs, recipe: Path, expected: str, tmp_path: Path
 ) -> None:
