@@ -20,6 +20,19 @@ def register(app: App, run: Group, look: Group, store: Group) -> None:
         sort_key=7,
     )
     app.command(
+        "flows.cli_simulate:simulate",
+        help="""Tell what a run would take at another size on another cluster.
+
+        Example, from the logs of two small runs to LAION-5B on the machines of a file:
+
+            prefect run curate --store one --set run.events=one.jsonl ...
+            prefect run curate --store four --set run.events=four.jsonl ...
+            prefect run simulate --log one.jsonl --log four.jsonl --rows 5.85e9 --cluster mine.yaml
+        """,
+        group=run,
+        sort_key=8,
+    )
+    app.command(
         "flows.cli_export:export",
         help="""Write a version, its uids or its embeddings as other tools have them.
 

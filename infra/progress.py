@@ -31,7 +31,7 @@ class Done:
     """What came of one shard: `rows` = `kept` + the sum over `dropped`.
 
     bytes: of the files it left. begin: Unix seconds. worker: host and process. retries: of requests
-    to remote stores.
+    to remote stores. memory: the most bytes that the worker held meanwhile; 0: unknown.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Done:
     cpu_seconds: float
     worker: str
     retries: int = 0
+    memory: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -19,6 +19,7 @@ from infra import artifacts
 from infra.artifacts import Artifact, Part, Spec
 from infra.errors import PauseError, SluiceError
 from infra.filesystem.retries import TALLY
+from infra.memory import forget_peak, peak
 from infra.progress import Display, Done, duration
 from infra.runner import LostError, Runner, lent
 
@@ -60,6 +61,7 @@ class _Task:
         item, todo = entry
         begin, start, cpu = time.time(), time.monotonic(), time.process_time()
         asked = TALLY.retries.total()
+        forget_peak()
         try:
             with lent(self.workers):
                 parts = self.work(item.value, todo)
@@ -83,7 +85,7 @@ class _Task:
         return Done(
             item.name, longest.rows, longest.kept, longest.dropped, size,
             begin, seconds, cpu_seconds, f"{socket.gethostname()}:{os.getpid()}",
-            TALLY.retries.total() - asked,
+            TALLY.retries.total() - asked, peak(),
         )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ Every event has `event` (its kind, below), `at` (Unix seconds) and `run`:
     stage_begin   stage, total, unit
     resumed       stage, count: shards that an earlier run had done
     shard         stage, and what `infra.progress.Done` holds: name, rows, kept, dropped, bytes,
-                  begin, seconds, cpu_seconds, worker, retries
+                  begin, seconds, cpu_seconds, worker, retries, memory
     advance       stage, count, note: steps of what has no shards, such as training
     said          text
     stage_end     stage, seconds

@@ -7,6 +7,7 @@
     sluice_shard_seconds{stage}           histogram: how long one shard takes its worker
     sluice_cpu_seconds_total{stage}
     sluice_store_retries_total{stage}     requests to a remote store that were made again
+    sluice_worker_memory_bytes{stage}     the most that a worker held in the last shard
     sluice_steps_total{stage}             of what has steps and no shards, such as training
     sluice_last_progress_seconds{stage}   Unix time of the last shard or step
     sluice_stage_running{stage}           1 while it runs
@@ -44,6 +45,7 @@ class Metrics:
         )
         self._cpu = Counter("cpu_seconds", "CPU seconds of shards", ["stage"], **own)
         self._retries = Counter("store_retries", "Requests made again", ["stage"], **own)
+        self._memory = Gauge("worker_memory_bytes", "The most a worker held", ["stage"], **own)
         self._steps = Counter("steps", "Steps of what has no shards", ["stage"], **own)
         self._last = Gauge("last_progress_seconds", "Unix time of the last end", ["stage"], **own)
         self._running = Gauge("stage_running", "1 while it runs", ["stage"], **own)
@@ -109,6 +111,7 @@ class Metrics:
         self._seconds.labels(stage).observe(event["seconds"])
         self._cpu.labels(stage).inc(event["cpu_seconds"])
         self._retries.labels(stage).inc(event["retries"])
+        self._memory.labels(stage).set(event["memory"])
         self._last.labels(stage).set(event["at"])
 
     def _on_advance(self, event: Mapping[str, Any]) -> None:

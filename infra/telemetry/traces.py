@@ -72,6 +72,7 @@ class Traces:
             "sluice.bytes": event["bytes"],
             "sluice.cpu_seconds": event["cpu_seconds"],
             "sluice.retries": event["retries"],
+            "sluice.memory": event["memory"],
         }
         told |= {f"sluice.dropped.{reason}": count for reason, count in event["dropped"].items()}
         span = self._tracer.start_span(
