@@ -120,12 +120,12 @@ class IngestWork:
 
 
 def refuse_nothing(
-    sources: Sequence[SourceSettings], parts: Mapping[str, list[Part]]
+    sources: Sequence[SourceSettings], parts: Mapping[str, Sequence[Part]]
 ) -> dict[str, dict[str, Any]]:
     """Before the commit: a version must hold a sample. Raises SluiceError with the reasons."""
-    all_parts = [part for made in parts.values() for part in made]
-    if not any(part.kept for part in all_parts):
-        dropped = sum((Counter(part.dropped) for part in all_parts), Counter[str]())
+    if not any(part.kept for made in parts.values() for part in made):
+        found = (Counter(part.dropped) for made in parts.values() for part in made)
+        dropped = sum(found, Counter[str]())
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
         raise SluiceError(
             f"no sample in {', '.join(source.location for source in sources)}: {counts}",

@@ -61,10 +61,10 @@ class Embedding:
         header = None if self.is_local else self._header(self._first)
         return self.shard(int(self._first)).shape[1] if header is None else header[0][1]
 
-    @property
+    @cached_property
     def _first(self) -> str:
         """The name of the first shard, of perhaps very many; "" of none."""
-        return next((part["name"] for part in self.scores.manifest["parts"]), "")
+        return next((part.name for part in self.scores.parts), "")
 
     def _header(self, part: str) -> tuple[tuple[int, int], np.dtype[Any], int] | None:
         """Shape, type and start of a remote array, of which nothing else is read; None if odd."""

@@ -47,7 +47,7 @@ class Codes:
 
     @cached_property
     def parts(self) -> list[Part]:
-        return self.artifact.parts
+        return list(self.artifact.parts)
 
     @property
     def names(self) -> list[str]:

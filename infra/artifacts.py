@@ -6,23 +6,22 @@ once. Its digest is made from its specification, so it is known before anything 
 """
 
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from infra import filesystem
-from infra.digests import canonical_json, digest
+from infra.digests import DIGEST_LENGTH, canonical_json, digest
 from infra.errors import SluiceError
 from infra.filesystem import FilePart, join
+from infra.manifest import FORMAT, Part, Parts, read_manifest, write_manifest
 from infra.withdrawn import read_withdrawal
 
 MANIFEST = "manifest.json"
 TIMING = "timing.json"  # beside the manifest, not in it: clocks differ, bytes must not
 PARTS = "_parts"  # records of finished parts, until the manifest holds them
 TOGETHER = 4096  # records that are read at once
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -54,50 +53,9 @@ class Spec:
         return digest(self.to_json())
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What one unit of work left: its files, its counts, anything the stage wants kept.
-
-    rows = kept + the sum over `dropped`; `extra` must be a pure function of the inputs.
-    """
-
-    name: str
-    files: tuple[FilePart, ...]
-    rows: int = 0
-    kept: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        lost = self.rows - self.kept - sum(self.dropped.values())
-        if lost:
-            raise SluiceError(
-                f"part {self.name} does not balance: {self.rows} rows in, {self.kept} kept, "
-                f"{dict(self.dropped)} dropped, {lost} unaccounted for",
-                "this is a defect of the stage; please report it with this message",
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "files": [file.to_json() for file in self.files],
-            "rows": self.rows,
-            "kept": self.kept,
-            "dropped": dict(sorted(self.dropped.items())),
-            "extra": dict(self.extra),
-        }
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> "Part":
-        files = tuple(FilePart(**file) for file in value["files"])
-        return Part(
-            value["name"], files, value["rows"], value["kept"], value["dropped"], value["extra"]
-        )
-
-
 @dataclass(frozen=True)
 class Artifact:
-    """A committed artifact: a URL and the manifest that stands there."""
+    """A committed artifact: a URL, and the manifest that stands there but for its parts."""
 
     url: str
     manifest: Mapping[str, Any]
@@ -125,8 +83,12 @@ class Artifact:
         return self.manifest["content"]
 
     @property
-    def parts(self) -> list[Part]:
-        return [Part.from_json(part) for part in self.manifest["parts"]]
+    def parts(self) -> Parts:
+        """By name. Read when they are asked for: nobody holds those of 100,000 shards unawares."""
+        found = _read(self.url)
+        if found is None:
+            raise SluiceError(f"{self.path(MANIFEST)} went away", "run the same command again")
+        return found[1]
 
     @property
     def totals(self) -> Mapping[str, Any]:
@@ -149,23 +111,18 @@ def load(url: str) -> Artifact | None:
 
     SluiceError for a version that a takedown withdrew: it says which one took its place.
     """
+    found = _read(url)
+    return None if found is None else Artifact(url, found[0])
+
+
+def _read(url: str) -> tuple[dict[str, Any], Parts] | None:
     manifest_url = join(url, MANIFEST)
     try:
-        manifest = filesystem.read_json(manifest_url)
+        data = filesystem.read_bytes(manifest_url)
     except (FileNotFoundError, NotADirectoryError):
         _refuse_withdrawn(url)
         return None
-    except ValueError as error:  # not JSON, or not even text
-        raise SluiceError(
-            f"{manifest_url} is not JSON: {error}", "remove that folder and run again"
-        ) from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise SluiceError(
-            f"{manifest_url} has format {found}, this Sluice reads {FORMAT}",
-            "open the store with the Sluice that wrote it",
-        )
-    return Artifact(url, manifest)
+    return read_manifest(manifest_url, data)
 
 
 def _refuse_withdrawn(url: str) -> None:
@@ -186,26 +143,35 @@ def record_part(url: str, part: Part, seconds: float, cpu_seconds: float) -> Non
     filesystem.write_bytes(url, f"{PARTS}/{part.name}.json", data)
 
 
-Recorded = Mapping[str, tuple[Part, Mapping[str, float]]]  # by name, with seconds and CPU-seconds
+@dataclass(frozen=True)
+class Recorded:
+    """The parts a run, perhaps a killed one, has finished so far, by name; what they took."""
+
+    parts: Parts
+    timing: Mapping[str, float]  # seconds and CPU-seconds
 
 
 def recorded_parts(url: str, names: Iterable[str] | None = None) -> Recorded:
-    """The parts a run, perhaps a killed one, has finished so far, by name.
+    """Read the records of finished parts.
 
     names: of the parts asked for, by whom they are known: a list of files may be older than
     the last of them.
     """
-    found: dict[str, tuple[Part, Mapping[str, float]]] = {}
-    known = list(recorded_names(url) if names is None else names)
-    files = [join(url, PARTS, f"{name}.json") for name in known]
-    for start in range(0, len(files), TOGETHER):
-        for data in filesystem.read_many(files[start : start + TOGETHER]):
-            if data is None:  # not finished; or another writer has committed, and swept up
-                continue
-            record = json.loads(data)
-            part = Part.from_json(record["part"])
-            found[part.name] = (part, record["timing"])
-    return found
+    asked = sorted(recorded_names(url) if names is None else names)
+    timing = {"seconds": 0.0, "cpu_seconds": 0.0}
+
+    def read() -> Iterator[Part]:
+        for start in range(0, len(asked), TOGETHER):
+            files = [join(url, PARTS, f"{name}.json") for name in asked[start : start + TOGETHER]]
+            for data in filesystem.read_many(files):
+                if data is None:  # not finished; or another writer has committed, and swept up
+                    continue
+                record = json.loads(data)
+                for key in timing:
+                    timing[key] += record["timing"][key]
+                yield Part.from_json(record["part"])
+
+    return Recorded(Parts.of(read()), timing)
 
 
 def recorded_names(url: str) -> set[str]:
@@ -230,16 +196,13 @@ def commit(
     """
     if recorded is None:
         recorded = recorded_parts(url)
-    if not recorded and spec.kind == "dataset" and load(url) is None:
+    if not recorded.parts and spec.kind == "dataset" and load(url) is None:
         raise SluiceError(f"nothing to commit at {url}", "give at least one shard")
-    parts = [recorded[name][0] for name in sorted(recorded)]
-    data = _manifest(spec, parts, dict(extra or {}))
     if load(url) is None:  # else the timing there is that of the writer who was first
-        timings = [timing for _, timing in recorded.values()]
-        total = {key: sum(timing[key] for timing in timings) for key in ("seconds", "cpu_seconds")}
+        head = _head(spec, recorded.parts, dict(extra or {}))
         try:
-            filesystem.write_bytes(url, TIMING, canonical_json(total))
-            filesystem.put_if_absent(url, MANIFEST, data)
+            filesystem.write_bytes(url, TIMING, canonical_json(recorded.timing))
+            filesystem.put_if_absent(url, MANIFEST, write_manifest(head, recorded.parts))
         except SluiceError:
             if load(url) is None:
                 raise  # else another writer was first, and swept our unfinished files up
@@ -250,44 +213,45 @@ def commit(
     return committed
 
 
-def _manifest(spec: Spec, parts: Sequence[Part], extra: dict[str, Any]) -> bytes:
-    """The manifest's file. Part by part: as one value 100,000 parts would take 400 MB."""
+def _head(spec: Spec, parts: Parts, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest but for its parts, which are looked at one by one."""
+    rows = kept = size = 0
     dropped: dict[str, int] = {}
+    files: list[str] = []
     for part in parts:
+        rows, kept = rows + part.rows, kept + part.kept
         for reason, count in part.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + count
-    manifest = {
+        for file in part.files:
+            size += file.bytes
+            files.append(f"{file.path}\0{file.sha256}")
+    return {
         "format": FORMAT,
         "digest": spec.digest,
         "spec": spec.to_json(),
-        "parts": [],
         "totals": {
             "parts": len(parts),
-            "rows": sum(part.rows for part in parts),
-            "kept": sum(part.kept for part in parts),
+            "rows": rows,
+            "kept": kept,
             "dropped": dict(sorted(dropped.items())),
-            "bytes": sum(file.bytes for part in parts for file in part.files),
+            "bytes": size,
         },
-        "extra": extra,
-        "content": _content(parts, extra),
+        "extra": dict(extra),
+        "content": _content(files, extra),
     }
-    data = io.BytesIO()
-    before, here, after = _pretty(manifest).partition(b'\n "parts": [')
-    data.write(before + here)
-    for number, part in enumerate(parts):
-        text = b"\n" + _pretty(part.to_json())  # in which every line break is one of layout
-        data.write(b"," * bool(number) + text.replace(b"\n", b"\n  "))
-    data.write(b"\n " * bool(parts) + after)
-    return data.getvalue()
 
 
-def _pretty(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode()
+def _content(files: list[str], extra: Mapping[str, Any]) -> str:
+    """`digest([[[path, sha256], ...], extra])`, by path, but without a value of a million files.
 
-
-def _content(parts: Sequence[Part], extra: Mapping[str, Any]) -> str:
-    files = sorted((file.path, file.sha256) for part in parts for file in part.files)
-    return digest([files, dict(extra)])
+    files: path, NUL and SHA-256 of each.
+    """
+    sha256, between = hashlib.sha256(b"[["), b""
+    for file in sorted(files):
+        sha256.update(between + canonical_json(file.rsplit("\0", 1)))
+        between = b","
+    sha256.update(b"]," + canonical_json(dict(extra)) + b"]")
+    return sha256.hexdigest()[:DIGEST_LENGTH]
 
 
 def clean(url: str) -> None:
@@ -319,7 +283,7 @@ def verify(artifact: Artifact) -> list[str]:
 def manifest_holds(artifact: Artifact) -> bool:
     """Whether digest, totals and content follow from the rest of the manifest."""
     manifest = artifact.manifest
-    made = json.loads(_manifest(Spec(**manifest["spec"]), artifact.parts, manifest["extra"]))
+    made = _head(Spec(**manifest["spec"]), artifact.parts, manifest["extra"])
     return all(manifest[key] == made[key] for key in ("digest", "totals", "content"))
 
 

@@ -169,13 +169,9 @@ class DrawnShard:
     def __init__(self, artifact: Artifact, shard: int) -> None:
         self.drawer = open_drawer(artifact)
         self.shard = shard
-        self.rows = 0
-        self._first = 0
-        for part in artifact.manifest["parts"]:
-            if int(part["name"]) < shard:
-                self._first += part["rows"]
-            elif int(part["name"]) == shard:
-                self.rows = part["rows"]
+        most: int = artifact.settings["rows_per_shard"]  # all but the last have as many
+        self._first = shard * most
+        self.rows = min(most, max(artifact.totals["rows"] - self._first, 0))
 
     def number(self, row: int) -> int:
         """The number of a row's sample in its version."""

@@ -26,7 +26,7 @@ from infra.runner import LostError, Runner, lent
 PAUSES = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # seconds, one after the other without progress
 
 Work = Callable[[Any, list[str]], Mapping[str, Part]]
-Extra = Callable[[Mapping[str, list[Part]]], Mapping[str, Mapping[str, Any]]]
+Extra = Callable[[Mapping[str, Sequence[Part]]], Mapping[str, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -196,13 +196,12 @@ def _commit(
     for name, found in recorded.items():
         url = drafts[name].url
         alien = missing[name] - items
-        if (alien or found.keys() != items) and artifacts.load(url) is None:
+        if (alien or len(found.parts) < len(items)) and artifacts.load(url) is None:
             raise SluiceError(
                 f"the parts recorded at {url} are not those of this run's {len(items)} items",
                 "remove that folder and run the same command again",
             )
-    parts = {name: [part for part, _ in found.values()] for name, found in recorded.items()}
-    figures = extra(parts) if extra else {}
+    figures = extra({name: found.parts for name, found in recorded.items()}) if extra else {}
     committed = {
         name: artifacts.commit(
             drafts[name].url, drafts[name].spec, figures.get(name), found, sweep=False
@@ -210,6 +209,6 @@ def _commit(
         for name, found in recorded.items()
     }
     # Only now: a rival that trips over our sweeping shall find all manifests in place.
-    for name in parts:
+    for name in recorded:
         artifacts.clean(drafts[name].url)
     return committed

@@ -1,19 +1,19 @@
 """Looking through a store: from its folders to the catalogue of what lies in them."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from infra import artifacts, filesystem, samples
+from infra import filesystem, samples
 from infra.artifacts import MANIFEST
 from infra.dataset import LATEST
 from infra.digests import DIGEST_LENGTH
 from infra.errors import SluiceError
 from infra.filesystem import join
 from infra.filesystem.entries import Entry, entries, files_under
+from infra.manifest import read_manifest
 from infra.store import (
     COMMITTED,
     REMOVED,
@@ -30,7 +30,7 @@ AT_ONCE = 16  # folders asked about, and manifests held, at a time
 
 _DIGEST = rf"[0-9a-f]{{{DIGEST_LENGTH}}}"
 _FOLDER = re.compile(rf"(?:.+-)?{_DIGEST}")  # of an artifact
-_NAMED = re.compile(rf"(?<![0-9a-f.]){_DIGEST}(?![0-9a-f])")  # and no fraction
+_NAMED = re.compile(rb"(?<![0-9a-f.])%b(?![0-9a-f])" % _DIGEST.encode())  # and no fraction
 
 
 def survey(store: str) -> Catalogue:
@@ -97,9 +97,8 @@ class _Walk:
     def _point(self, folder: str, listed: Sequence[Entry], home: str | None) -> None:
         for entry in listed:
             if not entry.folder and entry.name.startswith(LATEST):
-                text = filesystem.read_bytes(entry.url).decode("utf-8", "replace")
-                found = _NAMED.search(text)
-                digest = found.group() if found else ""
+                found = _NAMED.search(filesystem.read_bytes(entry.url))
+                digest = found.group().decode() if found else ""
                 self.pointers.append(Pointer(f"{folder}/{entry.name}", digest, home))
 
     def _artifacts(self, places: Sequence[tuple[str, str | None]], groups_too: bool) -> list[str]:
@@ -165,31 +164,26 @@ def _committed(place: str, url: str, changed: float, known: Mapping[str, Any]) -
     manifest_url = join(url, MANIFEST)
     try:
         data = filesystem.read_bytes(manifest_url)
-        manifest = json.loads(data)
-        if manifest["format"] != artifacts.FORMAT:
-            raise ValueError(f"format {manifest['format']}, this Sluice reads {artifacts.FORMAT}")
-        spec, totals, parts = manifest["spec"], manifest["totals"], manifest["parts"]
+        head, parts = read_manifest(manifest_url, data)
+        spec, totals = head["spec"], head["totals"]
         return Node(
             place,
             COMMITTED,
             kind=spec["kind"],
             stage=spec["stage"],
             parents=tuple(spec["parents"]),
-            named=frozenset(_NAMED.findall(data.decode())),
+            named=frozenset(found.group().decode() for found in _NAMED.finditer(data)),
             changed=changed,
             bytes=totals["bytes"],
             rows=totals["rows"],
             kept=totals["kept"],
-            folders=frozenset(
-                file["path"].partition("/")[0]
-                for part in parts
-                for file in part["files"]
-                if "/" in file["path"]
-            ),
+            folders=frozenset(path.partition("/")[0] for path in parts.paths() if "/" in path),
             **known,
         )
     except FileNotFoundError as error:
         raise SluiceError(f"{manifest_url} went away", "run the same command again") from error
+    except SluiceError as error:
+        return Node(place, COMMITTED, changed=changed, problem=error.what, **known)
     except (ValueError, KeyError, TypeError) as error:
         problem = f"{manifest_url} cannot be read: {error}"
         return Node(place, COMMITTED, changed=changed, problem=problem, **known)

@@ -50,7 +50,7 @@ def run(job: Job, progress: Progress) -> None:
 
     Of several processes that torch.distributed has joined, each calls this; the first one writes.
     """
-    if PART in artifacts.recorded_parts(job.url):
+    if PART in artifacts.recorded_names(job.url):
         return  # a worker died between its last file and its last word
     with deterministic(job.settings.threads):
         trainer = Trainer(job, joined())

@@ -80,7 +80,7 @@ class ReinforceWork:
         part = reinforce_shard(self.url, self.dataset_url, value, self.settings)
         return dict.fromkeys(todo, part)
 
-    def figures(self, parts: Mapping[str, list[Part]]) -> dict[str, dict[str, Any]]:
+    def figures(self, parts: Mapping[str, Sequence[Part]]) -> dict[str, dict[str, Any]]:
         """What the manifest says of the whole; goes to `run_stage` as `extra`."""
         return {draft: self._figures(found) for draft, found in parts.items()}
 

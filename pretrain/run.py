@@ -128,7 +128,7 @@ def train(
             f"the sources of {draft.url} are {mix}, its draft says {draft.spec.settings['mix']}",
             "make the draft with the digests and shares of these sources",
         )
-    if not artifacts.recorded_parts(draft.url):
+    if not artifacts.recorded_names(draft.url):
         _launch(draft, sources, settings, launcher, display, address)
     filesystem.remove_tree(join(draft.url, WORK))  # the part is recorded: nothing is lost
     return artifacts.commit(draft.url, draft.spec)

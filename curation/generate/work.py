@@ -177,11 +177,11 @@ def _json(meta: Mapping[str, Any]) -> str:
     return json.dumps(meta, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def refuse_nothing(parts: Mapping[str, list[Part]]) -> dict[str, dict[str, Any]]:
+def refuse_nothing(parts: Mapping[str, Sequence[Part]]) -> dict[str, dict[str, Any]]:
     """Before the commit: something must have been drawn. Raises SluiceError with the reasons."""
-    every = [part for made in parts.values() for part in made]
-    if not any(part.kept for part in every):
-        dropped = sum((Counter(part.dropped) for part in every), Counter[str]())
+    if not any(part.kept for made in parts.values() for part in made):
+        found = (Counter(part.dropped) for made in parts.values() for part in made)
+        dropped = sum(found, Counter[str]())
         counts = ", ".join(f"{number} {reason}" for reason, number in sorted(dropped.items()))
         raise SluiceError(
             f"no image was drawn that can be kept: {counts}",

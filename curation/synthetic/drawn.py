@@ -1,7 +1,7 @@
 """Versions of drawn samples: nothing but a manifest, or the same samples written with files."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,6 @@ class DrawnWork:
         }
         return values, image
 
-    def extra(self, parts: Mapping[str, list[Part]]) -> Mapping[str, Mapping[str, Any]]:
+    def extra(self, parts: Mapping[str, Sequence[Part]]) -> Mapping[str, Mapping[str, Any]]:
         """What makes the content of a version without files its own."""
         return {} if self.form else {name: {"draws": dict(self.settings)} for name in parts}

@@ -21,7 +21,7 @@ from curation.outcomes import SILENT
 from curation.takedown.list import joined, members
 from infra import samples
 from infra.artifacts import Artifact
-from infra.dataset import index_id, part_name, read_samples, read_table
+from infra.dataset import Dataset, index_id, part_name, read_samples, read_table
 from infra.filesystem import join
 from infra.progress import Display
 from infra.runner import Runner
@@ -59,9 +59,9 @@ class Found:
 def find(versions: Sequence[Artifact], entries: Entries, runner: Runner, display: Display) -> Found:
     """All rows of the versions that match the entries, and those that match what these are."""
     pieces = [
-        Piece(version.url, tuple(int(part["name"]) for part in some))
+        Piece(version.url, tuple(some))
         for version in versions
-        for some in _cut(version.manifest["parts"])
+        for some in _cut(Dataset(version).shards)
     ]
     found, asked = Found(joined(entries)), joined(entries)
     tables: dict[str, list[pa.Table]] = {}
@@ -84,8 +84,8 @@ def find(versions: Sequence[Artifact], entries: Entries, runner: Runner, display
     return found
 
 
-def _cut(parts: Sequence[Mapping[str, str]]) -> Iterable[Sequence[Mapping[str, str]]]:
-    return (parts[start : start + SHARDS] for start in range(0, len(parts), SHARDS))
+def _cut(shards: Sequence[int]) -> Iterable[Sequence[int]]:
+    return (shards[start : start + SHARDS] for start in range(0, len(shards), SHARDS))
 
 
 def _more(known: Entries, tables: Iterable[pa.Table]) -> dict[str, bytearray]:

@@ -189,7 +189,7 @@ def write_crawl_report(version_url: str) -> str:
 
 def collect(artifact: Artifact, limit: int = LIMIT) -> Crawl:
     """Read what the page needs; at most `limit` hosts are told apart at a time."""
-    rows = {part["name"]: int(part["rows"]) for part in artifact.manifest["parts"]}
+    rows = {part.name: part.rows for part in artifact.parts}
     asked = read_statistics(artifact.url, list(rows), limit)
     found = {shard.name for shard in asked.shards}
     totals = artifact.totals
@@ -348,10 +348,10 @@ def _outlier(shard: ShardCrawl, outcomes: Mapping[str, int], records: int) -> Ou
 def pictures(artifact: Artifact) -> Pictures | None:
     """Sizes of the images of some whole shards; None where there are none."""
     rows = {
-        file["path"]: int(part["rows"])
-        for part in artifact.manifest["parts"]
-        for file in part["files"]
-        if ROWS_FILE.search(file["path"]) and part["kept"]
+        file.path: part.rows
+        for part in artifact.parts
+        for file in part.files
+        if ROWS_FILE.search(file.path) and part.kept
     }
     columns = ["status", "bytes", "format", "width", "height"]
     tables = [ROWS.empty_table().select(columns)]

@@ -106,7 +106,7 @@ def funnel(
     balanced = left == kept and all(
         part.rows == part.kept + sum(part.dropped.values()) for part in artifact.parts
     )
-    return Funnel(rows, kept, losses, len(artifact.parts), balanced, source)
+    return Funnel(rows, kept, losses, artifact.totals["parts"], balanced, source)
 
 
 def selection_meanings(selection: Artifact) -> dict[str, str]:

@@ -157,7 +157,8 @@ def load_samples(context: ReportContext) -> Samples | None:
     if pool is None or verdicts is None:
         return None
     dataset = Dataset(pool)
-    shards = spread([int(part.name) for part in pool.parts], [part.rows for part in pool.parts])
+    parts = pool.parts
+    shards = spread([int(part.name) for part in parts], [part.rows for part in parts])
     tables = []
     for shard in shards:
         table = read_table(verdicts.path(f"{part_name(shard)}.parquet"), VERDICT_COLUMNS)

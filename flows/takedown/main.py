@@ -125,7 +125,7 @@ def plan(store: str, options: TakedownOptions, where: ExecutionSettings, display
         shards = len(matched.touched.get(old.digest, ()))
         lines.append(
             f"  {name_of(old)}: {rows.num_rows if rows is not None else 0} rows, {shards} of "
-            f"{len(old.manifest['parts'])} shards to be written anew"
+            f"{old.totals['parts']} shards to be written anew"
         )
     lines += [f"  a source, left as it is: {url}" for url in matched.outside]
     lines += [f"  unfinished, to be removed: {url}" for url in unfinished(store)]

@@ -10,7 +10,7 @@ Light: heavy imports happen where a worker does the work.
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,7 +137,7 @@ class EvaluateWork:
         part = Part(name, files, kept + lost, kept, dropped, extra=outcome.notes)
         return dict.fromkeys(todo, part)
 
-    def comparisons(self, parts: Mapping[str, list[Part]]) -> dict[str, dict[str, Any]]:
+    def comparisons(self, parts: Mapping[str, Sequence[Part]]) -> dict[str, dict[str, Any]]:
         """The differences `settings.compare` asks for, as figures of the whole.
 
         Goes to `run_stage` as `extra`: they need the answers of every encoder.

@@ -79,6 +79,7 @@ def large() -> dict[str, float]:
     from infra.artifacts import MANIFEST, Part, Spec
     from infra.filesystem import FilePart
     from infra.gc import Retention, plan_gc
+    from infra.manifest import Parts, write_manifest
     from infra.survey import survey
 
     with tempfile.TemporaryDirectory() as folder:
@@ -86,14 +87,14 @@ def large() -> dict[str, float]:
         files = [(FilePart(f"rows/{shard:05d}.parquet", 1, f"{shard:064x}"),
                   FilePart(f"shards/{shard:05d}.tar", 1, f"{shard:064x}"))
                  for shard in range(SHARDS)]  # fmt: skip
-        parts = [Part(f"{shard:05d}", each, 1, 1) for shard, each in enumerate(files)]
-        manifest = artifacts._manifest(spec, parts, {})
+        parts = Parts.of(Part(f"{shard:05d}", each, 1, 1) for shard, each in enumerate(files))
+        manifest = write_manifest(artifacts._head(spec, parts, {}), parts)
         url = Path(folder) / "pool" / spec.digest
         for kind in ("rows", "shards"):
             (url / kind).mkdir(parents=True)
             for shard in range(SHARDS):
                 (url / kind / f"{shard:05d}").touch()
-        (url / MANIFEST).write_text(json.dumps(manifest))
+        (url / MANIFEST).write_bytes(manifest)
         for night in range(NIGHTS):
             made = Spec("dataset", "bench", {"night": night}, (spec.digest,))
             artifacts.record_part(f"{folder}/curated/{made.digest}", Part("0", ()), 0.0, 0.0)

@@ -109,7 +109,7 @@ def test_what_is_made_of_a_version_follows_it_and_scores_by_their_digests(maker:
                 "verdicts": "v" * 16, "name": "kept"}  # fmt: skip
     spec = Spec("dataset", "curation.curate", settings, (old.digest,))
     curated = Artifact(f"{maker.store}/curated/{spec.digest}", {
-        "digest": spec.digest, "spec": spec.to_json(), "parts": [],
+        "digest": spec.digest, "spec": spec.to_json(),
     })  # fmt: skip
     order = affected([curated, other, old], {old.digest})
     assert order == [old, curated]

@@ -5,7 +5,7 @@ python -m tests.infra.counting STORE WORKERS
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def drafts(url: str) -> dict[str, Draft]:
     }
 
 
-def total(parts: Mapping[str, list[Part]]) -> Mapping[str, Mapping[str, int]]:
+def total(parts: Mapping[str, Sequence[Part]]) -> Mapping[str, Mapping[str, int]]:
     return {
         name: {"squares": sum(part.extra["square"] for part in left)}
         for name, left in parts.items()

@@ -121,7 +121,9 @@ def test_content_is_of_bytes_alone_and_not_of_order_place_or_time(tmp_path: Path
 
 def test_a_killed_run_keeps_its_finished_parts(url: str) -> None:
     part = do_part(url, "00003")
-    assert artifacts.recorded_parts(url) == {"00003": (part, {"seconds": 2.0, "cpu_seconds": 1.5})}
+    recorded = artifacts.recorded_parts(url)
+    assert recorded.parts == [part]
+    assert recorded.timing == {"seconds": 2.0, "cpu_seconds": 1.5}
 
 
 def committed(url: str) -> Artifact:

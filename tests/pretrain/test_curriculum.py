@@ -153,7 +153,7 @@ def test_a_run_through_all_stages_resumes(
         run(jobs[1], stop)
     run(jobs[1], lambda step, note: None)
     assert seen[16:] == [24] * 2 + [32] * 3
-    parts = [artifacts.recorded_parts(job.url)["run"][0].files for job in jobs]
+    parts = [artifacts.recorded_parts(job.url).parts[0].files for job in jobs]
     assert parts[0] == parts[1]
 
 

@@ -35,11 +35,11 @@ def go(step: int, note: str) -> None:
 def finished(job: Job) -> artifacts.Part:
     """What a run leaves, made now if it is not there."""
     run(job, go)
-    return artifacts.recorded_parts(job.url)["run"][0]
+    return artifacts.recorded_parts(job.url).parts[0]
 
 
 def files(url: str) -> dict[str, bytes]:
-    part = artifacts.recorded_parts(url)["run"][0]
+    part = artifacts.recorded_parts(url).parts[0]
     return {file.path: (Path(url) / file.path).read_bytes() for file in part.files}
 
 
@@ -61,7 +61,7 @@ def test_a_run_that_was_stopped_gives_the_same_bytes(
     run(broken, lambda step, note: resumed.append((step, note)))
     assert resumed[0] == (14, "resumed")
     assert files(broken.url) == files(whole.url)
-    parts = [artifacts.recorded_parts(job.url)["run"][0] for job in (whole, broken)]
+    parts = [artifacts.recorded_parts(job.url).parts[0] for job in (whole, broken)]
     assert parts[0] == parts[1]
 
 
@@ -125,7 +125,7 @@ def test_the_part_says_what_was_seen(
     assert [line["step"] for line in lines] == [1, 8, 16, 20]
     assert lines[-1] == part.extra["final"]
     assert lines[1]["samples"] == 64
-    timing = artifacts.recorded_parts(str(tmp_path))["run"][1]
+    timing = artifacts.recorded_parts(str(tmp_path)).timing
     assert timing["seconds"] > 0
 
 
@@ -163,7 +163,7 @@ def test_a_diverging_run_stops_with_advice(
     with pytest.raises(SluiceError, match="loss is nan at step") as caught:
         run(Job(str(tmp_path), "digest", settings, (Source(pairs),)), go)
     assert "lower lr" in caught.value.way_out
-    assert not artifacts.recorded_parts(str(tmp_path))
+    assert not artifacts.recorded_names(str(tmp_path))
 
 
 def test_the_callers_torch_is_left_as_it_was() -> None:
