@@ -69,18 +69,11 @@ def gc(
     """
 
     def action() -> None:
-        from flows.store.text import seconds
-        from flows.store.upkeep import gc
-        from infra.gc import Retention
+        from flows.store.upkeep import gc, retention
         from infra.progress import display
 
-        retention = Retention(
-            seconds(older_than, "--older-than"),
-            seconds(unfinished, "--unfinished"),
-            derived,
-            runs,
-        )
-        print(gc(store, retention, display(), yes)[1], flush=True)
+        kept = retention(older_than, unfinished, derived, runs)
+        print(gc(store, kept, display(), yes)[1], flush=True)
 
     guarded(action)
 

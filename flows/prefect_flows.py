@@ -1,4 +1,4 @@
-"""The Prefect flows: one per target, whose task runs are the steps of the recipe.
+"""The Prefect flows: one per target, whose task runs are the steps of the recipe; and the upkeep.
 
 Prefect schedules and shows; it caches nothing of ours, because the store is the truth.
 """
@@ -12,15 +12,19 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun
 from prefect.runtime import deployment
+from prefect.states import Failed
 
 from flows.main import Options, Result, execute, index_dataset, prepare, store_url
 from flows.race import main as races
 from flows.recipe import load_recipe
 from flows.step import Session, Step
+from flows.store import upkeep
 from flows.takedown import main as takedowns
 from infra.artifacts import Artifact
 from infra.progress import Display, PlainDisplay, display, duration
 from infra.ray_jobs import is_dashboard
+
+LINES = 300  # of a text that are put on Prefect's page
 
 
 def run_step(step: Step, session: Session) -> Mapping[str, Artifact]:
@@ -177,11 +181,67 @@ def takedown(
         return takedowns.run(store_url(store), asked, where, shown)
 
     shown = _display()
-    told = body(shown)
+    return tell_text(body(shown), "takedown", shown)
+
+
+@flow(name="gc")
+def gc(
+    remove: bool = False,
+    older_than: str = "30d",
+    unfinished: str = "7d",
+    derived: bool = False,
+    runs: bool = False,
+    store: str | None = None,
+) -> str:
+    """Tell, and with `remove` take away, what of a store nobody needs any more."""
+    kept = upkeep.retention(older_than, unfinished, derived, runs)
+
+    @task(name="gc", cache_policy=NO_CACHE)
+    def body(shown: Display) -> str:
+        return upkeep.gc(store, kept, shown, remove)[1]
+
+    shown = _display()
+    return tell_text(body(shown), "gc", shown)
+
+
+@flow(name="verify")
+def verify(
+    names: list[str] | None = None,
+    quick: bool = False,
+    recipe: str | None = None,
+    overrides: list[str] | None = None,
+    store: str | None = None,
+) -> str | State:
+    """Tell what of a store is not as it was committed; where something is not, the run failed."""
+    options = Options(recipe, tuple(overrides or ()), store)
+
+    @task(name="verify", cache_policy=NO_CACHE)
+    def body(shown: Display) -> upkeep.Verified:
+        return upkeep.verify(options, names or (), shown, quick)
+
+    shown = _display()
+    found = body(shown)
+    told = tell_text(found.text, "verify", shown)
+    return Failed(message="\n".join(_cut(told))) if found.damage else told
+
+
+def tell_text(text: str, key: str, shown: Display) -> str:
+    """Put what was done on Prefect's page of the run, and into its log; the text as it is.
+
+    Lines are indented, which nothing in them can end: strangers name files and write reasons.
+    """
+    lines = _cut(text)
     if deployment.id:  # else it goes to whoever reads our output
-        shown.say(told)
-    create_markdown_artifact(f"```\n{told}\n```", key="takedown")
-    return told
+        shown.say("\n".join(lines))
+    create_markdown_artifact("\n".join(f"    {line}" for line in lines), key=key)
+    return text
+
+
+def _cut(text: str) -> list[str]:
+    """The first lines of a text, and how many more there are."""
+    lines = text.splitlines()
+    rest = len(lines) - LINES
+    return [*lines[:LINES], f"and {rest} lines more"] if rest > 0 else lines
 
 
 FLOWS: Mapping[str, Flow[..., None]] = {

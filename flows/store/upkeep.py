@@ -1,11 +1,11 @@
-"""`tag`, `gc` and `verify`: what the commands print, and what they do."""
+"""`tag`, `gc` and `verify`: what the commands and the flows of that name say, and what they do."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.main import Options, store_url
 from flows.recipe import load_recipe
-from flows.store.text import table
+from flows.store.text import seconds, table
 from infra.errors import SluiceError
 from infra.gc import Plan, Retention, collect, plan_gc
 from infra.progress import Display, size
@@ -16,6 +16,7 @@ from infra.tags import put_tag, remove_tag
 from infra.verify import Damage, verify_store
 
 SHOWN = 200  # things of a plan that are told one by one
+DRY = "nothing was removed; with --yes (remove=true for a deployment) it is"
 
 # What makes an artifact again, by the stage that made it.
 COMMANDS: Mapping[str, str] = {
@@ -56,21 +57,25 @@ def tags(store: str | None) -> str:
     return table(("tag", "names"), rows) if rows else f"{catalogue.store} has no tags"
 
 
-def gc(
-    store: str | None, retention: Retention, display: Display, yes: bool = False
-) -> tuple[Plan, str]:
+def retention(older_than: str, unfinished: str, derived: bool, runs: bool) -> Retention:
+    """What stays, of ages as people write them: 12h, 30d, 8w."""
+    ages = seconds(older_than, "--older-than"), seconds(unfinished, "--unfinished")
+    return Retention(*ages, derived, runs)
+
+
+def gc(store: str | None, kept: Retention, display: Display, yes: bool = False) -> tuple[Plan, str]:
     """What gc would take away, or, with `yes`, has taken away; and that in words."""
-    plan = plan_gc(survey(store_url(store)), retention)
-    text = gc_text(plan, retention)
+    plan = plan_gc(survey(store_url(store)), kept)
+    text = gc_text(plan)
     if not yes:
-        closing = "nothing was removed; with --yes it is" if plan.removals else ""
+        closing = DRY if plan.removals else ""
         return plan, "\n".join(filter(None, [text, closing]))
     with display:
         collect(plan, display)
     return plan, f"{text}\nremoved"
 
 
-def gc_text(plan: Plan, retention: Retention) -> str:
+def gc_text(plan: Plan) -> str:
     """The plan as a table: what goes, why, how large."""
     stays = f"{len(plan.kept)} artifacts stay"
     if not plan.removals:

@@ -10,10 +10,9 @@ import psutil
 import pytest
 import yaml
 from PIL import Image
+from prefect import Flow
 
-from flows.prefect_flows import FLOWS
-from flows.prefect_flows import race as race_flow
-from flows.prefect_flows import takedown as takedown_flow
+from flows import prefect_flows
 from infra import artifacts
 from infra.artifacts import Artifact
 from infra.dataset import open_dataset
@@ -30,15 +29,23 @@ def deployments() -> dict[str, dict[str, Any]]:
 
 def test_every_flow_has_a_deployment_on_the_work_pool() -> None:
     found = deployments()
-    entries = {each["entrypoint"].partition(":")[2].replace("_", "-") for each in found.values()}
-    assert entries == {*FLOWS, race_flow.name, takedown_flow.name}
+    flows = {
+        f"flows/prefect_flows.py:{name}": each
+        for name, each in vars(prefect_flows).items()
+        if isinstance(each, Flow)
+    }
+    assert {each["entrypoint"] for each in found.values()} == set(flows)
+    for each in found.values():  # all that may be chosen is there to be changed
+        assert set(each["parameters"]) == set(flows[each["entrypoint"]].parameters.properties)
     assert {each["work_pool"]["name"] for each in found.values()} == {"sluice"}
     assert all(each["concurrency_limit"]["limit"] == 1 for each in found.values())
     crons = {
         name: [schedule["cron"] for schedule in each.get("schedules", [])]
         for name, each in found.items()
     }
-    assert {name for name, given in crons.items() if given} == {"nightly", "hourly"}
+    scheduled = {name for name, given in crons.items() if given}
+    assert scheduled == {"nightly", "hourly", "gc", "verify"}
+    assert found["gc"]["parameters"]["remove"] is False
 
 
 def test_automations_bring_back_what_crashed_at_most_three_times() -> None:

@@ -320,3 +320,37 @@ def test_a_gc_that_is_killed_is_ended_by_the_next(store: str, tmp_path: Path) ->
         assert call(*check) == 0
     assert call("gc", *now) == call(*check) == 0
     assert len(survey(str(copy)).versions("curated")) == 1
+
+
+@pytest.mark.prefect
+def test_the_flows_of_gc_and_verify_say_the_same_on_their_page_and_fail_on_damage(
+    store: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy)
+    gone = survey(str(copy)).find("curated").place
+    (copy / gone / "rows" / "00000.parquet").unlink()
+    before = sorted(copy.rglob("*"))
+    script = (
+        "import json, sys\n"
+        "from flows import environment\n"
+        "environment.prepare()\n"
+        "from prefect.artifacts import Artifact\n"
+        "from flows.prefect_flows import gc, verify\n"
+        "at = {'store': sys.argv[1]}\n"
+        "gc(older_than='0', unfinished='0', runs=True, **at)\n"
+        "ended = verify(quick=True, overrides=['run.executor=inline'], return_state=True, **at)\n"
+        "pages = [Artifact.get(key).data for key in ('gc', 'verify')]\n"
+        "print(json.dumps([*pages, ended.type.value, ended.message]))\n"
+        "environment.quiet_exit()\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(copy)],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    plan, page, state, message = json.loads(run.stdout)
+    assert _versions(str(copy))[0].label in plan and "nothing was removed" in plan
+    assert sorted(copy.rglob("*")) == before
+    assert state == "FAILED" and "rows/00000.parquet is gone" in message
+    assert page.splitlines() == [f"    {line}" for line in message.splitlines()]
