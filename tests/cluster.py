@@ -24,6 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import pytest
+
+from infra.ray_jobs import Jobs
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 180.0  # seconds; a head with its dashboard takes 13 on two idle cores
@@ -122,10 +125,32 @@ class Cluster:
         """A node more; it is there a few seconds later."""
         return self._start(f"--address={self.address}", f"--num-cpus={cpus}", "--num-gpus=0")
 
+    def workers(self) -> list[psutil.Process]:
+        """The processes in which the cluster does work for us."""
+        found = []
+        for node in self.nodes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += psutil.Process(node.process.pid).children(recursive=True)
+        return [each for each in found if "ray::Worker" in _command(each)]
+
+    def jobs(self) -> Jobs:
+        """What talks to its dashboard, with its token."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+                patch.setenv(name, self.environment[name])
+            return Jobs(self.dashboard)
+
     def close(self) -> None:
         for node in reversed(self.nodes):
             node.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """The deployments of prefect.yaml, on a real server with PostgreSQL, with a real worker."""
 
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from flows import prefect_flows
 from infra import artifacts
 from infra.artifacts import Artifact
 from infra.dataset import open_dataset
+from infra.ray_jobs import Job
+from tests.cluster import Cluster, cluster
 from tests.services import ROOT, Server, postgres, postgres_programs, prefect_server, until
 
 TERMINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
@@ -73,7 +77,7 @@ def deployed(server: Server) -> dict[str, dict[str, Any]]:
 
 
 def recipe(folder: Path, pictures: int, rows_per_shard: int, **run: Any) -> Path:
-    """The recipe for data of one's own, on some pictures, in this process alone."""
+    """The recipe for data of one's own, on some pictures; in this process alone, unless told."""
     (folder / "pictures").mkdir()
     for number in range(pictures):
         colour = (number * 40 % 256, number // 7 % 256, 120)
@@ -170,7 +174,7 @@ def undisturbed(folder: Path, given: Path) -> Artifact:
     from flows.main import Options, execute, prepare
     from infra.progress import SilentDisplay
 
-    options = Options(str(given), ("seed=1",), str(folder / "undisturbed"))
+    options = Options(str(given), ("seed=1", "run.executor=inline"), str(folder / "undisturbed"))
     execute(prepare(options), "ingest", SilentDisplay(), lambda step, session: step.run(session))
     return open_dataset(str(folder / "undisturbed"), "pool").artifact
 
@@ -230,6 +234,107 @@ def test_a_worker_that_is_killed_is_followed_by_a_run_that_goes_on(
             patience=400,
         )
     assert server.call("GET", f"flow_runs/{run}")["run_count"] == 2
+    made = open_dataset(str(store), "pool").artifact
+    assert made.content == undisturbed(tmp_path, given).content
+    assert artifacts.verify(made) == []
+
+
+# ---- the same, where the work is a job of a Ray cluster ----
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Cluster]:
+    with cluster(1) as made:
+        yield made
+
+
+def let_in(server: Server, ray: Cluster, name: str) -> None:
+    """Give runs of a deployment the cluster's token, which is a secret of the server's."""
+    script = "import sys; from prefect.blocks.system import Secret; "
+    script += "Secret(value=sys.stdin.read()).save('ray-token')"
+    subprocess.run(
+        [sys.executable, "-c", script],
+        env=server.environment, input=ray.token, text=True, check=True,
+    )  # fmt: skip
+    found = deployed(server)[name]
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "{{ prefect.blocks.secret.ray-token }}"}
+    variables = found["job_variables"]
+    variables = {**variables, "env": {**variables["env"], **token}}
+    server.call("PATCH", f"deployments/{found['id']}", {"job_variables": variables})
+
+
+def jobs_on(ray: Cluster, store: Path) -> list[Job]:
+    """All jobs that ever worked on a store, the first one first."""
+    found = [job for job in ray.jobs().all() if job.metadata.get("store") == str(store)]
+    return sorted(found, key=lambda job: job.start)
+
+
+@pytest.mark.prefect
+@pytest.mark.ray
+@pytest.mark.long
+def test_a_run_that_is_cancelled_stops_its_job(
+    server: Server, ray: Cluster, tmp_path: Path
+) -> None:
+    let_in(server, ray, "hourly")
+    store, given = (
+        tmp_path / "store",
+        recipe(tmp_path, MANY, 1, executor="ray", address=ray.dashboard),
+    )
+    log = server.logs / "worker.log"
+    with server.worker():
+        run = ask(server, "hourly", given, store)
+        until("some shards", lambda: parts_recorded(store) > 20, log)
+        (job,) = jobs_on(ray, store)
+        assert job.status == "RUNNING" and ray.workers()
+        body = {"state": {"type": "CANCELLING"}, "force": False}
+        server.call("POST", f"flow_runs/{run}/set_state", body)
+        assert finished(server, run) == "CANCELLED"
+        assert [(each.id, each.status) for each in jobs_on(ray, store)] == [(job.id, "STOPPED")]
+        until("the end of its workers", lambda: not ray.workers(), log, patience=30)
+        done = parts_recorded(store)
+        assert 20 < done < MANY
+        again = ask(server, "hourly", given, store)
+        assert finished(server, again) == "COMPLETED", log.read_text()
+    assert [each.status for each in jobs_on(ray, store)] == ["STOPPED", "SUCCEEDED"]
+    made = open_dataset(str(store), "pool").artifact
+    assert made.content == undisturbed(tmp_path, given).content
+    assert artifacts.verify(made) == []
+
+
+@pytest.mark.prefect
+@pytest.mark.ray
+@pytest.mark.long
+def test_a_run_whose_worker_was_killed_finds_its_job_again(
+    server: Server, ray: Cluster, tmp_path: Path
+) -> None:
+    server.command("automation", "create", "--from-file", str(AUTOMATIONS))
+    let_in(server, ray, "hourly")
+    store, given = (
+        tmp_path / "store",
+        recipe(tmp_path, MANY, 1, executor="ray", address=ray.dashboard),
+    )
+    with server.worker("first") as worker:
+        run = ask(server, "hourly", given, store)
+        until("some shards", lambda: parts_recorded(store) > 20, server.logs / "first.log")
+        for process in [*processes_of(worker.pid), psutil.Process(worker.pid)]:
+            process.send_signal(signal.SIGKILL)
+    killed = time.time()
+    resting = ray.workers()  # so that the job is at work still when the run comes back
+    for process in resting:
+        process.suspend()
+    (job,) = jobs_on(ray, store)
+    assert job.status == "RUNNING" and job.start < killed and server.state(run) == "RUNNING"
+    assert 20 < parts_recorded(store) < MANY
+    log = server.logs / "worker.log"
+    with server.worker():
+        attached = f"ingest pool: job {job.id}, which is at work already"
+        until("another try", lambda: attached in server.messages(run), log, patience=400)
+        for process in resting:
+            process.resume()
+        assert finished(server, run) == "COMPLETED", log.read_text()
+    assert server.call("GET", f"flow_runs/{run}")["run_count"] == 2
+    (only,) = jobs_on(ray, store)
+    assert (only.id, only.start, only.status) == (job.id, job.start, "SUCCEEDED")
     made = open_dataset(str(store), "pool").artifact
     assert made.content == undisturbed(tmp_path, given).content
     assert artifacts.verify(made) == []

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 from PIL import Image
@@ -117,13 +116,6 @@ def of_store(jobs: Jobs, store: Path) -> list[Job]:
     )
 
 
-def workers(ray: Cluster) -> list[psutil.Process]:
-    """The cluster's processes that work for us."""
-    nodes = [psutil.Process(node.process.pid) for node in ray.nodes if node.process.poll() is None]
-    found = [child for node in nodes for child in node.children(recursive=True)]
-    return [each for each in found if "ray::Worker" in " ".join(each.cmdline())]
-
-
 def test_a_killed_submitter_finds_its_job_again(
     ray: Cluster, jobs: Jobs, recipe: Path, expected: str, tmp_path: Path
 ) -> None:
@@ -155,7 +147,7 @@ def test_a_cancelled_flow_stops_its_job_and_the_next_goes_on(
     assert "stopping job" in said
     (job,) = of_store(jobs, tmp_path)
     assert job.status == "STOPPED"
-    until(lambda: not workers(ray))
+    until(lambda: not ray.workers())
     assert time.monotonic() - start < 30
     done = parts(tmp_path)
     assert 5 < done < SHARDS
