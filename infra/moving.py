@@ -1,11 +1,19 @@
 """Files and samples of one artifact taken over into another, without looking into them."""
 
+# pyarrow.compute makes its functions when it is imported; pyright cannot see them.
+# pyright: reportAttributeAccessIssue=false
+
 import contextlib
+import itertools
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from infra import filesystem
 from infra.errors import SluiceError
@@ -14,8 +22,12 @@ from infra.filesystem.retries import ask
 from infra.shards import TarWriter
 from infra.tar import BLOCK
 
-WINDOW = 8 * 2**20  # bytes of a tar in memory; more only for an image that is larger
-MORE = 2**16  # bytes read on behind an image, for the other members of its sample
+WINDOW = 8 * 2**20  # bytes of a tar in memory; more only for a sample that is larger
+NOWHERE = 2**60  # a byte beyond the end of every file
+
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Bytes = npt.NDArray[np.uint8]
 
 
 def take_over(source: str, folder: str, file: FilePart) -> FilePart:
@@ -58,31 +70,35 @@ def _link(source: Path, target: Path) -> None:
             staged.replace(target)
 
 
-class Place(NamedTuple):
-    """Where a sample lies in a tar: its key, the byte its image starts at, its image's bytes."""
+class Places(NamedTuple):
+    """Where samples lie in a tar, by ascending offset.
 
-    key: str
-    offset: int
-    bytes: int
+    keys: strings. offsets: the bytes their images start at. sizes: the bytes of their images.
+    """
+
+    keys: pa.Array
+    offsets: Ints
+    sizes: Ints
 
 
-def copy_samples(url: str, places: Iterable[Place], tar: TarWriter, start: int) -> list[int]:
+def copy_samples(url: str, places: Places, tar: TarWriter, start: int) -> Ints:
     """Copy samples, all their members, from the tar at `url`; where their images are then.
 
-    places: by ascending offset. start: the bytes that `tar` has already. What lies between them is
-    left out; what lies together is written together. For tars of ours: an image comes first, its
-    other files after it. SluiceError where a sample is not at its place.
+    start: the bytes that `tar` has already. What lies between the samples is left out; what lies
+    together is written together. For tars of ours: an image comes first, its other files after it.
+    SluiceError where a sample is not at its place, or not whole.
     """
-    found: list[int] = []
+    found, done = np.empty_like(places.offsets), 0
     with contextlib.closing(_open(url)) as file:
-        window = _Window(file, tar)
-        for place in places:
-            begin = place.offset - BLOCK
-            size = window.measure(place, begin, url)
-            found.append(start + BLOCK)
-            start += size
-            window.keep(begin, size)
-        window.flush()
+        source = _Source(file, url, places)
+        while done < len(found):
+            data, begins, ends = source.window(done)
+            seams = [0, *np.flatnonzero(begins[1:] != ends[:-1]) + 1, len(ends)]
+            for low, high in itertools.pairwise(seams):
+                tar.add_raw(data[begins[low] : ends[high - 1]])
+            after = start + np.cumsum(ends - begins)
+            found[done : done + len(ends)] = after - (ends - begins) + BLOCK
+            start, done = int(after[-1]), done + len(ends)
     return found
 
 
@@ -95,66 +111,92 @@ def _open(url: str) -> BinaryIO:
         ) from error
 
 
-class _Window:
-    """Some bytes of a tar, and the run of them that is to be written next."""
+class _Source:
+    """A tar with samples at known places, read as many at a time as a window holds whole."""
 
-    def __init__(self, file: BinaryIO, tar: TarWriter) -> None:
-        self._file, self._tar = file, tar
-        self._data, self._at, self._end = b"", 0, False
-        self._first = self._last = 0
+    def __init__(self, file: BinaryIO, url: str, places: Places) -> None:
+        self._file, self._url, self._places = file, url, places
+        self._begins, self._names = places.offsets - BLOCK, _Names(places.keys)
+        self._length, self._buffer = file.seek(0, os.SEEK_END), bytearray(WINDOW)
+        ends = places.offsets + _whole(places.sizes)
+        self._refuse((self._begins < 0) | (ends + BLOCK > self._length), 0)
 
-    def measure(self, place: Place, begin: int, url: str) -> int:
-        """The bytes of a sample's members, headers and padding included, from `begin` on."""
-        mark, size = f"{place.key}.".encode(), BLOCK + _whole(place.bytes)
-        more = MORE
+    def window(self, done: int) -> tuple[memoryview, Ints, Ints]:
+        """A piece of the tar; where in it the samples from `done` on begin, and where they end."""
+        first, size = int(self._begins[done]), WINDOW
+        left = self._length - first
         while True:
-            at = self._ensure(begin, size + more)
-            data, after = self._data, at + size
-            if not data.startswith(mark, at) or _size(data, at) != place.bytes:
-                raise SluiceError(
-                    f"{url} is damaged: the image of {place.key!r} is not at byte {place.offset}",
-                    "bring the tar back as it was, then run the same command again",
-                )
-            while data.startswith(mark, after):
-                after += BLOCK + _whole(_size(data, after))
-            if after + BLOCK <= len(data) or self._end:
-                return after - at
-            more *= 4
+            data = self._read(first, min(size, left), done)
+            last = np.searchsorted(self._begins, first + len(data) - BLOCK, "right")
+            chosen = np.arange(done, last)
+            begins = self._begins[chosen] - first
+            ends = self._ends(np.frombuffer(data, np.uint8), begins, chosen)
+            self._refuse(ends + BLOCK > left, done)  # a tar ends with zeros
+            whole = ends + BLOCK <= len(data)  # the block behind a sample is none of its own
+            count = len(whole) if whole.all() else int(whole.argmin())
+            if count:
+                return data, begins[:count], ends[:count]
+            size = max(2 * size, int(ends[0]) + BLOCK)
 
-    def _ensure(self, begin: int, size: int) -> int:
-        """Have these bytes of the tar at hand, as far as it has them; where they begin there."""
-        at = begin - self._at
-        if at < 0 or (at + size > len(self._data) and not self._end):
-            self.flush()
-            wanted = max(size, WINDOW)
-            self._file.seek(begin)
-            self._data, self._at = self._file.read(wanted), begin
-            self._end = len(self._data) < wanted
-            return 0
-        return at
+    def _read(self, first: int, size: int, done: int) -> memoryview:
+        if len(self._buffer) < size:
+            self._buffer = bytearray(size)
+        data = memoryview(self._buffer)[:size]
+        self._file.seek(first)
+        self._refuse(np.array([self._file.readinto(data) < size]), done)  # type: ignore[attr-defined]
+        return data
 
-    def keep(self, begin: int, size: int) -> None:
-        """Write these bytes, which are at hand, with those before them where they are next."""
-        if begin != self._last:
-            self.flush()
-            self._first = begin
-        self._last = begin + size
+    def _ends(self, data: Bytes, begins: Ints, chosen: Ints) -> Ints:
+        """Where the chosen samples end, as far as their headers lie in `data`."""
+        sizes = self._places.sizes[chosen]
+        there = self._names.stand(data, begins, chosen) & (_sizes(data, begins) == sizes)
+        ends = np.where(there, begins + BLOCK + _whole(sizes), NOWHERE)
+        more = np.arange(len(ends))  # of these samples another file may follow
+        while more.size:
+            more = more[ends[more] + BLOCK <= len(data)]
+            more = more[self._names.stand(data, ends[more], chosen[more])]
+            ends[more] += BLOCK + _whole(_sizes(data, ends[more]))
+        return ends
 
-    def flush(self) -> None:
-        """Write the run; the next one begins anywhere."""
-        if self._last > self._first:
-            view = memoryview(self._data)
-            self._tar.add_raw(view[self._first - self._at : self._last - self._at])
-        self._first = self._last
+    def _refuse(self, wrong: Mask, done: int) -> None:
+        """SluiceError where something is wrong with a sample, counted from `done` on."""
+        if wrong.any():
+            number = done + int(wrong.argmax())
+            key, offset = self._places.keys[number].as_py(), self._places.offsets[number]
+            raise SluiceError(
+                f"{self._url} is damaged: the sample {key!r}, with its image at byte {offset}, is "
+                "not there, or not whole",
+                "bring the tar back as it was, then run the same command again",
+            )
 
 
-def _whole(size: int) -> int:
-    return size + -size % BLOCK
+class _Names:
+    """What the names of the members of each sample begin with: `KEY.`"""
+
+    def __init__(self, keys: pa.Array) -> None:
+        _, starts, text = pc.binary_join_element_wise(keys, "", ".").buffers()
+        starts = np.frombuffer(starts, np.int32)[: len(keys) + 1]
+        self._starts, self._lengths = starts[:-1], np.diff(starts)
+        self._text = np.frombuffer(text, np.uint8)
+
+    def stand(self, data: Bytes, headers: Ints, chosen: Ints) -> Mask:
+        """Whether a header of the chosen sample can stand at each of these bytes of `data`."""
+        lengths = self._lengths[chosen]
+        first = np.cumsum(lengths) - lengths
+        step = np.arange(lengths.sum())
+        expected = self._text[np.repeat(self._starts[chosen] - first, lengths) + step]
+        found = data.take(np.repeat(headers - first, lengths) + step, mode="clip")
+        return np.logical_and.reduceat(expected == found, first)
 
 
-def _size(data: bytes, header: int) -> int:
-    """The size that a header of ours states; -1 where none can stand there."""
-    try:
-        return int(data[header + 124 : header + 135], 8)
-    except ValueError:
-        return -1
+def _whole(sizes: Ints) -> Ints:
+    return sizes + -sizes % BLOCK
+
+
+_PLACES, _POWERS = np.arange(124, 135), 8 ** np.arange(10, -1, -1)
+
+
+def _sizes(data: Bytes, headers: Ints) -> Ints:
+    """The sizes that headers of ours state, 11 octal digits; NOWHERE where none stands."""
+    digits = data.take(headers[:, None] + _PLACES, mode="clip") - np.uint8(ord("0"))
+    return np.where((digits < 8).all(axis=1), digits @ _POWERS, NOWHERE)

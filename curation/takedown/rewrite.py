@@ -31,7 +31,7 @@ from infra.dataset import (
     write_table,
 )  # fmt: skip
 from infra.filesystem import FilePart, join, write_whole
-from infra.moving import Place, copy_samples, take_over
+from infra.moving import Places, copy_samples, take_over
 from infra.samples import Tar
 from infra.shards import TarWriter
 from infra.stage import Item
@@ -197,15 +197,14 @@ class RewriteWork:
         moving: Sequence[tuple[int, str]],
     ) -> tuple[Rows, FilePart]:
         """The offset of every row's image once those in the moving tars are in the shard's own."""
-        keys, sizes = rows["key"].to_pylist(), rows["bytes"].to_pylist()
+        keys, sizes = rows["key"].combine_chunks(), rows["bytes"].fill_null(0).to_numpy()
         own = samples.own_tar(name).url
         with write_whole(self.url, own) as file:
             tar = TarWriter(file)  # type: ignore[arg-type]
             for n, url in moving:
                 chosen = np.flatnonzero(number == n)
                 chosen = chosen[np.argsort(offsets[chosen], kind="stable")]
-                starts = zip(chosen.tolist(), offsets[chosen].tolist(), strict=True)
-                places = [Place(keys[row], start, sizes[row]) for row, start in starts]
+                places = Places(keys.take(pa.array(chosen)), offsets[chosen], sizes[chosen])
                 offsets[chosen] = copy_samples(url, places, tar, file.bytes)
             tar.close()
         return offsets, file.part(own)

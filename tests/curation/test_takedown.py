@@ -1,12 +1,7 @@
-"""The parts of a takedown: what matches, how rows and tars come out, which scores are carried."""
-
-import io
-import random
-from pathlib import Path
+"""The parts of a takedown: what matches, how rows come out, which scores are carried."""
 
 import numpy as np
 import pyarrow as pa
-import pytest
 
 from curation.fetch.blocklists import KINDS, blocked_row
 from curation.outcomes import TAKEN_DOWN
@@ -16,11 +11,8 @@ from curation.takedown.rewrite import taken_down
 from curation.takedown.successor import affected, renamed, successors
 from infra.artifacts import Artifact, Spec, load
 from infra.dataset import ROWS, Dataset
-from infra.errors import SluiceError
-from infra.moving import Place, copy_samples
 from infra.progress import SilentDisplay
 from infra.runner import InlineRunner
-from infra.shards import TarWriter, read_tar
 from tests.curation.conftest import Maker, uid_of
 
 KNOWN = TakedownList("list.json", 1, "f" * 16)
@@ -65,39 +57,6 @@ def test_a_row_that_goes_says_what_a_blocked_one_says(maker: Maker) -> None:
         for row, each in zip(rows.to_pylist(), gone, strict=True)
     ]
     assert after.equals(pa.Table.from_pylist(expected, schema=ROWS))
-
-
-@pytest.mark.parametrize("window", [2000, 8 * 2**20])
-def test_samples_are_copied_member_for_member(
-    tmp_path: Path, window: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("infra.moving.WINDOW", window)
-    monkeypatch.setattr("infra.moving.MORE", 600)
-    rng, places, kept = random.Random(0), [], []
-    buffer = io.BytesIO()
-    tar = TarWriter(buffer)
-    for number in range(40):
-        key, image = f"{number:015d}", rng.randbytes(rng.choice([0, 1, 511, 512, 513, 9000]))
-        members = [(f"{key}.jpg", image), (f"{key}.txt", rng.randbytes(rng.choice([0, 3000])))]
-        offset = tar.add_all([*members, (f"{key}.json", b"{}")])
-        if rng.random() < 0.7:
-            places.append(Place(key, offset, len(image)))
-            kept.append(key)
-    tar.close()
-    whole = buffer.getvalue()
-    (tmp_path / "a.tar").write_bytes(whole)
-    out = io.BytesIO()
-    new = TarWriter(out)
-    offsets = copy_samples(str(tmp_path / "a.tar"), places, new, 0)
-    new.close()
-    before = {sample.key: sample for sample in read_tar(io.BytesIO(whole))}
-    after = list(read_tar(io.BytesIO(out.getvalue())))
-    assert [sample.key for sample in after] == kept
-    for sample, offset in zip(after, offsets, strict=True):
-        assert sample == before[sample.key] and sample.offsets["jpg"] == offset
-    wrong = places[0]._replace(offset=places[1].offset)
-    with pytest.raises(SluiceError, match="is damaged"):
-        copy_samples(str(tmp_path / "a.tar"), [wrong], TarWriter(io.BytesIO()), 0)
 
 
 def test_what_is_made_of_a_version_follows_it_and_scores_by_their_digests(maker: Maker) -> None:
