@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.lib.stride_tricks import sliding_window_view
 
 from infra import filesystem
 from infra.errors import SluiceError
@@ -24,6 +25,8 @@ from infra.tar import BLOCK
 
 WINDOW = 8 * 2**20  # bytes of a tar in memory; more only for a sample that is larger
 NOWHERE = 2**60  # a byte beyond the end of every file
+NAME, _SIZE = 100, slice(124, 135)  # of a header: the bytes of a name, and where its size stands
+_POWERS = 8 ** np.arange(10, -1, -1)  # of its octal digits
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -116,10 +119,16 @@ class _Source:
 
     def __init__(self, file: BinaryIO, url: str, places: Places) -> None:
         self._file, self._url, self._places = file, url, places
-        self._begins, self._names = places.offsets - BLOCK, _Names(places.keys)
+        self._begins, ends = places.offsets - BLOCK, places.offsets + _whole(places.sizes)
         self._length, self._buffer = file.seek(0, os.SEEK_END), bytearray(WINDOW)
-        ends = places.offsets + _whole(places.sizes)
-        self._refuse((self._begins < 0) | (ends + BLOCK > self._length), 0)
+        marks, lengths = _marks(places.keys)
+        lost = (self._begins < 0) | (ends + BLOCK > self._length) | (lengths > NAME)
+        self._refuse(lost, 0)
+        self._width = int(lengths.max(initial=0))
+        # The marks as rows of one width, and which bytes only fill these up.
+        self._filling: Mask = np.arange(self._width) >= lengths[:, None]
+        self._marks = np.zeros((len(lengths), self._width), np.uint8)
+        self._marks[~self._filling] = marks
 
     def window(self, done: int) -> tuple[memoryview, Ints, Ints]:
         """A piece of the tar; where in it the samples from `done` on begin, and where they end."""
@@ -130,7 +139,7 @@ class _Source:
             last = np.searchsorted(self._begins, first + len(data) - BLOCK, "right")
             chosen = np.arange(done, last)
             begins = self._begins[chosen] - first
-            ends = self._ends(np.frombuffer(data, np.uint8), begins, chosen)
+            ends = self._ends(data, begins, chosen)
             self._refuse(ends + BLOCK > left, done)  # a tar ends with zeros
             whole = ends + BLOCK <= len(data)  # the block behind a sample is none of its own
             count = len(whole) if whole.all() else int(whole.argmin())
@@ -146,17 +155,30 @@ class _Source:
         self._refuse(np.array([self._file.readinto(data) < size]), done)  # type: ignore[attr-defined]
         return data
 
-    def _ends(self, data: Bytes, begins: Ints, chosen: Ints) -> Ints:
+    def _ends(self, data: memoryview, begins: Ints, chosen: Ints) -> Ints:
         """Where the chosen samples end, as far as their headers lie in `data`."""
-        sizes = self._places.sizes[chosen]
-        there = self._names.stand(data, begins, chosen) & (_sizes(data, begins) == sizes)
+        headers = sliding_window_view(np.frombuffer(data, np.uint8), _SIZE.stop)  # one at each byte
+        sizes = self._stated(headers[begins], chosen)
+        there = sizes == self._places.sizes[chosen]
         ends = np.where(there, begins + BLOCK + _whole(sizes), NOWHERE)
         more = np.arange(len(ends))  # of these samples another file may follow
         while more.size:
             more = more[ends[more] + BLOCK <= len(data)]
-            more = more[self._names.stand(data, ends[more], chosen[more])]
-            ends[more] += BLOCK + _whole(_sizes(data, ends[more]))
+            sizes = self._stated(headers[ends[more]], chosen[more])
+            more, sizes = more[sizes >= 0], sizes[sizes >= 0]
+            ends[more] += BLOCK + _whole(sizes)
         return ends
+
+    def _stated(self, headers: Bytes, chosen: Ints) -> Ints:
+        """The sizes that headers state, one of each chosen sample.
+
+        NOWHERE for one that states none, -1 for what is no header of that sample.
+        """
+        same = headers[:, : self._width] == self._marks[chosen]
+        named = (same | self._filling[chosen]).all(axis=1)
+        digits = headers[:, _SIZE] - np.uint8(ord("0"))
+        sizes = np.where((digits < 8).all(axis=1), digits @ _POWERS, NOWHERE)
+        return np.where(named, sizes, -1)
 
     def _refuse(self, wrong: Mask, done: int) -> None:
         """SluiceError where something is wrong with a sample, counted from `done` on."""
@@ -170,33 +192,12 @@ class _Source:
             )
 
 
-class _Names:
-    """What the names of the members of each sample begin with: `KEY.`"""
-
-    def __init__(self, keys: pa.Array) -> None:
-        _, starts, text = pc.binary_join_element_wise(keys, "", ".").buffers()
-        starts = np.frombuffer(starts, np.int32)[: len(keys) + 1]
-        self._starts, self._lengths = starts[:-1], np.diff(starts)
-        self._text = np.frombuffer(text, np.uint8)
-
-    def stand(self, data: Bytes, headers: Ints, chosen: Ints) -> Mask:
-        """Whether a header of the chosen sample can stand at each of these bytes of `data`."""
-        lengths = self._lengths[chosen]
-        first = np.cumsum(lengths) - lengths
-        step = np.arange(lengths.sum())
-        expected = self._text[np.repeat(self._starts[chosen] - first, lengths) + step]
-        found = data.take(np.repeat(headers - first, lengths) + step, mode="clip")
-        return np.logical_and.reduceat(expected == found, first)
+def _marks(keys: pa.Array) -> tuple[Bytes, Ints]:
+    """What the names of each sample's files begin with, `KEY.`: all together, and the lengths."""
+    _, starts, text = pc.binary_join_element_wise(keys, "", ".").buffers()
+    starts = np.frombuffer(starts, np.int32)[: len(keys) + 1].astype(np.int64)
+    return np.frombuffer(text, np.uint8)[: starts[-1]], np.diff(starts)
 
 
 def _whole(sizes: Ints) -> Ints:
     return sizes + -sizes % BLOCK
-
-
-_PLACES, _POWERS = np.arange(124, 135), 8 ** np.arange(10, -1, -1)
-
-
-def _sizes(data: Bytes, headers: Ints) -> Ints:
-    """The sizes that headers of ours state, 11 octal digits; NOWHERE where none stands."""
-    digits = data.take(headers[:, None] + _PLACES, mode="clip") - np.uint8(ord("0"))
-    return np.where((digits < 8).all(axis=1), digits @ _POWERS, NOWHERE)

@@ -8,7 +8,6 @@ tars are used where they are, and of a shard without a match even the rows are t
 # pyright: reportAttributeAccessIssue=false
 
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -130,9 +129,10 @@ class RewriteWork:
         rows, tars, written = self._moved(value, rows, tars)
         samples.write_tars(self.url, name, tars)
         files = (*written, write_table(self.url, f"rows/{name}.parquet", rows, REPEATING))
-        dropped = Counter(reason for reason in rows["reason"].to_pylist() if reason)
-        return Part(name, files, rows.num_rows, rows.num_rows - dropped.total(), dict(dropped),
-                    part.extra)  # fmt: skip
+        counts = pc.value_counts(rows["reason"].drop_null()).to_pylist()
+        dropped = {each["values"]: each["counts"] for each in counts}
+        kept = rows.num_rows - sum(dropped.values())
+        return Part(name, files, rows.num_rows, kept, dropped, part.extra)
 
     def _moved(
         self, value: Shard, rows: pa.Table, tars: Sequence[Tar]
