@@ -33,6 +33,7 @@ MOST_IN_VIEW = 2**12  # of a graph: with more, a query costs as much as comparin
 STEP = 1.25  # as much effort again, while the other half finds it too little
 SURE = 1.96  # standard errors below a mean: true in 39 of 40 cases
 LATENCIES = 200  # queries timed one by one
+PATIENCE = 5.0  # seconds for the queries of a kind that are timed
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -246,11 +247,17 @@ def _fewest(most: int, enough: Any) -> int:
 
 
 def latency(lookup: Lookup, queries: dict[str, Queries]) -> dict[str, float]:
-    """Milliseconds of queries asked one by one, for ten results, as this machine has it."""
+    """Milliseconds of queries asked one by one, for ten results, as this machine has it.
+
+    No more than are answered in PATIENCE: where vectors lie in a remote store each costs requests.
+    """
     taken: list[float] = []
     for each in queries.values():
+        until = time.perf_counter() + PATIENCE
         for vector in each.vectors[:LATENCIES]:
             start = time.perf_counter()
+            if start > until:
+                break
             lookup.nearest(vector[None], LEAST, None)
             taken.append(1000 * (time.perf_counter() - start))
     if not taken:

@@ -50,10 +50,28 @@ class Done:
         return asdict(self)
 
 
-class Line(Protocol):
-    """The line of one stage. done: the shard whose end this is, where there are shards."""
+@dataclass(frozen=True)
+class Pulse:
+    """How a training is, in words and figures.
 
-    def advance(self, steps: int = 1, note: str = "", done: Done | None = None) -> None: ...
+    waiting: the share of its time that it lately waited for data. gpu_use: that a GPU worked,
+    gpu_memory: the most bytes of one that it held; 0 without one.
+    """
+
+    note: str = ""
+    waiting: float = 0.0
+    gpu_use: float = 0.0
+    gpu_memory: int = 0
+
+
+class Line(Protocol):
+    """The line of one stage. done: the shard whose end this is, where there are shards; pulse: of
+    a training.
+    """
+
+    def advance(
+        self, steps: int = 1, note: str = "", done: Done | None = None, pulse: Pulse | None = None
+    ) -> None: ...
     def finish(self, note: str = "") -> None: ...
 
 
@@ -119,7 +137,9 @@ class PlainLine:
         self._pace = Pace()
         self._start = self._last = time.monotonic()
 
-    def advance(self, steps: int = 1, note: str = "", done: Done | None = None) -> None:
+    def advance(
+        self, steps: int = 1, note: str = "", done: Done | None = None, pulse: Pulse | None = None
+    ) -> None:
         rate = self._pace.advance(steps)
         now, passed = time.monotonic(), self._pace.done
         if now - self._last < PLAIN_INTERVAL or passed >= self._total:
@@ -172,7 +192,9 @@ class RichLine:
         self._progress, self._task, self._total = progress, task, total
         self._pace = Pace()
 
-    def advance(self, steps: int = 1, note: str = "", done: Done | None = None) -> None:
+    def advance(
+        self, steps: int = 1, note: str = "", done: Done | None = None, pulse: Pulse | None = None
+    ) -> None:
         rate = self._pace.advance(steps)
         text = f"{rate:.1f}/s {note}" if rate else note
         self._progress.update(self._task, advance=steps, note=text)
@@ -240,9 +262,11 @@ class SeveralLines:
     def __init__(self, lines: Sequence[Line]) -> None:
         self._lines = lines
 
-    def advance(self, steps: int = 1, note: str = "", done: Done | None = None) -> None:
+    def advance(
+        self, steps: int = 1, note: str = "", done: Done | None = None, pulse: Pulse | None = None
+    ) -> None:
         for line in self._lines:
-            line.advance(steps, note, done)
+            line.advance(steps, note, done, pulse)
 
     def finish(self, note: str = "") -> None:
         for line in self._lines:

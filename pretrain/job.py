@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from infra.progress import Pulse
 from pretrain.data import Source
 from pretrain.settings import TrainSettings
 
 WORK = "_work"  # folder of what only an unfinished run needs
 PART = "run"  # a run is one part
 
-Progress = Callable[[int, str], None]  # steps done in all, and a note
+Progress = Callable[[int, Pulse], None]  # steps done in all, and how it is
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,13 @@ import tempfile
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from infra import filesystem
 from infra.errors import SluiceError
+from infra.progress import Pulse
 from infra.ray_runner import start_ray
 from pretrain.job import Job, Progress
 
@@ -46,7 +47,7 @@ class State:
     """How far a job is: `failure` is (what, way out); `worker` the process that is at it."""
 
     step: int = 0
-    note: str = ""
+    pulse: Pulse = field(default_factory=Pulse)
     done: bool = False
     failure: tuple[str, str] | None = None
     worker: int | None = None
@@ -78,11 +79,11 @@ class Desk:
         self._states[name] = replace(self._states[name], worker=worker)
         return job
 
-    async def tell(self, step: int, note: str) -> bool:
+    async def tell(self, step: int, pulse: Pulse) -> bool:
         """Note how far the current job is; False: nobody waits for it any more."""
         assert self._current
         name = self._current[0]
-        self._states[name] = replace(self._states[name], step=step, note=note)
+        self._states[name] = replace(self._states[name], step=step, pulse=pulse)
         return not self._closed
 
     async def finish(self, failure: tuple[str, str] | None) -> None:
@@ -138,11 +139,11 @@ def _teller(desk: Any, steps: int) -> Progress:
 
     last = 0.0
 
-    def progress(step: int, note: str) -> None:
+    def progress(step: int, pulse: Pulse) -> None:
         nonlocal last
         if time.monotonic() - last >= TELL or step == steps:
             last = time.monotonic()
-            if not ray.get(desk.tell.remote(step, note)):
+            if not ray.get(desk.tell.remote(step, pulse)):
                 raise _AbandonedError
 
     return progress
@@ -213,7 +214,7 @@ class Session:
             if state.worker is not None:
                 self.workers.add(state.worker)
             if state.step:
-                progress(state.step, state.note)
+                progress(state.step, state.pulse)
             if state.done:
                 # Of several workers that have failed all have to be started anew: not kept.
                 self.busy = state.failure is not None and self._count > 1

@@ -22,6 +22,7 @@ from infra import artifacts, filesystem
 from infra.artifacts import Part
 from infra.digests import generator
 from infra.errors import SluiceError
+from infra.progress import Pulse
 from pretrain import checkpoint, micro, objectives, sharding
 from pretrain.average import Average
 from pretrain.backbones import checkpoint_blocks
@@ -55,7 +56,7 @@ def run(job: Job, progress: Progress) -> None:
     with deterministic(job.settings.threads):
         trainer = Trainer(job, joined())
         if trainer.step:
-            progress(trainer.step, "resumed")
+            progress(trainer.step, Pulse("resumed"))
         trainer.train(progress)
         with trainer.exported() as objective:
             if objective is not None:
@@ -168,7 +169,7 @@ class Trainer:
                 self.advance(state, self.curriculum.shrink(views, size))
                 observer.done()
                 if self.ranks.first:
-                    progress(self.step, self.note())
+                    progress(self.step, observer.pulse(self.note()))
                 self.ask()  # before the checkpoint, after which it would not be asked again
                 due = self.step % self.settings.checkpoint_every == 0
                 if due and self.step < self.settings.steps and (self.ranks.first or self.cut):

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from infra.progress import Pulse
 from pretrain import sinks
 from pretrain.clock import Clock
 from pretrain.data import Ahead
@@ -47,7 +48,7 @@ class Observer:
         self._tap = Tap(objective, on=first and not settings.compile)
         self._captions: dict[int, float] = {}
         self._step = step
-        self._clock = Clock(device)
+        self._clock, self._share, self._gpu = Clock(device), 0.0, device.type == "cuda"
         if first:
             self._alarm(self._watch.begin(step, settings, device.type))
 
@@ -82,6 +83,8 @@ class Observer:
             return
         step = int(line["step"])
         waited, stepped = self._clock.read()
+        if waited + stepped:
+            self._share = waited / (waited + stepped)
         same = self._captions.pop(step - 1, None)
         self._captions = {at: share for at, share in self._captions.items() if at >= step}
         features = self._tap.take(self._job.settings.batch)
@@ -90,7 +93,7 @@ class Observer:
         )
         told = {**line, **self._watch.figures}
         if waited + stepped:
-            told["waiting"] = waited / (waited + stepped)
+            told["waiting"] = self._share
         for sink in self._sinks:
             sink.write(step, {name: value for name, value in told.items() if math.isfinite(value)})
         self._alarm(alarms)
@@ -111,6 +114,11 @@ class Observer:
         """After each step."""
         self._step += 1
         self._clock.done()
+
+    def pulse(self, note: str) -> Pulse:
+        """How the run is, as of the last line of its metrics."""
+        use = 1 - self._share if self._gpu and self._clock.spent.peak else 0.0
+        return Pulse(note, self._share, use, self._clock.spent.peak)
 
     def save(self) -> None:
         """Alarms and clocks into the run's folder: with each checkpoint, and at the end."""

@@ -10,7 +10,7 @@ from infra import artifacts, filesystem
 from infra.artifacts import Artifact, Spec
 from infra.errors import SluiceError
 from infra.filesystem import join
-from infra.progress import Display
+from infra.progress import Display, Pulse
 from infra.stage import Draft
 from pretrain.columns import check_given, find_folder
 from pretrain.data import Source, open_source
@@ -171,10 +171,10 @@ def _launch(
     line = display.stage(f"pretrain {name}", settings.steps, "steps")
     done = 0
 
-    def progress(step: int, note: str) -> None:
+    def progress(step: int, pulse: Pulse) -> None:
         nonlocal done
         if step > done:  # a replaced worker starts from its checkpoint, a few steps back
-            line.advance(step - done, note)
+            line.advance(step - done, pulse.note, pulse=pulse)
             done = step
 
     if launcher == "local":

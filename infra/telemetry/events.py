@@ -7,7 +7,8 @@ Every event has `event` (its kind, below), `at` (Unix seconds) and `run`:
     resumed       stage, count: shards that an earlier run had done
     shard         stage, and what `infra.progress.Done` holds: name, rows, kept, dropped, bytes,
                   begin, seconds, cpu_seconds, worker, retries, memory
-    advance       stage, count, note: steps of what has no shards, such as training
+    advance       stage, count, note: steps of what has no shards, such as training; of this also
+                  waiting, gpu_use, gpu_memory (infra.progress.Pulse)
     said          text
     stage_end     stage, seconds
     run_end       state: "completed", "failed" or "cancelled"; error
@@ -18,9 +19,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TextIO
 
-from infra.progress import Done, Line
+from infra.progress import Done, Line, Pulse
 from infra.secrets import redacted
 
 ALERT = "alert: "  # begins what is said when somebody should look
@@ -70,13 +72,16 @@ class _ToldLine:
     def __init__(self, told: Told, name: str) -> None:
         self._told, self._name, self._begin = told, name, time.monotonic()
 
-    def advance(self, steps: int = 1, note: str = "", done: Done | None = None) -> None:
+    def advance(
+        self, steps: int = 1, note: str = "", done: Done | None = None, pulse: Pulse | None = None
+    ) -> None:
         if done is not None:
             self._told.tell("shard", stage=self._name, **done.to_json())
         elif note == "resumed":
             self._told.tell("resumed", stage=self._name, count=steps)
         else:
-            self._told.tell("advance", stage=self._name, count=steps, note=note)
+            figures = asdict(pulse) if pulse else {}
+            self._told.tell("advance", stage=self._name, count=steps, **{**figures, "note": note})
 
     def finish(self, note: str = "") -> None:
         seconds = round(time.monotonic() - self._begin, 3)

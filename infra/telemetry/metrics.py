@@ -9,12 +9,15 @@
     sluice_store_retries_total{stage}     requests to a remote store that were made again
     sluice_worker_memory_bytes{stage}     the most that a worker held in the last shard
     sluice_steps_total{stage}             of what has steps and no shards, such as training
+    sluice_training_waiting_share{stage}  of a training's time: it starves where this is large
+    sluice_training_gpu_use_share{stage}  of the time that the GPU of a training works
+    sluice_training_gpu_memory_bytes{stage}
     sluice_last_progress_seconds{stage}   Unix time of the last shard or step
     sluice_stage_running{stage}           1 while it runs
     sluice_alerts_total                   of what was said, what somebody should look at
     sluice_run_running, sluice_run_failed
 
-GPUs and memory of nodes are told by Ray's own metrics and by exporters of the machines.
+GPUs of other stages and memory of nodes are told by Ray's own metrics and by exporters.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,6 +50,11 @@ class Metrics:
         self._retries = Counter("store_retries", "Requests made again", ["stage"], **own)
         self._memory = Gauge("worker_memory_bytes", "The most a worker held", ["stage"], **own)
         self._steps = Counter("steps", "Steps of what has no shards", ["stage"], **own)
+        self._pulse = {
+            "waiting": Gauge("training_waiting_share", "Of the time, for data", ["stage"], **own),
+            "gpu_use": Gauge("training_gpu_use_share", "Of the time, at work", ["stage"], **own),
+            "gpu_memory": Gauge("training_gpu_memory_bytes", "Most held", ["stage"], **own),
+        }
         self._last = Gauge("last_progress_seconds", "Unix time of the last end", ["stage"], **own)
         self._running = Gauge("stage_running", "1 while it runs", ["stage"], **own)
         self._alerts = Counter("alerts", "What somebody should look at", **own)
@@ -116,6 +124,9 @@ class Metrics:
 
     def _on_advance(self, event: Mapping[str, Any]) -> None:
         self._steps.labels(event["stage"]).inc(event["count"])
+        for name, gauge in self._pulse.items():
+            if name in event:
+                gauge.labels(event["stage"]).set(event[name])
         self._last.labels(event["stage"]).set(event["at"])
 
     def _on_stage_end(self, event: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from infra.progress import Display, Done, Line
+from infra.progress import Display, Done, Line, Pulse
 
 MARK = '{"event": '  # how a line of `JsonLines` begins; all else that a process prints is said
 
@@ -38,7 +38,8 @@ class Relay:
                 done = Done(**{name: event[name] for name in Done.__dataclass_fields__})
                 line.advance(1, f"{done.rows} rows", done)
             case {"event": "advance", "count": count, "note": note}:
-                line.advance(count, note)
+                told = {name: event[name] for name in Pulse.__dataclass_fields__ if name in event}
+                line.advance(count, note, pulse=Pulse(**told) if len(told) > 1 else None)
             case {"event": "stage_end", "note": note}:
                 line.finish(note)
             case _:

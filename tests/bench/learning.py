@@ -195,7 +195,7 @@ class Watch(SilentDisplay):
     def stage(self, name: str, total: int, unit: str = "shards") -> "Watch":
         return self
 
-    def advance(self, steps: int = 1, note: str = "", done: object = None) -> None:
+    def advance(self, steps: int = 1, note: str = "", *_: object, **__: object) -> None:
         step = max(self.seconds, default=0) + steps
         self.seconds[step] = time.monotonic() - self.begun
         if step % 50 == 0:

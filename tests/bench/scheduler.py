@@ -69,7 +69,7 @@ class Memory(SilentDisplay):
     def stage(self, name: str, total: int, unit: str = "shards") -> Any:
         return self
 
-    def advance(self, steps: int = 1, note: str = "") -> None:
+    def advance(self, steps: int = 1, note: str = "", *_: object, **__: object) -> None:
         self.last = time.perf_counter()
         if not self.done:
             self.first = self.last

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from infra.progress import Pulse
 from infra.telemetry.events import Told
 from infra.telemetry.metrics import Metrics
 from tests.infra.test_telemetry import run
@@ -91,7 +92,7 @@ def prometheus(tmp_path: Path) -> Iterator[str]:
         for second in range(3):  # rates need figures of several moments
             run(tmp_path / str(second), told)
             line = line or told.stage("training", 100, "steps")
-            line.advance(7)
+            line.advance(7, pulse=Pulse("loss 3", 0.1, 0.9, 10**9))
             until("a reading", lambda: _has(url, "sluice_steps_total"), log)
             time.sleep(1.5)
         yield url

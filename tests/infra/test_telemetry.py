@@ -17,7 +17,7 @@ import pytest
 from infra.artifacts import Part, Spec
 from infra.errors import SluiceError
 from infra.filesystem import write_bytes
-from infra.progress import PlainDisplay, Several, SilentDisplay
+from infra.progress import PlainDisplay, Pulse, Several, SilentDisplay
 from infra.runner import InlineRunner
 from infra.stage import Draft, Item, run_stage
 from infra.telemetry.events import Event, JsonLines, Told
@@ -233,3 +233,25 @@ def test_traces_go_from_the_run_through_the_stage_to_the_shard(
         assert span.start_time_unix_nano < span.end_time_unix_nano
     (root,) = [span for span in spans if not span.parent_span_id]
     assert root.status.code == 2 and "shard 3 is broken" in root.status.message
+
+
+def test_the_pulse_of_a_training_goes_all_the_way() -> None:
+    """From where it runs, as a line of a log, to the metrics of who waits for it."""
+    metrics, log = Metrics(), io.StringIO()
+    line = Told("there", [JsonLines(log)]).stage("pretrain clip", 10, "steps")
+    line.advance(1, "first")
+    line.advance(2, "loss 3.2", pulse=Pulse("loss 3.2", 0.25, 0.75, 10**9))
+    relay = Relay(Told("here", [metrics]))
+    for each in log.getvalue().splitlines():
+        relay(each)
+    stage = {"stage": "pretrain clip"}
+    told = {
+        name: metrics.registry.get_sample_value(f"sluice_{name}", stage)
+        for name in (
+            "steps_total",
+            "training_waiting_share",
+            "training_gpu_use_share",
+            "training_gpu_memory_bytes",
+        )
+    }
+    assert [*told.values()] == [3, 0.25, 0.75, 1e9]

@@ -58,7 +58,7 @@ def test_a_run_that_was_stopped_gives_the_same_bytes(
         with pytest.raises(StoppedError):
             run(broken, stop_at(step))
     resumed: list[tuple[int, str]] = []
-    run(broken, lambda step, note: resumed.append((step, note)))
+    run(broken, lambda step, pulse: resumed.append((step, pulse.note)))
     assert resumed[0] == (14, "resumed")
     assert files(broken.url) == files(whole.url)
     parts = [artifacts.recorded_parts(job.url).parts[0] for job in (whole, broken)]

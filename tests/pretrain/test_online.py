@@ -120,7 +120,7 @@ def test_loggers_and_the_terminal_hear_of_it(
     notes: list[str] = []
     settings = small("mae", steps=5, **asking)
     job = Job(str(tmp_path), "d", settings, (Source(pairs),))
-    run(job, lambda step, note: notes.append(note))
+    run(job, lambda step, pulse: notes.append(pulse.note))
     heard = {step: given for step, given in Sink.lines if "evaluate/knn/accuracy" in given}
     told = {row["step"]: row["value"] for row in asked(job.url) if row["metric"] == "accuracy"}
     assert {step: given["evaluate/knn/accuracy"] for step, given in heard.items()} == told
