@@ -24,6 +24,7 @@ from flows.origin import Origin
 from flows.step import Session, Step
 from infra import artifacts, filesystem
 from infra.artifacts import Artifact
+from infra.catalogue.notes import JOBS
 from infra.digests import canonical_json, digest
 from infra.errors import SluiceError
 from infra.filesystem import join
@@ -31,7 +32,6 @@ from infra.progress import Display
 from infra.ray_jobs import BEAT, UNWATCHED, Job, Jobs, UnreachableError, Watch
 from infra.telemetry.relay import Relay
 
-FOLDER = "jobs"
 FLOW_RUN = "PREFECT__FLOW_RUN_ID"  # set by Prefect's workers in the processes they start
 
 
@@ -82,7 +82,7 @@ def _of_store(jobs: Jobs, store: str) -> Iterable[Job]:
 
 
 def _folder(store: str, name: str) -> str:
-    return join(store, FOLDER, name)
+    return join(store, JOBS, name)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class _Submitted:
                 "name a store that the cluster's nodes reach under the same URL as this machine",
             )
         filesystem.remove_tree(folder)
-        filesystem.remove_empty(join(self.origin.store, FOLDER))
+        filesystem.remove_empty(join(self.origin.store, JOBS))
         return made
 
 

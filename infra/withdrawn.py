@@ -7,7 +7,7 @@ may still lie in it, because later versions read them where they are.
 """
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,15 +58,6 @@ def _remove_empty_folders(folder: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             with contextlib.suppress(OSError):
                 path.rmdir()
-
-
-def withdrawals(store: str) -> Iterator[tuple[str, Withdrawal]]:
-    """The folders of a store's withdrawn versions, and what became of them."""
-    for url in filesystem.list_files(join(store, "*", "*", WITHDRAWN_FILE)):
-        folder = url.rpartition("/")[0]
-        found = read_withdrawal(folder)
-        if found is not None:
-            yield folder, found
 
 
 def newest(url: str) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 
 from flows.report.render import fill
 from infra import filesystem
+from infra.catalogue.notes import PAGES
 from infra.filesystem import join
 from infra.telemetry.state import RUNNING, RunState, StageState
 
-FOLDER, PAGE = "status", "index.html"
+PAGE = "index.html"
 REFRESH = 10.0  # seconds from one page to the next
 LINES = 50  # of the log that are shown, the last first
 LOSSES = 30
@@ -31,7 +32,7 @@ class RunPage:
     def __init__(
         self, store: str, run: str, steps: Sequence[str], stored: Sequence[str], price: float | None
     ) -> None:
-        self.url = join(store, FOLDER, run)
+        self.url = join(store, PAGES, run)
         self.state = RunState()
         self._steps, self._stored, self._price = steps, frozenset(stored), price
         self._lock, self._stop = threading.Lock(), threading.Event()

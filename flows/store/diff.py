@@ -11,11 +11,11 @@ from flows.store.spread import Shares, Shift, observe, shares, shifts
 from flows.store.states import Movements, movements
 from flows.store.text import clean, table
 from infra import artifacts
+from infra.catalogue.nodes import Node
+from infra.catalogue.survey import survey
 from infra.dataset import Dataset
 from infra.errors import SluiceError
 from infra.progress import Display
-from infra.store import Node
-from infra.survey import survey
 
 LEAST = 0.001  # a column whose shares all moved by less is not told
 SHOWN = 15  # changes, columns and settings that are told in a terminal

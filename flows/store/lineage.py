@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 from flows.main import store_url
 from flows.store.text import clean
 from infra import artifacts
+from infra.catalogue.nodes import Catalogue, Node
+from infra.catalogue.survey import survey
 from infra.dataset import Dataset
 from infra.progress import Display
-from infra.store import Catalogue, Node
-from infra.survey import survey
 
 Edges = Mapping[str, Sequence[str]]  # place -> places
 

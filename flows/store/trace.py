@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 from flows.main import store_url
 from flows.store.text import clean
 from infra import artifacts
+from infra.catalogue.nodes import COMMITTED, Catalogue, Node
+from infra.catalogue.survey import survey
 from infra.dataset import Dataset, part_name
 from infra.errors import SluiceError
 from infra.progress import Display
-from infra.store import COMMITTED, Catalogue, Node
-from infra.survey import survey
 
 _UID = re.compile(r"[0-9a-f]{32}")
 SHOWN = 10  # of what was made of a run

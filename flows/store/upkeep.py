@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from flows.main import Options, store_url
 from flows.recipe import load_recipe
 from flows.store.text import seconds, table
+from infra.catalogue.gc import Plan, Retention, collect, plan_gc
+from infra.catalogue.nodes import UNFINISHED, Catalogue
+from infra.catalogue.survey import survey
+from infra.catalogue.tags import put_tag, remove_tag
+from infra.catalogue.verify import Damage, verify_store
 from infra.errors import SluiceError
-from infra.gc import Plan, Retention, collect, plan_gc
 from infra.progress import Display, size
 from infra.runner import make_runner
-from infra.store import UNFINISHED, Catalogue
-from infra.survey import survey
-from infra.tags import put_tag, remove_tag
-from infra.verify import Damage, verify_store
 
 SHOWN = 200  # things of a plan that are told one by one
 DRY = "nothing was removed; with --yes (remove=true for a deployment) it is"

@@ -36,6 +36,7 @@ from flows.takedown.runs import runs_that_saw
 from indexes import removed, succession
 from infra import artifacts, dataset, filesystem
 from infra.artifacts import MANIFEST, Artifact
+from infra.catalogue.versions import last_change, name_of, unfinished, versions, withdrawals
 from infra.dataset import ROW_BITS
 from infra.digests import canonical_json
 from infra.errors import SluiceError
@@ -43,8 +44,7 @@ from infra.filesystem import join
 from infra.progress import Display, duration
 from infra.runner import Runner, make_runner
 from infra.stage import run_stage
-from infra.versions import last_change, name_of, unfinished, versions
-from infra.withdrawn import Withdrawal, clean_withdrawn, withdraw, withdrawals
+from infra.withdrawn import Withdrawal, clean_withdrawn, withdraw
 
 SEEN = "seen.json"
 OUTSIDE = "outside.json"

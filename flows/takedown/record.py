@@ -14,9 +14,8 @@ from flows.takedown.request import RECORD, Takedown, list_of
 from flows.takedown.signing import signed, signing_key
 from infra import artifacts, filesystem
 from infra.artifacts import Artifact
+from infra.catalogue.versions import name_of, withdrawals
 from infra.filesystem import join
-from infra.versions import name_of
-from infra.withdrawn import withdrawals
 
 FORMAT = 1
 

@@ -19,12 +19,12 @@ from flows.takedown.signing import is_genuine, key_path, public_hex, signing_key
 from indexes.succession import held
 from infra import filesystem
 from infra.artifacts import Artifact
+from infra.catalogue.versions import versions, withdrawals
 from infra.errors import SluiceError
 from infra.filesystem import join
 from infra.progress import Display
 from infra.runner import Runner, make_runner
-from infra.versions import versions
-from infra.withdrawn import WITHDRAWN_FILE, newest, withdrawals
+from infra.withdrawn import WITHDRAWN_FILE, newest
 
 LATEST = "latest"
 

@@ -77,10 +77,10 @@ def large() -> dict[str, float]:
     """Seconds that `survey` and a plan of gc take."""
     from infra import artifacts
     from infra.artifacts import MANIFEST, Part, Spec
+    from infra.catalogue.gc import Retention, plan_gc
+    from infra.catalogue.survey import survey
     from infra.filesystem import FilePart
-    from infra.gc import Retention, plan_gc
     from infra.manifest import Parts, write_manifest
-    from infra.survey import survey
 
     with tempfile.TemporaryDirectory() as folder:
         spec = Spec("dataset", "bench", {"large": True})

@@ -24,11 +24,11 @@ import pyarrow as pa
 
 from infra import artifacts
 from infra.artifacts import Part, Spec
+from infra.catalogue.versions import versions
 from infra.dataset import REPEATING, ROWS, part_name, publish, sample_key, write_table
 from infra.filesystem import FilePart, write_whole
 from infra.progress import PlainDisplay, SilentDisplay
 from infra.shards import TarWriter
-from infra.versions import versions
 from tests.bench.record import keep
 
 IMAGE, TARS = 100, 50

@@ -27,10 +27,10 @@ from flows.store.text import seconds
 from flows.store.trace import trace
 from infra import artifacts
 from infra.artifacts import Part, Spec
+from infra.catalogue.survey import survey
 from infra.dataset import REPEATING, ROWS, Dataset, open_dataset, part_name, write_table
 from infra.errors import SluiceError
 from infra.progress import SilentDisplay
-from infra.survey import survey
 from tests.data.kept import KEPT, unpack
 from tests.data.store_v1 import make
 from tests.flows.test_cli import call

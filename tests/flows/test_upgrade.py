@@ -12,12 +12,12 @@ from flows.main import Options
 from flows.store.diff import diff
 from flows.store.lineage import lineage
 from flows.store.trace import trace
+from infra.catalogue.gc import Retention, plan_gc
+from infra.catalogue.survey import survey
+from infra.catalogue.verify import verify_store
 from infra.dataset import open_dataset
-from infra.gc import Retention, plan_gc
 from infra.progress import SilentDisplay
 from infra.runner import InlineRunner
-from infra.survey import survey
-from infra.verify import verify_store
 from pretrain import encoders
 from tests.data.kept import KEPT, unpack
 

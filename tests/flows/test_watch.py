@@ -8,8 +8,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from flows.cluster import job_name
 from flows.main import Options, execute, prepare
 from flows.report.run_page import page
+from infra.catalogue.notes import JOBS, NAMES, PAGES, notes
 from infra.errors import SluiceError
 from infra.progress import PlainDisplay
 from infra.telemetry.events import Told
@@ -59,7 +61,14 @@ def test_a_run_leaves_a_page_and_its_events(options: Options, tmp_path: Path) ->
     assert (events[0]["event"], events[-1]["event"]) == ("run_begin", "run_end")
     assert sum(event["rows"] for event in events if event["event"] == "shard") == 7
     run(options, said)  # all is there: nothing to watch
-    assert len(pages(options)) == 1
+    assert len(pages(options)) == len(notes(options.store or "", PAGES)) == 1  # as gc knows it
+
+
+def test_gc_knows_the_orders_of_jobs_by_their_folders(options: Options) -> None:
+    prepared = prepare(options)
+    names = {job_name(step, prepared.store) for step in prepared.pipeline.steps.values()}
+    assert len(names) == len(prepared.pipeline.steps) > 2
+    assert all(NAMES[JOBS].fullmatch(name) for name in names)
 
 
 def test_a_funnel_that_moved_is_an_alert(options: Options, tmp_path: Path) -> None:

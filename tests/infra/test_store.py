@@ -14,18 +14,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra import artifacts, filesystem, gc, samples
+from infra import artifacts, filesystem, samples
 from infra.artifacts import MANIFEST, Artifact, Part, Spec, load
+from infra.catalogue import gc
+from infra.catalogue.gc import DAY, Plan, Retention, collect, plan_gc
+from infra.catalogue.survey import survey
+from infra.catalogue.tags import put_tag, read_tags, remove_tag
+from infra.catalogue.verify import Damage, verify_store
 from infra.dataset import publish
 from infra.errors import SluiceError
 from infra.filesystem import join, write_bytes
-from infra.gc import DAY, Plan, Retention, collect, plan_gc
 from infra.progress import SilentDisplay
 from infra.runner import InlineRunner
 from infra.samples import Tar
-from infra.survey import survey
-from infra.tags import put_tag, read_tags, remove_tag
-from infra.verify import Damage, verify_store
 from infra.withdrawn import WITHDRAWN_FILE
 from tests.s3 import S3
 
@@ -305,6 +306,36 @@ def test_what_is_being_written_is_left_alone(tmp_path: Path) -> None:
     assert plan_gc(survey(store), Retention()).removals == []  # nor the version it is about
     stale = [each.place for each in plan_gc(survey(store), NOTHING_YOUNG).removals]
     assert stale == [writing[len(store) + 1 :], f"pool/{old.digest}", f"pool/{made.digest}/_tmp"]
+
+
+def test_old_pages_of_runs_and_jobs_that_nobody_waits_for_go_and_none_at_work(
+    tmp_path: Path,
+) -> None:
+    store = str(tmp_path)
+
+    def left(place: str, file: str, seconds: float) -> str:
+        write_bytes(join(store, place), file, b"x")
+        filesystem.remove_empty(join(store, place, filesystem.TEMPORARY))
+        age(join(store, place), seconds)
+        return place
+
+    pages = [left(f"status/202601{day:02d}T020000Z-ingest-{day:06x}", "index.html", OLD - day * DAY)
+             for day in range(1, 15)]  # fmt: skip
+    young = left("status/20260101T000000Z-curate-000000", "index.html", 20 * DAY)
+    jobs = [left(f"jobs/sluice-ingest-pool-{number:016x}", "watched.json", number * DAY / 2)
+            for number in range(16)]  # fmt: skip
+    left(pages[0], "_tmp/of-a-killed-writer", OLD)
+    mine = [left("status/mine", "index.html", OLD), left("jobs/mine", "x.json", OLD)]
+    plan = plan_gc(survey(store), Retention())
+    told = {each.place: each.what for each in plan.removals}
+    assert told == dict.fromkeys(pages[:5], "page") | dict.fromkeys(jobs[14:], "job")
+    at_once = {each.place for each in plan_gc(survey(store), NOTHING_YOUNG).removals}
+    assert at_once == {*pages[:5], *jobs[1:]}  # what was written just now may be at work
+    left(pages[1], "index.html", 0)
+    left(jobs[15], "watched.json", 0)
+    collect(plan, SilentDisplay())
+    there = {str(path.relative_to(store)) for path in tmp_path.glob("*/*")}
+    assert there == {*pages[1:2], *pages[5:], young, *jobs[:14], jobs[15], *mine}
 
 
 def test_a_version_named_after_the_plan_was_made_stays(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 from infra import filesystem
 from infra.artifacts import MANIFEST
+from infra.catalogue.nodes import TAGS
 from infra.errors import SluiceError
 from infra.filesystem import join
 from infra.filesystem.entries import entries
-from infra.store import TAGS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from infra import artifacts, filesystem
 from infra.artifacts import MANIFEST, Artifact, Part
+from infra.catalogue.nodes import COMMITTED, DATASET, Catalogue, Node
 from infra.dataset import read_table
 from infra.drawn import is_drawn
 from infra.errors import SluiceError
@@ -20,7 +21,6 @@ from infra.filesystem.entries import entries, files_under
 from infra.progress import Display
 from infra.runner import Runner
 from infra.samples import Tar
-from infra.store import COMMITTED, DATASET, Catalogue, Node
 
 PARTS_AT_ONCE = 32  # of one artifact, hashed by one worker
 GONE, OTHER_SIZE, OTHER_BYTES = "is gone", "has another size", "has other bytes"

@@ -17,12 +17,7 @@ from dataclasses import dataclass, field
 
 from infra import filesystem
 from infra.artifacts import MANIFEST
-from infra.dataset import LATEST
-from infra.filesystem import join, remove_file
-from infra.filesystem.abandoned import Abandoned, abandoned, abort
-from infra.filesystem.entries import files_under, remove_folder
-from infra.progress import Display, duration
-from infra.store import (
+from infra.catalogue.nodes import (
     COMMITTED,
     REMOVED,
     UNFINISHED,
@@ -30,18 +25,27 @@ from infra.store import (
     Catalogue,
     Node,
 )
-from infra.tags import read_tags
+from infra.catalogue.notes import JOBS, PAGES, Note, notes
+from infra.catalogue.tags import read_tags
+from infra.dataset import LATEST
+from infra.filesystem import join, remove_file
+from infra.filesystem.abandoned import Abandoned, abandoned, abort
+from infra.filesystem.entries import files_under, remove_folder
+from infra.progress import Display, duration
 from infra.withdrawn import WITHDRAWN_FILE
 
 DAY = 86400.0
+PAGES_KEPT = 10  # of runs, the last ones, however old
+AT_WORK = 3600.0  # seconds since a run wrote its page, or asked for its job, that it may go on
 
 
 @dataclass(frozen=True)
 class Retention:
     """What stays beside `latest` and tags.
 
-    older_than: seconds; what was made since stays, and all that it refers to. unfinished: seconds
-    for which an unfinished artifact is left to whoever may still write it or go on with it.
+    older_than: seconds; what was made since stays, and all that it refers to; so do pages of runs
+    that were written since. unfinished: seconds for which an unfinished artifact, or a job that
+    nobody waits for, is left to whoever may still write it or go on with it.
     derived: scores, verdicts, indexes of kept versions go, too, where nothing refers to them.
     runs: runs, evaluations and the like go, too, once what they were made of does.
     """
@@ -54,7 +58,7 @@ class Retention:
 
 @dataclass(frozen=True)
 class Removal:
-    """One thing to take away: the artifact at a place, a folder or a file, or an upload."""
+    """One thing to take away: the artifact at a place, a note of a run, a file, or an upload."""
 
     place: str
     what: str
@@ -62,6 +66,7 @@ class Removal:
     bytes: int
     upload: Abandoned | None = None
     node: Node | None = None
+    note: Note | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,8 @@ def plan_gc(catalogue: Catalogue, retention: Retention, now: float | None = None
         if node.state != WITHDRAWN
     ]
     removals += _withdrawn(catalogue, reached.tars)
-    inside = tuple(f"{node.place}/" for node in gone)
+    removals += _notes(catalogue, retention, now)
+    inside = tuple(f"{each.place}/" for each in (*gone, *removals))
     removals += [
         each
         for each in _spare(catalogue, reached.why, now - retention.unfinished)
@@ -260,6 +266,20 @@ def _spare(catalogue: Catalogue, kept: Mapping[str, str], before: float) -> Iter
             yield Removal(place, "leftover", "left by a process that was killed", size)
 
 
+def _notes(catalogue: Catalogue, retention: Retention, now: float) -> Iterator[Removal]:
+    """Pages of old runs, and orders of jobs that nobody has waited for; none of what may go on."""
+    pages = notes(catalogue.store, PAGES)[PAGES_KEPT:]
+    for kind, found, patience, why in (
+        ("page", pages, retention.older_than, "of a run that ended"),
+        ("job", notes(catalogue.store, JOBS), retention.unfinished, "last waited for"),
+    ):
+        for note in found:
+            age = now - note.changed
+            if note.changed and age >= max(patience, AT_WORK):
+                why_gone = f"{why} {duration(age)} ago"
+                yield Removal(note.place, kind, why_gone, note.bytes, note=note)
+
+
 def _uploads(catalogue: Catalogue, now: float, patience: float) -> Iterator[Removal]:
     for upload in abandoned(catalogue.store):
         age = now - upload.started
@@ -273,11 +293,19 @@ def collect(plan: Plan, display: Display) -> None:
     line = display.stage("gc", len(plan.removals), "things")
     freed = 0
     for removal in plan.removals:
-        if removal.node is None or not _named_since(plan.catalogue, removal.node):
+        if not _wanted_since(plan.catalogue, removal):
             _remove(plan.catalogue, removal)
             freed += removal.bytes
         line.advance(1, f"{freed} bytes")
     line.finish(f"{freed} bytes")
+
+
+def _wanted_since(catalogue: Catalogue, removal: Removal) -> bool:
+    """Whether somebody has named an artifact, or written to a note, since the plan was made."""
+    if removal.note is not None:
+        written = (entry.changed for entry in files_under(catalogue.url(removal.place)))
+        return max(written, default=0.0) > removal.note.changed
+    return removal.node is not None and _named_since(catalogue, removal.node)
 
 
 def _named_since(catalogue: Catalogue, node: Node) -> bool:

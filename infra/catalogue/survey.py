@@ -8,13 +8,8 @@ from typing import Any
 
 from infra import filesystem, samples
 from infra.artifacts import MANIFEST
-from infra.dataset import LATEST
-from infra.digests import DIGEST_LENGTH
-from infra.errors import SluiceError
-from infra.filesystem import join
-from infra.filesystem.entries import Entry, entries, files_under
-from infra.manifest import read_manifest
-from infra.store import (
+from infra.catalogue.folders import AT_ONCE, Folder, inner, look
+from infra.catalogue.nodes import (
     COMMITTED,
     REMOVED,
     UNFINISHED,
@@ -23,10 +18,14 @@ from infra.store import (
     Node,
     Pointer,
 )
-from infra.tags import read_tags
+from infra.catalogue.tags import read_tags
+from infra.dataset import LATEST
+from infra.digests import DIGEST_LENGTH
+from infra.errors import SluiceError
+from infra.filesystem import join
+from infra.filesystem.entries import Entry, entries, files_under
+from infra.manifest import read_manifest
 from infra.withdrawn import WITHDRAWN_FILE
-
-AT_ONCE = 16  # folders asked about, and manifests held, at a time
 
 _DIGEST = rf"[0-9a-f]{{{DIGEST_LENGTH}}}"
 _FOLDER = re.compile(rf"(?:.+-)?{_DIGEST}")  # of an artifact
@@ -73,17 +72,19 @@ class _Walk:
     def run(self) -> None:
         top = entries(self.store)
         self._note(top)
-        groups = _folders(top)
+        groups = inner(top)
         for depth in range(2):
-            found = self.threads.map(entries, (join(self.store, group) for group in groups))
-            inner: list[str] = []
-            for group, listed in zip(groups, found, strict=True):
-                self._note(listed)
-                self._point(group, listed, None)
-                inner += [f"{group}/{name}" for name in _folders(listed)]
-            named = [place for place in inner if _FOLDER.fullmatch(place.rpartition("/")[2])]
-            others = self._artifacts([(place, None) for place in named], groups_too=depth == 0)
-            groups = [place for place in inner if place not in set(named)] + others
+            places: list[str] = []
+            for group in self.threads.map(self._look, groups):
+                self._note(group.listed)
+                self._point(group, None)
+                places += [f"{group.place}/{name}" for name in inner(group.listed)]
+            named = [place for place in places if _FOLDER.fullmatch(place.rpartition("/")[2])]
+            others = self._artifacts(named, None, groups_too=depth == 0)
+            groups = [place for place in places if place not in set(named)] + others
+
+    def _look(self, place: str) -> Folder:
+        return look(self.store, place)
 
     def _note(self, listed: Sequence[Entry]) -> None:
         """Note what is of no use to anybody once who wrote it is gone."""
@@ -94,43 +95,38 @@ class _Walk:
     def _place(self, url: str) -> str:
         return url[len(self.store.rstrip("/")) + 1 :]
 
-    def _point(self, folder: str, listed: Sequence[Entry], home: str | None) -> None:
-        for entry in listed:
-            if not entry.folder and entry.name.startswith(LATEST):
+    def _point(self, folder: Folder, home: str | None) -> None:
+        for name, entry in folder.files.items():
+            if name.startswith(LATEST):
                 found = _NAMED.search(filesystem.read_bytes(entry.url))
                 digest = found.group().decode() if found else ""
-                self.pointers.append(Pointer(f"{folder}/{entry.name}", digest, home))
+                self.pointers.append(Pointer(f"{folder.place}/{name}", digest, home))
 
-    def _artifacts(self, places: Sequence[tuple[str, str | None]], groups_too: bool) -> list[str]:
+    def _artifacts(self, places: Sequence[str], home: str | None, groups_too: bool) -> list[str]:
         """Take these folders in; returns those that are none, but hold some."""
-        urls = [join(self.store, place) for place, _ in places]
-        names, homes = [place for place, _ in places], [home for _, home in places]
         others: list[str] = []
-        looked = self.threads.map(_look, names, urls, homes)
-        for (place, home), (listed, node) in zip(places, looked, strict=True):
-            if groups_too and node.state == UNFINISHED and _is_group(listed):
-                others.append(place)
+        for folder, node in self.threads.map(lambda place: self._seen(place, home), places):
+            if groups_too and node.state == UNFINISHED and _is_group(folder.listed):
+                others.append(folder.place)
                 continue
             self.nodes.append(node)
             if home is None:
-                self._inside(node, listed)
+                self._inside(node, folder.listed)
         return others
+
+    def _seen(self, place: str, home: str | None) -> tuple[Folder, Node]:
+        folder = self._look(place)
+        return folder, _node(folder, home)
 
     def _inside(self, node: Node, listed: Sequence[Entry]) -> None:
         """Take in what was made of an artifact and lies in its folder."""
         skipped = {samples.FOLDER, *node.folders}
-        for folder in _folders([each for each in listed if each.name not in skipped]):
-            place = f"{node.place}/{folder}"
-            within = entries(join(self.store, place))
-            self._note(within)
-            self._point(place, within, node.place)
-            names = [each for each in _folders(within) if _FOLDER.fullmatch(each)]
-            self._artifacts([(f"{place}/{name}", node.place) for name in names], False)
-
-
-def _folders(listed: Sequence[Entry]) -> list[str]:
-    """The names of folders to look into."""
-    return [each.name for each in listed if each.folder and not each.name.startswith("_")]
+        for name in inner([each for each in listed if each.name not in skipped]):
+            group = self._look(f"{node.place}/{name}")
+            self._note(group.listed)
+            self._point(group, node.place)
+            names = [each for each in inner(group.listed) if _FOLDER.fullmatch(each)]
+            self._artifacts([f"{group.place}/{name}" for name in names], node.place, False)
 
 
 def _is_group(listed: Sequence[Entry]) -> bool:
@@ -138,36 +134,37 @@ def _is_group(listed: Sequence[Entry]) -> bool:
     return bool(listed) and all(each.folder and _FOLDER.fullmatch(each.name) for each in listed)
 
 
-def _look(place: str, url: str, home: str | None) -> tuple[list[Entry], Node]:
-    listed = entries(url)
-    files = {entry.name: entry for entry in listed if not entry.folder}
-    folders = [entry.name for entry in listed if entry.folder]
-    spare = tuple(name for name in folders if name.startswith("_"))
-    known = {"home": home, "spare": spare, "has_tars": samples.FOLDER in folders}
-    if MANIFEST in files:
-        return listed, _committed(place, url, files[MANIFEST].changed, known)
-    if WITHDRAWN_FILE in files:
-        changed = files[WITHDRAWN_FILE].changed
-        return listed, Node(place, WITHDRAWN, changed=changed, **known)
+def _node(folder: Folder, home: str | None) -> Node:
+    """The artifact that a folder is, or may be."""
+    spare = tuple(name for name in folder.folders if name.startswith("_"))
+    known = {"home": home, "spare": spare, "has_tars": samples.FOLDER in folder.folders}
+    if folder.state == COMMITTED:
+        return _committed(folder, known)
+    if folder.state == WITHDRAWN:
+        changed = folder.files[WITHDRAWN_FILE].changed
+        return Node(folder.place, WITHDRAWN, changed=changed, **known)
     size, changed = 0, 0.0
     known["marked"] = any(name != filesystem.TEMPORARY for name in spare)
-    for entry in files_under(url):
-        if entry.url == join(url, REMOVED):
+    for entry in files_under(folder.url):
+        if entry.url == join(folder.url, REMOVED):
             known["marked"] = True
             continue
         size, changed = size + entry.bytes, max(changed, entry.changed)
-    return listed, Node(place, UNFINISHED, changed=changed, bytes=size, **known)
+    return Node(folder.place, UNFINISHED, changed=changed, bytes=size, **known)
 
 
-def _committed(place: str, url: str, changed: float, known: Mapping[str, Any]) -> Node:
+def _committed(folder: Folder, known: Mapping[str, Any]) -> Node:
     """What the manifest of an artifact tells."""
-    manifest_url = join(url, MANIFEST)
+    manifest_url, changed = join(folder.url, MANIFEST), folder.files[MANIFEST].changed
     try:
         data = filesystem.read_bytes(manifest_url)
+    except FileNotFoundError as error:
+        raise SluiceError(f"{manifest_url} went away", "run the same command again") from error
+    try:
         head, parts = read_manifest(manifest_url, data)
         spec, totals = head["spec"], head["totals"]
         return Node(
-            place,
+            folder.place,
             COMMITTED,
             kind=spec["kind"],
             stage=spec["stage"],
@@ -180,10 +177,8 @@ def _committed(place: str, url: str, changed: float, known: Mapping[str, Any]) -
             folders=frozenset(path.partition("/")[0] for path in parts.paths() if "/" in path),
             **known,
         )
-    except FileNotFoundError as error:
-        raise SluiceError(f"{manifest_url} went away", "run the same command again") from error
     except SluiceError as error:
-        return Node(place, COMMITTED, changed=changed, problem=error.what, **known)
+        problem = error.what
     except (ValueError, KeyError, TypeError) as error:
         problem = f"{manifest_url} cannot be read: {error}"
-        return Node(place, COMMITTED, changed=changed, problem=problem, **known)
+    return Node(folder.place, COMMITTED, changed=changed, problem=problem, **known)
