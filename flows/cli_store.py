@@ -56,9 +56,10 @@ def gc(
     yes
         Do it. Without, nothing is removed.
     older_than
-        Keep what was made since, and all that it refers to: 12h, 30d, 8w.
+        Keep what was made since, and all that it refers to, and pages of runs: 12h, 30d, 8w.
     unfinished
-        Leave unfinished artifacts alone that were written to since: somebody may go on with them.
+        Leave unfinished artifacts alone that were written to since, and jobs that were waited for:
+        somebody may go on with them.
     derived
         Also scores, verdicts and indexes of versions that stay, where nothing refers to them.
     runs
