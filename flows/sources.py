@@ -69,31 +69,34 @@ def _demo(data: DataSettings, store: str) -> Step | None:
 def _given(
     name: str, data: DataSettings, store: str, sources: Sequence[SourceSettings]
 ) -> Iterator[Step]:
-    """The step of a split, after those of its tables that are text."""
-    tables: dict[int, Draft] = {}
-    needs: list[str] = []
-    for index, source in enumerate(sources):
-        if not needs_tables(source):
-            continue
-        fingerprint = source_fingerprint([source], store)
-        draft = text_tables.text_tables_draft(store, name, source, fingerprint)
-        step = sharded(
-            f"read {name} table {index}" if len(sources) > 1 else f"read {name} table",
-            "ingest",
-            {"": draft},
-            partial(text_tables.text_tables_items, source),
-            text_tables.TextTablesWork(draft.url),
-        )
-        tables[index] = draft
-        needs.append(step.name)
-        yield step
+    """The step of a split, after those of its tables that are text.
+
+    A split that stands needs these no more: a takedown removes them.
+    """
+    tables: dict[int, Step] = {}
 
     def items() -> Sequence[Item]:
-        made = {index: load(draft.url) for index, draft in tables.items()}
+        made = {index: load(step.draft.url) for index, step in tables.items()}
         return ingest.ingest_items(sources, data.rows_per_shard, made)
 
     fingerprint = source_fingerprint(sources, store)
-    yield _split(name, data, store, sources, fingerprint, items, needs)
+    split = _split(name, data, store, sources, fingerprint, items, ())
+    if not split.stored:
+        for index, source in enumerate(sources):
+            if needs_tables(source):
+                title = f"read {name} table {index}" if len(sources) > 1 else f"read {name} table"
+                tables[index] = _table(title, name, source, store)
+    yield from tables.values()
+    yield replace(split, needs=tuple(step.name for step in tables.values()))
+
+
+def _table(title: str, name: str, source: SourceSettings, store: str) -> Step:
+    """A table of the split `name` that is text, turned into Parquet."""
+    fingerprint, taken = source_fingerprint([source], store), tuple(takedown_lists(store))
+    draft = text_tables.text_tables_draft(store, name, source, fingerprint, taken)
+    items = partial(text_tables.text_tables_items, source)
+    work = text_tables.TextTablesWork(draft.url, taken)
+    return sharded(title, "ingest", {"": draft}, items, work)
 
 
 def _split(

@@ -4,6 +4,7 @@
 
 One part for each text file, in the files' order, and one row for each of its rows, bad lines
 included. Read block by block: memory depends on neither the file's size nor its longest line.
+Of what was taken down a row has the uid alone; a takedown removes the tables made before it.
 """
 
 import json
@@ -15,18 +16,25 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.outcomes import BAD_LINE
+from curation.fetch.blocklists import Blocklists
+from curation.intake import uid_of
+from curation.outcomes import BAD_LINE, BLOCKLISTED
 from curation.settings import SourceSettings
 from curation.sources import base, columnar
+from curation.sources.base import Record
 from curation.sources.roles import find_roles, usual_roles
 from curation.sources.tables import format_of, list_tables
 from curation.sources.text_lines import DELIMITERS, Bad, Row, parse_json, read_table
+from curation.sources.urls import record_of
+from curation.takedown.list import TakedownList, read_list
 from infra.artifacts import Part, Spec
 from infra.dataset import part_name
 from infra.filesystem import join, write_whole
+from infra.filesystem.entries import entries
 from infra.stage import Draft, Item
 
 CODE = 1
+FOLDER = "tables"
 GROUP_ROWS = 4096  # rows of a row group, or fewer where they hold more than GROUP_BYTES of text
 GROUP_BYTES = 16 * 2**20
 ROLES = ("url", "caption", "uid", "expected")
@@ -46,12 +54,27 @@ _DECIMAL = re.compile(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _json = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def text_tables_draft(store: str, name: str, source: SourceSettings, fingerprint: str) -> Draft:
+def text_tables_draft(
+    store: str,
+    name: str,
+    source: SourceSettings,
+    fingerprint: str,
+    takedowns: Sequence[TakedownList] = (),
+) -> Draft:
     """The artifact to be; fingerprint: of the files, as for `ingest_draft`."""
     columns = {role: getattr(source, role) for role in ROLES if getattr(source, role) is not None}
-    settings = {"columns": columns, "fingerprint": fingerprint}
+    settings: dict[str, Any] = {"columns": columns, "fingerprint": fingerprint}
+    if takedowns:
+        settings["takedowns"] = [each.digest for each in takedowns]
     spec = Spec("tables", "curation.text_tables", settings, (), CODE)
-    return Draft(join(store, name, "tables", spec.digest), spec)
+    return Draft(join(store, name, FOLDER, spec.digest), spec)
+
+
+def copies(store: str) -> list[str]:
+    """The folders of all such tables in a store, finished or not."""
+    named = [each.url for each in entries(store) if each.folder]
+    found = [each for url in named for each in entries(join(url, FOLDER)) if each.folder]
+    return [each.url for each in found]
 
 
 @dataclass(frozen=True)
@@ -75,15 +98,17 @@ def text_tables_items(source: SourceSettings) -> list[Item]:
 
 @dataclass(frozen=True)
 class TextTablesWork:
-    """Writes the part of one text file below `url`."""
+    """Writes the part of one text file below `url`, without what `takedowns` list."""
 
     url: str
+    takedowns: tuple[TakedownList, ...] = ()
 
     def __call__(self, value: TextTable, todo: list[str]) -> dict[str, Part]:
         name = part_name(value.part)
         path = f"{name}.parquet"
         kind = format_of(value.url)
         rows = 0
+        lists = Blocklists.of([read_list(each) for each in self.takedowns])
         with (
             columnar.open_raw(value.url, in_order=True) as raw,
             write_whole(self.url, path) as file,
@@ -96,10 +121,15 @@ class TextTablesWork:
             )
             readers = _readers(columns) if kind in DELIMITERS else {}
             with pq.ParquetWriter(file, SCHEMA, compression="zstd", use_dictionary=False) as writer:
-                for group in _groups(_entry(line, roles, readers) for line in lines):
+                found = (_entry(line, roles, readers) for line in lines)
+                names = [*roles, "meta", "reason"]
+                if not lists.empty:
+                    names = [*dict.fromkeys((*names, "uid"))]
+                    found = _obeying(found, value.label, lists)
+                for group in _groups(found):
                     writer.write_table(pa.Table.from_pylist(group, SCHEMA))
                     rows += len(group)
-        extra = {"label": value.label, "roles": [*roles, "meta", "reason"]}
+        extra = {"label": value.label, "roles": names}
         return dict.fromkeys(todo, Part(name, (file.part(path),), rows, rows, {}, extra))
 
 
@@ -133,6 +163,20 @@ def _entry(
     if meta:
         entry["meta"] = _json(meta)
     return entry
+
+
+def _obeying(found: Iterable[Entry], label: str, lists: Blocklists) -> Iterator[Entry]:
+    """The entries of a file; of one that is listed the uid alone, as in the row it becomes."""
+    for number, entry in enumerate(found):
+        record = record_of(f"{label}#{number}", entry, {name: name for name in entry})
+        hidden = is_listed(record, lists)
+        yield {"uid": uid_of(record), "reason": BLOCKLISTED} if hidden else entry
+
+
+def is_listed(record: Record, lists: Blocklists) -> bool:
+    """Whether a record of a table is listed, by its uid or its URL."""
+    by_uid = lists.uids is not None and lists.lists_uid(uid_of(record))
+    return by_uid or (record.url is not None and lists.lists_url(record.url))
 
 
 def _cell(role: str, value: Any) -> str | None:

@@ -52,7 +52,7 @@ class Piece:
                     for rows in columnar.read_rows(groups, names, group, skip, count):
                         for row in rows:
                             source = f"{self.file.label}#{start + skip + read}"
-                            yield _record(source, row, roles)
+                            yield record_of(source, row, roles)
                             read += 1
                 for index in range(read, count):
                     yield Record(f"{self.file.label}#{start + skip + index}", reason=DAMAGED)
@@ -72,7 +72,7 @@ def _opened(raw: BinaryIO, file: TableFile) -> ParquetGroups:
     return groups
 
 
-def _record(source: str, row: Mapping[str, Any], roles: Mapping[str, str]) -> Record:
+def record_of(source: str, row: Mapping[str, Any], roles: Mapping[str, str]) -> Record:
     """The record of a row; `roles` without a caption: the table has none, and "" is right."""
     cells = {role: row[column] for role, column in roles.items()}
     if "meta" in cells:
@@ -81,7 +81,7 @@ def _record(source: str, row: Mapping[str, Any], roles: Mapping[str, str]) -> Re
         named = set(roles.values())
         meta = {name: value for name, value in row.items() if name not in named}
     if cells.get("reason"):
-        return Record(source, meta=meta, reason=cells["reason"])
+        return Record(source, uid=_text(cells.get("uid")), meta=meta, reason=cells["reason"])
     url, caption, uid, expected = (
         _text(cells.get(role)) for role in ("url", "caption", "uid", "expected")
     )
@@ -186,19 +186,24 @@ class UrlSource:
                 f"{self.settings.location} holds text, which is turned into Parquet first",
                 "this is a defect of the caller; please report it with this message",
             )
-        parts = self.tables.parts
-        if [part.extra["label"] for part in parts] != [label for _, label in pairs]:
+        files = files_of(self.tables)
+        if [file.label for file in files] != [label for _, label in pairs]:
             raise columnar.changed(self.settings.location)
-        return [
-            TableFile(
-                self.tables.path(part.files[0].path),
-                part.extra["label"],
-                part.rows,
-                part.files[0].bytes,
-                tuple((role, role) for role in part.extra["roles"]),
-            )
-            for part in parts
-        ]
+        return files
+
+
+def files_of(tables: Artifact) -> list[TableFile]:
+    """The files of what `text_tables` made."""
+    return [
+        TableFile(
+            tables.path(part.files[0].path),
+            part.extra["label"],
+            part.rows,
+            part.files[0].bytes,
+            tuple((role, role) for role in part.extra["roles"]),
+        )
+        for part in tables.parts
+    ]
 
 
 def needs_tables(settings: SourceSettings) -> bool:

@@ -1,4 +1,6 @@
-"""What could remain of samples that were taken down: images in tars, scores and vectors of rows."""
+"""What could remain of samples that were taken down: rows of text tables, images in tars, scores
+and vectors of rows.
+"""
 
 # pyarrow.compute makes its functions when it is imported; pyright cannot see them.
 # pyright: reportAttributeAccessIssue=false
@@ -14,11 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.fetch.blocklists import Blocklists, Entries
-from curation.outcomes import TAKEN_DOWN
+from curation.outcomes import BLOCKLISTED, TAKEN_DOWN
+from curation.sources.tables import TableFile
+from curation.sources.text_tables import copies, is_listed
+from curation.sources.urls import Piece, files_of
 from curation.takedown.rewrite import taken_parts
 from curation.takedown.scores import blanked
 from curation.takedown.successor import score_artifacts
-from infra import filesystem
+from infra import artifacts, filesystem
 from infra.artifacts import Artifact
 from infra.dataset import Dataset, index_id, read_table
 from infra.progress import Display
@@ -26,6 +31,27 @@ from infra.runner import Runner
 from infra.shards import IMAGE_EXTENSIONS, read_tar
 
 Ids = npt.NDArray[np.int64]
+
+
+def copies_left(
+    store: str, entries: Entries, runner: Runner, display: Display
+) -> tuple[int, list[str]]:
+    """How many files text tables became, and those with rows that are listed."""
+    made = [artifacts.load(url) for url in copies(store)]
+    files = [file for tables in made if tables is not None for file in files_of(tables)]
+    line, found = display.stage("text tables", len(files), "files"), list[str]()
+    for index, count in runner.map(partial(_rows_left, entries), files):
+        if count:
+            found.append(f"{count} rows of {files[index].url}")
+        line.advance()
+    line.finish()
+    return len(files), sorted(found)
+
+
+def _rows_left(entries: Entries, file: TableFile) -> int:
+    lists = Blocklists.of([entries])
+    records = Piece(file, 0, file.rows).records()
+    return sum(record.reason != BLOCKLISTED and is_listed(record, lists) for record in records)
 
 
 def images_left(

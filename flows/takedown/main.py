@@ -5,7 +5,7 @@ begin      the request, then the list that ingest obeys from now on
 hide       tombstones, which running services see at once
 seen       the runs that learnt from it, while that can still be told
 rewrite    successors of all versions concerned, their scores and indexes
-withdraw   the old versions; `latest` names the new ones
+withdraw   the old versions; `latest` names the new ones; copies of text tables go
 record     what was done, signed
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from curation.sources.text_tables import copies
 from curation.takedown.find import Found, find
 from curation.takedown.list import LIST, put_list, read_list
 from curation.takedown.rewrite import Home, RewriteWork, all_tars, is_own, rewrite_items, shards_in
@@ -48,13 +49,14 @@ from infra.withdrawn import Withdrawal, clean_withdrawn, withdraw
 
 SEEN = "seen.json"
 OUTSIDE = "outside.json"
-MOVES = "moves.json"  # what is withdrawn for what, once all of that is there
+MOVES = "moves.json"  # what is withdrawn for what, once all of that is there, and REMOVED
+REMOVED = ("unfinished", "copies")  # versions that were begun; of text tables, to be made again
 YOUNG = 300.0  # seconds since the last write into a version that may still be written
 
 
 @dataclass(frozen=True)
 class Matched:
-    """What a takedown is about. outside: sources with what goes, which are not versions.
+    """What a takedown is about. outside: tars with what goes that are no version's.
 
     touched: by digest of a version, the shards that are rewritten, and the tars of the store that
     they read and that hold an image that goes.
@@ -91,19 +93,7 @@ def match(takedown: Takedown, entries: Mapping[str, Any], runner: Runner, displa
                 shards.setdefault(shard, set())
         if shards:
             touched[version.digest] = shards
-    outside = sorted({*(tars - condemned), *_tables(takedown.store, found)})
-    return Matched(there, found, touched, tuple(outside))
-
-
-def _tables(store: str, found: Found) -> set[str]:
-    """The copies of text tables that versions with matches may have been ingested from."""
-    names = {url.rsplit("/", 2)[1] for url in found.rows}
-    manifests = [
-        url
-        for name in names
-        for url in filesystem.list_files(join(store, name, "tables", "*", MANIFEST))
-    ]
-    return {url.rpartition("/")[0] for url in manifests}
+    return Matched(there, found, touched, tuple(sorted(tars - condemned)))
 
 
 def where_to_run(recipe: str | None, overrides: Sequence[str] = ()) -> ExecutionSettings:
@@ -129,6 +119,7 @@ def plan(store: str, options: TakedownOptions, where: ExecutionSettings, display
         )
     lines += [f"  a source, left as it is: {url}" for url in matched.outside]
     lines += [f"  unfinished, to be removed: {url}" for url in unfinished(store)]
+    lines += [f"  a copy of text tables, to be removed: {url}" for url in copies(store)]
     return "\n".join(lines)
 
 
@@ -146,8 +137,9 @@ def run(store: str, options: TakedownOptions, where: ExecutionSettings, display:
         moves = filesystem.read_json(join(takedown.url, MOVES))
         for old, new in moves["versions"]:
             _withdraw(takedown, join(store, old), new)
-        _clean(store, [join(store, each) for each in moves["unfinished"]])
-        return write_record(takedown, moves["unfinished"])
+        gone = {some: moves.get(some, []) for some in REMOVED}  # older code noted no copies
+        _clean(store, [join(store, each) for some in gone.values() for each in some])
+        return write_record(takedown, gone)
 
 
 def _prepared(
@@ -166,7 +158,7 @@ def _prepared(
     made = _successors(takedown, matched)
     hidden = _hide(takedown, matched)
     display.say(f"hidden from every index after {duration(time.monotonic() - start)}")
-    stale = _unfinished(store, made)
+    tables, stale = copies(store), _unfinished(store, made)
     _note(takedown, matched, made)
     homes = _homes(made, matched)
     for each in made:
@@ -176,6 +168,7 @@ def _prepared(
     moves = {
         "versions": [[_place(store, each.old.url), each.draft.spec.digest] for each in made],
         "unfinished": [_place(store, url) for url in stale],
+        "copies": [_place(store, url) for url in tables],
     }
     filesystem.put_if_absent(takedown.url, MOVES, canonical_json(moves))
     return True
@@ -191,10 +184,13 @@ def _successors(takedown: Takedown, matched: Matched) -> list[Successor]:
 
 
 def _unfinished(store: str, made: Sequence[Successor]) -> list[str]:
-    """Versions that somebody began and left, which go; SluiceError for one being written now."""
+    """Versions that somebody began and left, which go.
+
+    SluiceError for one that is being written now, or a copy of text tables.
+    """
     ours = {each.draft.url for each in made}
     found = [url for url in unfinished(store) if url not in ours]
-    for url in found:
+    for url in (*found, *copies(store)):
         age = last_change(url)
         if age is not None and age < YOUNG:
             raise SluiceError(

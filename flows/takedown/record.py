@@ -3,7 +3,7 @@
 <store>/takedowns/<id>/record.json    {"record": {...}, "signature": hex}
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from typing import Any
@@ -20,8 +20,11 @@ from infra.filesystem import join
 FORMAT = 1
 
 
-def write_record(takedown: Takedown, stale: Sequence[str]) -> str:
-    """Sign and keep the record of a takedown whose versions are all withdrawn; a summary of it."""
+def write_record(takedown: Takedown, removed: Mapping[str, Sequence[str]]) -> str:
+    """Sign and keep the record of a takedown whose versions are all withdrawn; a summary of it.
+
+    removed: other folders that went, by what they were.
+    """
     record = {
         "format": FORMAT,
         "id": takedown.id,
@@ -35,7 +38,7 @@ def write_record(takedown: Takedown, stale: Sequence[str]) -> str:
         "versions": _versions(takedown),
         "runs": filesystem.read_json(join(takedown.url, "seen.json")),
         "outside": filesystem.read_json(join(takedown.url, "outside.json")),
-        "unfinished": list(stale),
+        **removed,
     }
     data = signed(record, signing_key())
     filesystem.put_if_absent(takedown.url, RECORD, data)
@@ -80,4 +83,5 @@ def summary(record: dict[str, Any], url: str) -> str:
         lines.append(f"  checkpoint {run['run']} has seen {told}")
     lines += [f"  a source, left as it is: {url}" for url in record["outside"]]
     lines += [f"  removed, unfinished: {name}" for name in record["unfinished"]]
+    lines += [f"  removed, a copy of text tables: {name}" for name in record["copies"]]
     return "\n".join([*lines, f"record: {url}"])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curation.fetch.blocklists import Entries
-from curation.takedown.check import images_left, scores_left, taken_ids
+from curation.takedown.check import copies_left, images_left, scores_left, taken_ids
 from curation.takedown.find import find
 from curation.takedown.list import FOLDER, LIST, read_list, takedown_lists
 from curation.takedown.rewrite import all_tars, is_own
@@ -79,6 +79,8 @@ def _checks(
         for url, table in found.rows.items()
     ]
     checks.append(Check("rows: uid, URL, domain, SHA-256", f"{len(there)} versions", rows))
+    count, left = copies_left(store, entries, runner, display)
+    checks.append(Check("copies of text tables", f"{count} files", left))
     checks.append(_images(store, record, there, deep, entries, runner, display))
     checks.append(_scores(there, runner, display))
     checks.append(_indexes(there))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from curation import outcomes, score
@@ -239,6 +240,49 @@ def test_a_retry_takes_up_nothing_that_went(tmp_path: Path) -> None:
         assert clean, table_
         with pytest.raises(SluiceError, match="no transient failure"):
             prepare(options.reading(retry_failed="latest"))
+
+
+def test_copies_of_text_tables_go_and_come_again_without_it(tmp_path: Path) -> None:
+    store, table = str(tmp_path / "store"), tmp_path / "table.csv"
+    settings = ("data.fetch.allow_networks=[127.0.0.0/8]", "data.fetch.retries=0",
+                "data.fetch.robots_txt=false", *OVERRIDES)  # fmt: skip
+
+    def ingested(*more: str) -> list[str]:
+        prepared = prepare(Options(None, (*settings, *more), store).reading([str(table)]))
+        result = execute(
+            prepared, "ingest", SilentDisplay(), lambda step, session: step.run(session)
+        )
+        return [timing.name for timing in result.timings if not timing.from_store]
+
+    def texts() -> str:
+        files = Path(store, "pool", "tables").glob("*/*.parquet")
+        return "".join(str(pq.read_table(file).to_pylist()) for file in files)
+
+    with FaultServer() as server:
+        urls = [server.url(f"/ok/{n}.jpg") for n in range(6)]
+        table.write_text("\n".join(["url,caption", *(f"{url},number {url[-5]}" for url in urls)]))
+        assert ingested() == ["read pool table", "ingest pool"]
+        first = all_rows(open_dataset(store, "pool"))
+        assert urls[4] in texts()
+        copy = next(Path(store, "pool", "tables").iterdir())
+        kept = shutil.copytree(copy, tmp_path / "kept")
+        told = take(store, tmp_path, "uids", [first[1]["uid"]])
+        assert f"removed, a copy of text tables: pool/tables/{copy.name}" in told
+        take(store, tmp_path, "urls", [urls[4]])
+        assert texts() == "" and ingested() == []  # the version stands, and needs none
+        assert ingested("data.rows_per_shard=3") == ["read pool table", "ingest pool"]
+    assert [name in texts() for name in ("number 0", "number 1", "number 4", urls[1], urls[4])] == [
+        True, False, False, False, False,
+    ]  # fmt: skip
+    again = all_rows(open_dataset(store, "pool"))
+    assert [row["uid"] for row in again] == [row["uid"] for row in first]
+    assert [row["reason"] for row in again] == [
+        outcomes.BLOCKLISTED if n in (1, 4) else None for n in range(6)
+    ]
+    assert check(store)[1]
+    shutil.copytree(kept, copy)
+    table_, clean = check(store)
+    assert not clean and f"1 rows of {copy}" in table_
 
 
 def test_scores_and_explanations_of_a_curated_store(curated_store: Path, tmp_path: Path) -> None:
