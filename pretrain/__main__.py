@@ -17,7 +17,7 @@ from infra import artifacts
 from infra.command import command_line, run_command
 from infra.dataset import open_dataset
 from infra.errors import SluiceError
-from infra.progress import display
+from infra.progress import Pulse, display
 from infra.runner import make_runner
 from infra.stage import Draft
 from pretrain.data import Source
@@ -298,7 +298,7 @@ def _train(draft: Draft, settings: TrainSettings, sources: list[Source]) -> None
             distributed.destroy_process_group()
 
 
-def _silent(step: int, note: str) -> None:
+def _silent(step: int, pulse: Pulse) -> None:
     return None
 
 

@@ -15,6 +15,7 @@ order of the others. The faults:
     stale   a list of files as it was when it was last asked for, or empty
 """
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -63,6 +64,8 @@ class Proxy:
         self.lists: dict[str, bytes] = {}
         self._times: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self.asking: dict[object, socket.socket] = {}  # whose requests are not answered yet
+        self.down_until = 0.0
 
     @contextmanager
     def spoilt(
@@ -79,6 +82,7 @@ class Proxy:
     def __enter__(self) -> "Proxy":
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # it hung up
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
@@ -86,6 +90,24 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+    def sever(self, seconds: float, patience: float = 0.0) -> int:
+        """End the connections whose requests wait for an answer, and all new ones for a while.
+
+        patience: seconds to wait for such a request. Returns how many that hits; without one
+        nothing happens.
+        """
+        deadline = time.monotonic() + patience
+        while not self.asking:
+            if time.monotonic() > deadline:
+                return 0
+            time.sleep(0.001)
+        self.down_until = time.monotonic() + seconds
+        hit = list(self.asking.values())
+        for connection in hit:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        return len(hit)
 
     def faults(self) -> Counter[str]:
         """How often each fault came."""
@@ -134,6 +156,18 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             os.close(self.connection.detach())
 
         def _handle(self) -> None:
+            if time.monotonic() < proxy.down_until:
+                self._reset()
+                return
+            proxy.asking[self] = self.connection
+            try:
+                self._take()
+            except OSError:  # severed
+                self.close_connection = True
+            finally:
+                proxy.asking.pop(self, None)
+
+        def _take(self) -> None:
             path, _, query = self.path.partition("?")
             length = int(self.headers.get("Content-Length") or 0)
             fault = proxy.choose(self.command, path, query, length)
