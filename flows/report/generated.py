@@ -53,8 +53,10 @@ def generated(context: ReportContext) -> Generated | None:
 
 
 def _first_meta(dataset: Dataset) -> Mapping[str, Any]:
-    rows = dataset.rows(dataset.shards[0], ["meta"]) if dataset.shards else None
-    return json.loads(rows["meta"][0].as_py() or "{}") if rows is not None else {}
+    first = next(iter(dataset.shards), None)
+    if first is None:
+        return {}
+    return json.loads(dataset.rows(first, ["meta"])["meta"][0].as_py() or "{}")
 
 
 def _prompts(pool: Artifact) -> list[tuple[str, str]]:

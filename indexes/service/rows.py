@@ -12,6 +12,7 @@ shown.
 import io
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,11 +159,15 @@ class Rows:
 
     def _left_out(self, shard: int, row: int) -> str | None:
         """Why the index's version has no sample of a row that verdicts keep; None where it has."""
-        dataset = self._index.dataset
-        if shard not in dataset.shards:
+        if shard not in self._shards:
             return "not_in_subset"
-        (own,) = dataset.rows(shard, ["status", "reason"]).slice(row, 1).to_pylist()
+        (own,) = self._index.dataset.rows(shard, ["status", "reason"]).slice(row, 1).to_pylist()
         return None if own["status"] == "ok" else own["reason"] or own["status"]
+
+    @cached_property
+    def _shards(self) -> frozenset[int]:
+        """Of the index's version: perhaps very many, so they are read from its manifest once."""
+        return frozenset(self._index.dataset.shards)
 
     def _duplicates(self, decided: Decided, identifier: int) -> Iterator[dict[str, Any]]:
         """The rows that stored pairs join to one, the closest first.
