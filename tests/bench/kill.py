@@ -53,7 +53,7 @@ PATIENCE = 900.0  # seconds in which a run that nobody kills must end
 TARGET = "curate-and-pretrain"
 IN_PROCESSES = {"run": 2, "machine": 1, "worker": 5, "connection": 5}
 ON_RAY = {"run": 1, "worker": 3, "connection": 3, "node": 3}
-SETTINGS = ("processes", "cluster", "processes", "prefect", "processes", "cluster", "processes")
+SETTINGS = ("cluster", "processes", "processes", "prefect", "processes", "cluster", "processes")
 
 
 def drive(store: str, overrides: Sequence[str]) -> None:

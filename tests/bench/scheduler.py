@@ -121,9 +121,6 @@ def main() -> None:
 
     shards = int(sys.argv[1]) if len(sys.argv) > 1 else SHARDS
     figures: dict[str, Any] = {"load_before": [round(value, 1) for value in psutil.getloadavg()]}
-    for executor in ("local", "ray"):
-        figures[f"{executor}, 2 workers"] = apart(None, executor, "local", 2, shards)
-        keep("scheduler", figures, "ray")  # at once: on a busy machine 100,000 shards take long
     with cluster() as ray:
         for count in NODES:
             while len(ray.nodes) - 1 < count:
@@ -131,7 +128,10 @@ def main() -> None:
             time.sleep(20)
             few = min(FEW, shards)
             figures[f"ray, {count} nodes"] = apart(ray.environment, "ray", ray.address, count, few)
-            keep("scheduler", figures, "ray")
+            keep("scheduler", figures, "ray")  # at once: 100,000 shards take long
+    for executor in ("ray", "local"):
+        figures[f"{executor}, 2 workers"] = apart(None, executor, "local", 2, shards)
+        keep("scheduler", figures, "ray")
 
 
 if __name__ == "__main__":
