@@ -46,7 +46,7 @@ from tests.s3 import S3, environment  # noqa: E402
 KILLS = 500
 SEED = 11
 A_RUN = 40  # kills at most, so that it comes to an end
-PAUSE = 2.0  # seconds between two kills, on average
+PAUSE = 1.5  # seconds between two kills, on average
 DOWN = 3.0  # seconds at most for which the object store cannot be reached
 FAREWELL = 40.0  # seconds in which the processes of a run that was killed have to end
 PATIENCE = 900.0  # seconds in which a run that nobody kills must end
@@ -280,13 +280,16 @@ class Campaign:
         return True
 
     def _ray_workers(self) -> Iterator[psutil.Process]:
-        """Ray's processes that do our work: they are called ray:: and what they do."""
+        """Ray's processes that do work: they are called ray:: and what they do.
+
+        Not its agents, with which a node ends.
+        """
         assert self.ray
         for node in self.ray.nodes[1:]:
             try:
                 for process in psutil.Process(node.process.pid).children(recursive=True):
                     name = " ".join(process.cmdline()[:1])
-                    if name.startswith("ray::") and "IDLE" not in name:
+                    if name.startswith("ray::") and not name.endswith(("IDLE", "Agent")):
                         yield process
             except psutil.Error:
                 continue
