@@ -3,6 +3,8 @@
 Prefect schedules and shows; it caches nothing of ours, because the store is the truth.
 """
 
+import atexit
+import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -62,7 +64,29 @@ def tell(result: Result, shown: Display) -> Result:
 
 def _display() -> Display:
     """The terminal for a person; the run's log where a deployment started us."""
+    end_server_with_us()
     return PlainDisplay(get_run_logger().info) if deployment.id else display()
+
+
+def end_server_with_us() -> None:
+    """See that the server which Prefect starts for a run without one ends with this process.
+
+    Prefect ends it when all is well; after SIGKILL it would stay for good. Somebody has to see
+    that: a shell whose input ends with us.
+    """
+    loaded: Any = sys.modules.get("prefect.server.api.server")  # where Prefect has started one
+    for server in loaded.SubprocessASGIServer._instances.values() if loaded else ():
+        if server.server_process and server.server_process.pid not in _watched:
+            pid = server.server_process.pid
+            watch = subprocess.Popen(
+                ["/bin/sh", "-c", 'cat >/dev/null; kill "$0"', str(pid)], stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+            _watched[pid] = watch
+            atexit.register(watch.kill)  # before Prefect ends the server itself
+
+
+_watched: dict[int, subprocess.Popen[bytes]] = {}  # by the server's process
 
 
 def stop_jobs(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:

@@ -20,7 +20,8 @@ class StageLog:
 
     total: of its steps, where it has no shards. whole: its one shard is all rows together.
     start: seconds a worker needs for its first shard beyond what such a shard costs later: it
-    loads libraries and networks. rate: seconds of a worker for a row, thereafter. memory: the most
+    loads libraries and networks. rate: seconds of a worker for a row, thereafter; warm: whether
+    there was such a shard, so that this can be told from `start`. memory: the most
     that a worker held while it did a shard, in bytes; 0 where the log does not tell.
     """
 
@@ -36,6 +37,7 @@ class StageLog:
     workers: int = 1
     start: float = 0.0
     rate: float = 0.0
+    warm: bool = False
     memory: int = 0
 
     @property
@@ -129,6 +131,7 @@ def _count(stage: StageLog, shards: Sequence[Mapping[str, Any]]) -> None:
     if not later:  # a worker for each shard: what starting takes cannot be told apart
         stage.rate = stage.work / stage.rows if stage.rows else 0.0
         return
+    stage.warm = True
     stage.rate = sum(each["seconds"] for each in later) / sum(each["rows"] for each in later)
     first = [done[0] for done in by_worker.values()]
     stage.start = fmean(max(each["seconds"] - stage.rate * each["rows"], 0.0) for each in first)

@@ -101,8 +101,9 @@ def _law(seen: Sequence[StageLog], pools: Sequence[int]) -> Law:
         kind, rows, work = WHOLE, pool, line(pools, [each.work for each in seen])
         fixed = _mean([each.seconds - each.work for each in seen])
     else:
-        kind, rows, work = WIDE, _rows(seen, pools), Line(0.0, _rate(seen))
-        fixed = _mean([each.seconds - each.work_later / each.workers for each in seen])
+        told = [each for each in seen if each.warm] or [largest]
+        kind, rows, work = WIDE, _rows(seen, pools), Line(0.0, _rate(told))
+        fixed = _mean([each.seconds - each.work_later / each.workers for each in told])
         shard = largest.rows / largest.shards
     measured = max(each.memory for each in seen)
     return Law(

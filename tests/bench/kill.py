@@ -12,7 +12,8 @@ A run that died, or gave up, is started again by the same command until the reci
 every artifact must have the bytes it has where nothing was killed, every sample of the pool must be
 accounted for once, no process may be left, and gc must find all that the store should not have.
 Runs drive their workers in processes, on a Ray cluster of two nodes, or through Prefect.
-Run: python tests/bench/kill.py [KILLS]      writes results/kill.json after every run
+Run: python tests/bench/kill.py [KILLS] [--on]      writes results/kill.json after every run, and
+with --on goes on from it.
 """
 
 import json
@@ -37,7 +38,7 @@ sys.path.insert(0, str(ROOT))
 
 from infra import filesystem  # noqa: E402
 from infra.dataset import open_dataset  # noqa: E402
-from tests.bench.record import keep  # noqa: E402
+from tests.bench.record import RESULTS, keep  # noqa: E402
 from tests.cluster import Cluster, cluster  # noqa: E402
 from tests.faults import Proxy  # noqa: E402
 from tests.flows.conftest import SMALL  # noqa: E402
@@ -302,6 +303,15 @@ class Campaign:
         self.ray.join(1)
         return True
 
+    def go_on(self, kept: Mapping[str, Any]) -> None:
+        """Take over the figures of an earlier campaign, and draw other numbers than it."""
+        self.counts.update(kept["by_kind"])
+        self.by_setting |= {name: Counter(each) for name, each in kept["by_setting"].items()}
+        self.orphans.update(kept["cleared_by_gc"])
+        self.gave_up += [text for text, count in kept["gave_up"].items() for _ in range(count)]
+        self.runs = kept["runs"]
+        self.rng = random.Random(f"{SEED} {self.runs}")
+
     def figures(self) -> dict[str, Any]:
         return {
             "kills": self.counts.total(),
@@ -329,7 +339,7 @@ def _kind(text: str) -> str:
     ]
 
 
-def main(kills: int) -> None:
+def main(kills: int, on: bool) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that servers end, too
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="sluice-kills-"))
@@ -344,7 +354,9 @@ def main(kills: int) -> None:
         )
         stack.enter_context(environment(AWS_ENDPOINT_URL=proxy.endpoint))
         campaign = Campaign(s3, proxy, random.Random(SEED), folder)
-        turn = 0
+        if on:
+            campaign.go_on(json.loads((RESULTS / "kill.json").read_text()))
+        turn = campaign.runs
         while (left := kills - campaign.counts.total()) > 0:
             setting = SETTINGS[turn % len(SETTINGS)]
             turn += 1
@@ -361,4 +373,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["drive"]:
         drive(sys.argv[2], sys.argv[3:])
     else:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else KILLS)
+        numbers = [int(word) for word in sys.argv[1:] if word.isdecimal()]
+        main(*numbers or [KILLS], on="--on" in sys.argv)

@@ -128,7 +128,7 @@ def test_a_shard_costs_a_bounded_number_of_requests(s3: S3, server: FaultServer)
     assert more["GET"] <= 5 * shards  # the table's footer and columns, the record of the part
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_random_it_ends_with_the_same_bytes(
     s3: S3, server: FaultServer, tmp_path: Path
 ) -> None:

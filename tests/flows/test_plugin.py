@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows import environment
+from tests.services import until
 
 ROOT = Path(__file__).parents[2]
 PREFECT = Path(sys.executable).with_name("prefect")
@@ -155,3 +157,28 @@ def test_a_flow_that_fails_shows_one_message(tmp_path: Path, pictures: Path) -> 
     assert progress[1:] == ["ingest pool: 2 shards to do"]
     assert error.startswith(f"error: cannot write {store}/pool/")
     assert way_out.startswith("  way out: ")
+
+
+@pytest.mark.prefect
+def test_the_server_of_a_run_that_is_killed_ends_too(tmp_path: Path) -> None:
+    """Prefect starts one for a run that names none; only the run itself would have ended it."""
+    values = {name: value for name, value in os.environ.items() if name not in environment.QUIET}
+    arguments = [
+        "run",
+        "ingest",
+        "--store",
+        str(tmp_path / "store"),
+        "--set",
+        "run.executor=inline",
+    ]
+    with (tmp_path / "log").open("wb") as log:
+        run = subprocess.Popen(
+            [str(PREFECT), *arguments],
+            cwd=ROOT, env={**values, "PREFECT_PLUGINS_ENABLED": "true"},
+            stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    until("its flow", lambda: "demo corpus" in (tmp_path / "log").read_text(), tmp_path / "log")
+    servers = [each for each in psutil.Process(run.pid).children() if "uvicorn" in each.cmdline()]
+    run.kill()
+    run.wait()
+    assert servers and psutil.wait_procs(servers, timeout=30)[1] == []

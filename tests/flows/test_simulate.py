@@ -29,7 +29,7 @@ def stage(name: str, rows: int, a: float, b: float, shard: int = 0) -> StageLog:
     work = b * rows
     return StageLog(
         name, a + work / 2, rows // shard, False, rows // shard, rows, 10 * rows, work,
-        workers=2, rate=b, memory=300,
+        workers=2, rate=b, warm=True, memory=300,
     )  # fmt: skip
 
 

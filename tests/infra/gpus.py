@@ -15,7 +15,9 @@ def seen(_: int) -> str:
 
 
 def main() -> None:
-    ray.init(num_cpus=WORKERS + 1, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        "local", num_cpus=WORKERS + 1, num_gpus=2, include_dashboard=False, log_to_driver=False
+    )
     with RayRunner(WORKERS) as runner:
         first = [
             sorted(dict(runner.map(seen, range(6), gpu=gpu)).values()) for gpu in (True, False)
