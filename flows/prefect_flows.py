@@ -6,6 +6,8 @@ Prefect schedules and shows; it caches nothing of ours, because the store is the
 import atexit
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,6 +66,7 @@ def tell(result: Result, shown: Display) -> Result:
 
 def _display() -> Display:
     """The terminal for a person; the run's log where a deployment started us."""
+    _begun.set()
     end_server_with_us()
     return PlainDisplay(get_run_logger().info) if deployment.id else display()
 
@@ -75,7 +78,8 @@ def end_server_with_us() -> None:
     that: a shell whose input ends with us.
     """
     loaded: Any = sys.modules.get("prefect.server.api.server")  # where Prefect has started one
-    for server in loaded.SubprocessASGIServer._instances.values() if loaded else ():
+    servers: Any = getattr(loaded, "SubprocessASGIServer", None)  # None while that is loaded
+    for server in list(servers._instances.values()) if servers else ():
         if server.server_process and server.server_process.pid not in _watched:
             pid = server.server_process.pid
             watch = subprocess.Popen(
@@ -86,7 +90,16 @@ def end_server_with_us() -> None:
             atexit.register(watch.kill)  # before Prefect ends the server itself
 
 
+def _watch_for_server() -> None:
+    """It is there some seconds before the flow begins."""
+    until = time.monotonic() + 300
+    while not _begun.wait(0.05) and time.monotonic() < until:
+        end_server_with_us()
+
+
 _watched: dict[int, subprocess.Popen[bytes]] = {}  # by the server's process
+_begun = threading.Event()
+threading.Thread(target=_watch_for_server, daemon=True).start()
 
 
 def stop_jobs(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
