@@ -58,7 +58,7 @@ def main() -> None:
             "from": "index_scale.json",
             "seconds": curve(growth, "cpu_seconds_by_stage", stage),
         }
-    flat = scheduler["local, 2 workers"]
+    flat = scheduler["ray, 2 workers"]
     driver = {
         "from": "scheduler.json",
         "bytes": flat["mb_over_the_shards"][0] * MB,
