@@ -82,6 +82,11 @@ def forecast(
     besides, part = part_bytes()
     driver = besides + part * max((stage.shards for stage in stages), default=0)
     notes = [*_notes(laws, cluster, stages, rows)]
+    if larger > 2:
+        notes.append(
+            f"the calibration had shards of {laws.rows_a_shard:,.0f} rows: stages of one process, "
+            "which open each shard, take less with larger ones"
+        )
     return Forecast(rows, stages, seconds, cost, driver, notes)
 
 

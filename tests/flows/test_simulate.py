@@ -85,6 +85,7 @@ def test_what_does_not_fit_is_told() -> None:
     found = forecast(laws, MACHINE, 5.85e9, rows_a_shard=1e10)
     told = "\n".join(found.notes)
     assert "verdicts: its one process need" in told
+    assert "the calibration had shards of 50 rows" in told
     assert "ingest pool: 1 shards keep only as many of 2 workers busy" in told
     assert "1,462,500 times the largest calibration (4,000 rows)" in told
     assert "one calibration" in "\n".join(forecast(fit([log(1000)]), MACHINE, 1e4).notes)
