@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from infra.errors import SluiceError
@@ -19,9 +18,8 @@ class StageLog:
     """One stage of one run. seconds: of wall clock. work: of all its workers together.
 
     total: of its steps, where it has no shards. whole: its one shard is all rows together.
-    start: seconds a worker needs for its first shard beyond what such a shard costs later: it
-    loads libraries and networks. rate: seconds of a worker for a row, thereafter; warm: whether
-    there was such a shard, so that this can be told from `start`. memory: the most
+    rate: seconds of a worker for a row after its first shard, for which it loads libraries and
+    networks; warm: whether there were such shards, else this is of all. memory: the most
     that a worker held while it did a shard, in bytes; 0 where the log does not tell.
     """
 
@@ -33,9 +31,7 @@ class StageLog:
     rows: int = 0
     bytes: int = 0
     work: float = 0.0
-    cpu_seconds: float = 0.0
     workers: int = 1
-    start: float = 0.0
     rate: float = 0.0
     warm: bool = False
     memory: int = 0
@@ -121,7 +117,6 @@ def _count(stage: StageLog, shards: Sequence[Mapping[str, Any]]) -> None:
     stage.rows = sum(each["rows"] for each in shards)
     stage.bytes = sum(each["bytes"] for each in shards)
     stage.work = sum(each["seconds"] for each in shards)
-    stage.cpu_seconds = sum(each["cpu_seconds"] for each in shards)
     stage.memory = max(each.get("memory", 0) for each in shards)
     by_worker: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for each in sorted(shards, key=lambda each: each["begin"]):
@@ -133,5 +128,3 @@ def _count(stage: StageLog, shards: Sequence[Mapping[str, Any]]) -> None:
         return
     stage.warm = True
     stage.rate = sum(each["seconds"] for each in later) / sum(each["rows"] for each in later)
-    first = [done[0] for done in by_worker.values()]
-    stage.start = fmean(max(each["seconds"] - stage.rate * each["rows"], 0.0) for each in first)

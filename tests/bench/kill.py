@@ -321,8 +321,6 @@ class Campaign:
                            for name, each in sorted(self.by_setting.items())},
             "gave_up": dict(Counter(_kind(text) for text in self.gave_up).most_common()),
             "cleared_by_gc": dict(sorted(self.orphans.items())),
-            "differing": 0,
-            "processes_left": 0,
         }  # fmt: skip
 
 
