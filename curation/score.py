@@ -26,6 +26,7 @@ from curation.stored import Stored, read_stored
 from infra.artifacts import Part, Spec
 from infra.dataset import part_name, read_samples, read_table, write_table
 from infra.errors import SluiceError
+from infra.feeding import fed
 from infra.filesystem import FilePart, join, write_bytes
 from infra.runner import own_processors
 from infra.stage import Draft
@@ -188,7 +189,7 @@ class ScoreWork:
         }
         scored: dict[str, list[Scores]] = {scorer: [] for scorer in todo}
         with closing(self._loaded(value, rows, todo)) as loaded:
-            for batch in _batches(rows, loaded, vectors):
+            for batch in fed(_batches(rows, loaded, vectors)):
                 for scorer in todo:
                     scored[scorer].append(_checked(self.scorers[scorer], batch, name))
         return {scorer: self._write(name, scorer, pieces) for scorer, pieces in scored.items()}

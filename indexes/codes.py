@@ -27,6 +27,7 @@ from infra import artifacts
 from infra.artifacts import Part, Spec
 from infra.dataset import index_id, part_name
 from infra.errors import SluiceError
+from infra.feeding import waiting, working
 from infra.filesystem import FilePart, join, read_bytes, write_bytes
 from infra.stage import Draft, Item
 
@@ -84,7 +85,8 @@ class CodesWork:
         dataset, trained = open_version(self.dataset_url), open_quantizer(self.quantizer_url)
         embedding = vectors_of(dataset, self.embedding)
         check_scores(embedding, trained)
-        vectors, rows, dropped = kept_rows(dataset, embedding, shard)
+        with waiting():
+            vectors, rows, dropped = kept_rows(dataset, embedding, shard)
         rows, gone = self._left(shard, rows)
         if gone:
             dropped["removed"] = gone
@@ -92,9 +94,11 @@ class CodesWork:
         content = content_of(vectors, rows)
         files = self._taken(name, content)
         if files is None:
-            files = [write_array(self.url, f"truth/{name}.npy", near(vectors, rows, trained))]
-            if trained.cells is not None:
-                entries = encoded(vectors[rows], trained)
+            with working():
+                truth = near(vectors, rows, trained)
+                entries = None if trained.cells is None else encoded(vectors[rows], trained)
+            files = [write_array(self.url, f"truth/{name}.npy", truth)]
+            if entries is not None:
                 files.append(write_array(self.url, f"codes/{name}.npy", entries))
         known = shard_metadata(dataset, embedding, shard, rows)
         files += [

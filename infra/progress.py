@@ -31,7 +31,8 @@ class Done:
     """What came of one shard: `rows` = `kept` + the sum over `dropped`.
 
     bytes: of the files it left. begin: Unix seconds. worker: host and process. retries: of requests
-    to remote stores. memory: the most bytes that the worker held meanwhile; 0: unknown.
+    to remote stores. memory: the most bytes that the worker held meanwhile; 0: unknown. waiting,
+    gpu_use, gpu_memory: see `infra.feeding.Fed`.
     """
 
     name: str
@@ -45,6 +46,9 @@ class Done:
     worker: str
     retries: int = 0
     memory: int = 0
+    waiting: float = 0.0
+    gpu_use: float = 0.0
+    gpu_memory: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

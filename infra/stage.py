@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from infra import artifacts
+from infra import artifacts, feeding
 from infra.artifacts import Artifact, Part, Spec
 from infra.errors import PauseError, SluiceError
 from infra.filesystem.retries import TALLY
@@ -62,6 +62,7 @@ class _Task:
         begin, start, cpu = time.time(), time.monotonic(), time.process_time()
         asked = TALLY.retries.total()
         forget_peak()
+        feeding.forget()
         try:
             with lent(self.workers):
                 parts = self.work(item.value, todo)
@@ -85,7 +86,7 @@ class _Task:
         return Done(
             item.name, longest.rows, longest.kept, longest.dropped, size,
             begin, seconds, cpu_seconds, f"{socket.gethostname()}:{os.getpid()}",
-            TALLY.retries.total() - asked, peak(),
+            TALLY.retries.total() - asked, peak(), *feeding.told(seconds),
         )  # fmt: skip
 
 

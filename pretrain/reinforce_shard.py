@@ -20,6 +20,7 @@ from torch import Tensor
 from infra.artifacts import Part
 from infra.dataset import Dataset, part_name, write_table
 from infra.errors import SluiceError
+from infra.feeding import fed
 from infra.runner import own_processors
 from infra.samples import Sample
 from infra.threads import ahead
@@ -153,7 +154,7 @@ def reinforce_shard(url: str, dataset_url: str, shard: int, settings: ReinforceS
         kept: list[int] = []
         pieces: list[Arrays] = []
         with closing(_decoded(dataset.samples(shard), asked.canvas)) as decoded:
-            for images in _chunks(decoded, asked.chunk):
+            for images in fed(_chunks(decoded, asked.chunk)):
                 places = [image.row for image in images]
                 pieces.append(asked.of(images, [uids[row] for row in places]))
                 kept += places

@@ -23,6 +23,7 @@ from infra.artifacts import Artifact, Part, Spec
 from infra.dataset import ShardWriter, make_uid, part_name
 from infra.digests import digest
 from infra.errors import SluiceError
+from infra.feeding import produced
 from infra.filesystem import join
 from infra.stage import Draft, Item
 
@@ -107,7 +108,7 @@ class GenerateWork:
             for number, prompt in asked
             if prompt.reason is None
         ]
-        drawn, states = pipeline.draw(wanted), Counter[str]()
+        drawn, states = produced(pipeline.draw(wanted)), Counter[str]()
         with ShardWriter(self.url, value) as writer:
             for row, (number, prompt) in enumerate(asked):
                 answer = next(drawn) if prompt.reason is None else None

@@ -6,7 +6,7 @@ Every event has `event` (its kind, below), `at` (Unix seconds) and `run`:
     stage_begin   stage, total, unit
     resumed       stage, count: shards that an earlier run had done
     shard         stage, and what `infra.progress.Done` holds: name, rows, kept, dropped, bytes,
-                  begin, seconds, cpu_seconds, worker, retries, memory
+                  begin, seconds, cpu_seconds, worker, retries, memory, waiting, gpu_use, gpu_memory
     advance       stage, count, note: steps of what has no shards, such as training; of this also
                   waiting, gpu_use, gpu_memory (infra.progress.Pulse)
     said          text

@@ -9,15 +9,16 @@
     sluice_store_retries_total{stage}     requests to a remote store that were made again
     sluice_worker_memory_bytes{stage}     the most that a worker held in the last shard
     sluice_steps_total{stage}             of what has steps and no shards, such as training
-    sluice_training_waiting_share{stage}  of a training's time: it starves where this is large
-    sluice_training_gpu_use_share{stage}  of the time that the GPU of a training works
-    sluice_training_gpu_memory_bytes{stage}
+    sluice_waiting_share{stage}           of the time of a training, or of the last shard that a
+                                          network worked on: it starves where this is large
+    sluice_gpu_use_share{stage}           of that time: its GPU works
+    sluice_gpu_memory_bytes{stage}        the most that it held of the GPU
     sluice_last_progress_seconds{stage}   Unix time of the last shard or step
     sluice_stage_running{stage}           1 while it runs
     sluice_alerts_total                   of what was said, what somebody should look at
     sluice_run_running, sluice_run_failed
 
-GPUs of other stages and memory of nodes are told by Ray's own metrics and by exporters.
+GPUs and memory of whole nodes are told by Ray's own metrics and by exporters.
 """
 
 from collections.abc import Callable, Mapping
@@ -51,9 +52,9 @@ class Metrics:
         self._memory = Gauge("worker_memory_bytes", "The most a worker held", ["stage"], **own)
         self._steps = Counter("steps", "Steps of what has no shards", ["stage"], **own)
         self._pulse = {
-            "waiting": Gauge("training_waiting_share", "Of the time, for data", ["stage"], **own),
-            "gpu_use": Gauge("training_gpu_use_share", "Of the time, at work", ["stage"], **own),
-            "gpu_memory": Gauge("training_gpu_memory_bytes", "Most held", ["stage"], **own),
+            "waiting": Gauge("waiting_share", "Of the time, for data", ["stage"], **own),
+            "gpu_use": Gauge("gpu_use_share", "Of the time, at work", ["stage"], **own),
+            "gpu_memory": Gauge("gpu_memory_bytes", "Most held", ["stage"], **own),
         }
         self._last = Gauge("last_progress_seconds", "Unix time of the last end", ["stage"], **own)
         self._running = Gauge("stage_running", "1 while it runs", ["stage"], **own)
@@ -120,14 +121,18 @@ class Metrics:
         self._cpu.labels(stage).inc(event["cpu_seconds"])
         self._retries.labels(stage).inc(event["retries"])
         self._memory.labels(stage).set(event["memory"])
+        self._feel(event)
         self._last.labels(stage).set(event["at"])
 
     def _on_advance(self, event: Mapping[str, Any]) -> None:
         self._steps.labels(event["stage"]).inc(event["count"])
-        for name, gauge in self._pulse.items():
-            if name in event:
-                gauge.labels(event["stage"]).set(event[name])
+        self._feel(event)
         self._last.labels(event["stage"]).set(event["at"])
+
+    def _feel(self, event: Mapping[str, Any]) -> None:
+        if any(event.get(name) for name in self._pulse):  # of a stage without network all are 0
+            for name, gauge in self._pulse.items():
+                gauge.labels(event["stage"]).set(event[name])
 
     def _on_stage_end(self, event: Mapping[str, Any]) -> None:
         self._running.labels(event["stage"]).set(0)

@@ -6,6 +6,7 @@ import http.server
 import io
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from infra import feeding
 from infra.artifacts import Part, Spec
 from infra.errors import SluiceError
 from infra.filesystem import write_bytes
@@ -249,9 +251,66 @@ def test_the_pulse_of_a_training_goes_all_the_way() -> None:
         name: metrics.registry.get_sample_value(f"sluice_{name}", stage)
         for name in (
             "steps_total",
-            "training_waiting_share",
-            "training_gpu_use_share",
-            "training_gpu_memory_bytes",
+            "waiting_share",
+            "gpu_use_share",
+            "gpu_memory_bytes",
         )
     }
     assert [*told.values()] == [3, 0.25, 0.75, 1e9]
+
+
+class Feeding:
+    """Three batches in each shard: 20 ms to wait for each, and 60 ms of work, on `device`."""
+
+    def __init__(self, url: str, device: str) -> None:
+        self.url, self.device = url, device
+
+    def __call__(self, value: int, todo: list[str]) -> dict[str, Part]:
+        import torch
+
+        for batch in feeding.fed(self._batches()):
+            torch.ones(batch, device=self.device).sum().item()
+            time.sleep(0.06)
+        return {"": Part(str(value), (), 3, 3)}
+
+    def _batches(self) -> Iterator[int]:
+        for _ in range(3):
+            time.sleep(0.02)
+            yield 1000
+
+
+def told_of_feeding(folder: Path, device: str) -> dict[str, float | None]:
+    """The metrics of a stage of `Feeding`."""
+    metrics, url = Metrics(), str(folder / "made")
+    items = [Item(str(number), number) for number in range(2)]
+    with InlineRunner() as runner:
+        draft = Draft(url, Spec("scores", "test"))
+        run_stage("embed", {"": draft}, items, Feeding(url, device), runner, Told("r", [metrics]))
+    names = ("waiting_share", "gpu_use_share", "gpu_memory_bytes")
+    return {n: metrics.registry.get_sample_value(f"sluice_{n}", {"stage": "embed"}) for n in names}
+
+
+def test_a_stage_tells_how_long_its_network_waits(tmp_path: Path) -> None:
+    told = told_of_feeding(tmp_path, "cpu")
+    assert told.pop("waiting_share") == pytest.approx(0.25, abs=0.2)
+    assert told == {"gpu_use_share": 0, "gpu_memory_bytes": 0}
+
+
+def test_a_stage_tells_how_long_its_gpu_works(tmp_path: Path) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("this machine has no GPU")
+    told = told_of_feeding(tmp_path, "cuda")
+    assert told["gpu_use_share"] == pytest.approx(0.75, abs=0.25)
+    assert (told["gpu_memory_bytes"] or 0) >= 4000
+
+
+def test_what_a_network_makes_is_worked_on_while_it_is_waited_for() -> None:
+    feeding.forget()
+    start = time.perf_counter()
+    for _ in feeding.produced(map(time.sleep, [0.06] * 3)):
+        time.sleep(0.02)
+    assert feeding.told(time.perf_counter() - start).waiting == pytest.approx(0.25, abs=0.2)
+    feeding.forget()
+    assert feeding.told(1.0) == feeding.Fed()
