@@ -82,9 +82,9 @@ class Pool:
         self._greet(timeout=1.0 if idle and not self.up else 0.0)
         if self.up:
             self._lacked = time.monotonic()
-        elif time.monotonic() - self._lacked > (patience := START if self._local else ROOM):
+        elif time.monotonic() - self._lacked > (longest := patience(self._local)):
             raise SluiceError(
-                f"none of {len(self)} workers started on Ray within {patience:g} s",
+                f"none of {len(self)} workers started on Ray within {longest:g} s",
                 "see that Ray has processors to spare, or lower run.workers",
             )
 
@@ -188,6 +188,11 @@ def _nodes(gpu: bool = False) -> list[dict[str, float]]:
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [node for node in nodes if gpu and node.get("GPU", 0) >= 1] or nodes
+
+
+def patience(local: bool) -> float:
+    """Seconds without any worker after which there will be none. local: on a Ray of our own."""
+    return START if local else ROOM
 
 
 def shared_gpu(gpus: float, workers: int) -> float:

@@ -10,27 +10,28 @@ Of several workers that share every batch the first one speaks with the desk. Ra
 of them anew when one dies, fewer where there is no room for as many, and so does a failure.
 """
 
-import asyncio
 import contextlib
 import os
 import pickle
 import tempfile
 import threading
 import time
-from collections import deque
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from infra import filesystem
 from infra.errors import SluiceError
-from infra.progress import Pulse
+from infra.progress import Pulse, duration
+from infra.ray_pool import patience
 from infra.ray_runner import start_ray
+from pretrain.desk import LOOK, Desk, State, greeting
 from pretrain.job import Job, Progress
 
-LOOK = 0.2  # seconds between two looks at the desk
 TELL = 0.5  # seconds between two words of the worker
 CLOSING = 10.0  # seconds a session may take to end
+LACK = 60.0  # seconds without one after which it is said, and again after so many more
 # Quiet, at home: no usage reports, no warnings about older interfaces, no change of folder.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -42,73 +43,23 @@ ENVIRONMENT = {
 LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
-@dataclass(frozen=True)
-class State:
-    """How far a job is: `failure` is (what, way out); `worker` the process that is at it."""
-
-    step: int = 0
-    pulse: Pulse = field(default_factory=Pulse)
-    done: bool = False
-    failure: tuple[str, str] | None = None
-    worker: int | None = None
-
-
-class Desk:
-    """Where the driver leaves jobs and the worker picks them up. Jobs are bytes here."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[str, bytes]] = deque()
-        self._current: tuple[str, bytes] | None = None
-        self._states: dict[str, State] = {}
-        self._closed = False
-
-    async def submit(self, name: str, job: bytes) -> None:
-        self._states[name] = State()
-        self._waiting.append((name, job))
-
-    async def take(self, worker: int) -> bytes | None:
-        """The next job, first the one that a lost worker left; None: go home."""
-        while self._current is None:
-            if self._waiting:
-                self._current = self._waiting.popleft()
-            elif self._closed:
-                return None
-            else:
-                await asyncio.sleep(LOOK)
-        name, job = self._current
-        self._states[name] = replace(self._states[name], worker=worker)
-        return job
-
-    async def tell(self, step: int, pulse: Pulse) -> bool:
-        """Note how far the current job is; False: nobody waits for it any more."""
-        assert self._current
-        name = self._current[0]
-        self._states[name] = replace(self._states[name], step=step, pulse=pulse)
-        return not self._closed
-
-    async def finish(self, failure: tuple[str, str] | None) -> None:
-        """Note the end of the current job; of several workers the first word counts."""
-        if self._current is None:
-            return
-        name = self._current[0]
-        self._states[name] = replace(self._states[name], done=True, failure=failure)
-        self._current = None
-
-    async def look(self, name: str) -> State:
-        return self._states[name]
-
-    async def close(self) -> None:
-        self._closed = True
+Say = Callable[[str], object]
 
 
 def serve(config: dict[str, Any]) -> None:
     """The body of a worker: jobs until the desk closes. A SluiceError is final, not retried."""
-    import ray
-
-    from pretrain.loop import run
     from pretrain.ranks import joined
 
     desk, ranks = config["desk"], joined()
+    with greeting(desk):
+        _serve(desk, ranks)
+
+
+def _serve(desk: Any, ranks: Any) -> None:
+    import ray
+
+    from pretrain.loop import run
+
     while True:
         mine: Any = ray.get(desk.take.remote(os.getpid())) if ranks.first else None
         data = ranks.told(mine)
@@ -152,13 +103,13 @@ def _teller(desk: Any, steps: int) -> Progress:
 class Session:
     """A Ray Train run of one worker, or of several, that serves jobs until it is closed."""
 
-    def __init__(self, gpu: bool, max_failures: int, count: int) -> None:
+    def __init__(self, gpu: bool, max_failures: int, count: int, local: bool) -> None:
         import ray
 
-        self.kind = (gpu, max_failures, count, _cluster())
+        self.kind = (gpu, max_failures, count, local, _cluster())
         self.busy = True
         self.workers: set[int] = set()  # every process that was at a job of this session
-        self._gpu, self._max_failures, self._count = gpu, max_failures, count
+        self._gpu, self._max_failures, self._count, self._local = gpu, max_failures, count, local
         self._error: BaseException | None = None
         self._desk: Any = ray.remote(Desk).options(num_cpus=0).remote()
         # Ray Train takes over Ctrl-C when it runs in the main thread; ours shall keep it.
@@ -203,11 +154,12 @@ class Session:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def run(self, job: Job, progress: Progress) -> None:
+    def run(self, job: Job, progress: Progress, say: Say) -> None:
         """Hand `job` to the worker and wait; see `run_on_ray`."""
         import ray
 
         ray.get(self._desk.submit.remote(job.url, pickle.dumps(job)))
+        said = 0.0
         while True:
             self._thread.join(LOOK)
             state: State = ray.get(self._desk.look.remote(job.url))
@@ -215,6 +167,7 @@ class Session:
                 self.workers.add(state.worker)
             if state.step:
                 progress(state.step, state.pulse)
+            said = self._look_for_worker(state.silent, said, say)
             if state.done:
                 # Of several workers that have failed all have to be started anew: not kept.
                 self.busy = state.failure is not None and self._count > 1
@@ -228,6 +181,32 @@ class Session:
                     "look for memory shortage or a crash, then run the same command again: it "
                     "goes on from the last checkpoint",
                 ) from self._error
+
+    def _look_for_worker(self, silent: float, said: float, say: Say) -> float:
+        """Say that there is no worker, once in a while. said: seconds of silence when it last was.
+
+        SluiceError where none has come for too long.
+        """
+        if silent < LACK:
+            return 0.0
+        if silent - said < LACK:
+            return said
+        import ray
+
+        free = ray.available_resources()
+        least = "a processor and a GPU" if self._gpu else "a processor"
+        lack = (
+            f"no worker of the training for {duration(silent)}: each needs {least}, "
+            f"and {free.get('CPU', 0):g} processors and {free.get('GPU', 0):g} GPUs are free in all"
+        )
+        if silent > patience(self._local):
+            raise SluiceError(
+                lack,
+                "see that the cluster has room, then run the same command again: it goes on from "
+                "the last checkpoint",
+            )
+        say(lack)
+        return silent
 
     def close(self) -> None:
         """Send the worker home; Ray takes back what it held."""
@@ -244,18 +223,19 @@ _sessions: list[Session] = []
 _lock = threading.Lock()
 
 
-def run_on_ray(job: Job, progress: Progress, address: str = "local") -> None:
+def run_on_ray(job: Job, progress: Progress, address: str = "local", say: Say = print) -> None:
     """Run `job` on a Ray Train worker; starts a Ray on this machine unless one is connected.
 
-    Raises the worker's SluiceError, or one that says that the worker was lost too often.
+    say: is told while there is no room for a worker. Raises the worker's SluiceError, or one that
+    says that the worker was lost too often, or that there is no room for one.
     """
     quiet = ENVIRONMENT | (LOCAL_ENVIRONMENT if address == "local" else {})
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
     start_ray(job.settings.workers, address)
-    session = _session(job)
+    session = _session(job, address == "local")
     try:
-        session.run(_absolute(job), progress)
+        session.run(_absolute(job), progress, say)
     finally:
         _release(session)
 
@@ -269,13 +249,13 @@ def close() -> None:
         _sessions.clear()
 
 
-def _session(job: Job) -> Session:
+def _session(job: Job, local: bool) -> Session:
     """An idle session for such jobs, else a new one; marked busy."""
     import ray
 
     # Ray's word and not PyTorch's: the GPU may be on another machine than this process.
     gpu = job.settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1
-    kind = (gpu, job.settings.max_failures, job.settings.workers, _cluster())
+    kind = (gpu, job.settings.max_failures, job.settings.workers, local, _cluster())
     with _lock:
         # Those of a Ray that has gone went with it.
         _sessions[:] = [session for session in _sessions if session.kind[-1] == kind[-1]]

@@ -184,7 +184,7 @@ def _launch(
     elif launcher == "ray":
         from pretrain.launch import run_on_ray
 
-        run_on_ray(job, progress, address)
+        run_on_ray(job, progress, address, display.say)
     else:
         raise SluiceError(f"unknown launcher {launcher!r}", "use ray or local")
     line.finish(f"{settings.steps * settings.batch} samples")

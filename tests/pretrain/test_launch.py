@@ -16,8 +16,8 @@ from infra.errors import SluiceError
 from infra.progress import SilentDisplay
 from pretrain import launch
 from pretrain.data import Source
+from pretrain.desk import Desk, State
 from pretrain.job import Job
-from pretrain.launch import Desk, State
 from pretrain.run import run_draft, train
 
 
@@ -194,6 +194,47 @@ def test_a_worker_that_always_dies_ends_the_run_and_not_the_next(
     short = replace(job, url=str(tmp_path / "next"), settings=small("mae", max_failures=0))
     launch.run_on_ray(short, lambda step, note: None)
     assert (tmp_path / "next" / "model.safetensors").exists()
+
+
+@pytest.mark.ray
+def test_a_training_that_finds_no_room_says_so_and_begins_once_there_is(
+    ray: Any, pairs: str, small: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretrain.launch.LACK", 1.0)
+
+    @ray.remote(num_cpus=1)
+    class Other:
+        def there(self) -> None:
+            return None
+
+    launch.close()
+    others = [Other.remote() for _ in range(int(ray.cluster_resources()["CPU"]))]
+    ray.get([other.there.remote() for other in others])
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        while others:
+            ray.kill(others.pop())
+
+    job = Job(str(tmp_path / "run"), "d", small("mae"), (Source(pairs),))
+    launch.run_on_ray(job, lambda step, note: None, say=say)
+    assert said[0].startswith("no worker of the training for 1.")
+    assert "each needs a processor, and 0 processors and 0 GPUs are free" in said[0]
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.ray
+def test_a_training_that_finds_no_room_for_too_long_ends(
+    ray: Any, pairs: str, small: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretrain.launch.LACK", 0.5)
+    monkeypatch.setattr("pretrain.launch.patience", lambda local: 1.0)
+    job = Job(str(tmp_path / "run"), "d", small("mae", workers=1), (Source(pairs),))
+    launch.close()
+    with pytest.raises(SluiceError, match="no worker of the training") as caught:
+        launch.run_on_ray(job, lambda step, note: None, say=lambda text: None)
+    assert "it goes on from the last checkpoint" in caught.value.way_out
 
 
 @pytest.mark.long
