@@ -8,7 +8,6 @@ from flows.recipe import load_recipe
 from flows.settings import validate
 from infra.dataset import open_dataset
 from infra.progress import Display
-from infra.runner import make_runner
 from infra.stage import run_stage
 
 
@@ -25,7 +24,7 @@ def export(options: Options, name: str, target: str, display: Display, **setting
     target = store_url(target)
     draft = export_draft(target, version, chosen)
     work = ExportWork(draft.url, version.url, chosen, masks)
-    with display, make_runner(run.executor, run.workers, run.address) as runner:
+    with display, run.runner() as runner:
         items = export_items(version, chosen)
         made = run_stage(f"export {name}", {"": draft}, items, work, runner, display)[""]
     return f"{made.totals['kept']} samples in {made.totals['parts']} shards: {target}"

@@ -24,7 +24,6 @@ from infra import artifacts, cache, dataset, filesystem
 from infra.artifacts import Artifact
 from infra.errors import SluiceError
 from infra.progress import Display, duration
-from infra.ray_jobs import is_dashboard
 from infra.runner import make_runner
 from infra.secrets import secret_in
 
@@ -194,8 +193,7 @@ def run_steps(
     check_store(store)
     made: dict[str, Mapping[str, Artifact]] = {}
     timings: list[StepTiming] = []
-    remote = where.executor == "ray" and is_dashboard(where.address)
-    executor = "inline" if remote else where.executor  # a job has workers of its own
+    executor = "inline" if where.takes_jobs else where.executor  # a job has workers of its own
     runner = make_runner(executor, where.workers, where.address)
     from flows.watch import watched
 
@@ -203,7 +201,7 @@ def run_steps(
     with watch as display, cache.used(where.cache), runner, contextlib.ExitStack() as lent:
         lent.callback(close_training)  # before Ray itself goes
         session = Session(runner, display, LAUNCHERS[executor], where.address)
-        if remote:
+        if where.takes_jobs:
             from flows.cluster import as_jobs
 
             steps = as_jobs(steps, origin, display)

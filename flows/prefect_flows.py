@@ -26,7 +26,6 @@ from flows.store import upkeep
 from flows.takedown import main as takedowns
 from infra.artifacts import Artifact
 from infra.progress import Display, PlainDisplay, display, duration
-from infra.ray_jobs import is_dashboard
 
 LINES = 300  # of a text that are put on Prefect's page
 
@@ -116,7 +115,7 @@ def stop_jobs(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
     else:
         where = load_recipe(given.get("recipe"), given.get("overrides", ())).run
         store = store_url(given.get("store"))
-    if where.executor == "ray" and is_dashboard(where.address):
+    if where.takes_jobs:
         release(where.address, store, str(flow_run.id))
 
 

@@ -20,6 +20,8 @@ from flows.settings import load_yaml, merge, override, validate
 from flows.versions import HOW, is_version
 from indexes.settings import IndexSettings
 from infra.errors import SluiceError
+from infra.ray_jobs import is_dashboard
+from infra.runner import Runner, make_runner
 from pretrain.evaluate_settings import EvaluateSettings
 from pretrain.mix import Weight, fault
 from pretrain.pair_options import ORIGINAL
@@ -191,7 +193,8 @@ class ExecutionSettings(_Settings):
     address: str = Field(
         "local",
         description="of a Ray cluster; local starts one here. http://HOST:8265, the dashboard's: "
-        "each step is a job there, which outlives this process. HOST:6379, Ray's own, or auto: "
+        "each step is a job there, which outlives this process, and a command without steps "
+        "(takedown, verify, export) works in processes here. HOST:6379, Ray's own, or auto: "
         "this process, on a node of the cluster, drives the work",
     )
     deadline: float = Field(
@@ -214,6 +217,17 @@ class ExecutionSettings(_Settings):
         description="of shards of remote stores, on this machine: FOLDER:SIZE, such as "
         "/nvme/sluice:200GB; else $SLUICE_CACHE says so",
     )
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether the address is a dashboard's: the cluster takes steps as jobs."""
+        return self.executor == "ray" and is_dashboard(self.address)
+
+    def runner(self) -> Runner:
+        """For a command without steps; where the cluster takes only jobs, processes here."""
+        if self.takes_jobs:
+            return make_runner("local", 0)
+        return make_runner(self.executor, self.workers, self.address)
 
 
 class Recipe(_Settings):

@@ -21,7 +21,6 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from infra.errors import SluiceError
-from infra.ray_jobs import is_dashboard
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -335,11 +334,6 @@ def make_runner(executor: str, workers: int, address: str = "local") -> Runner:
     if executor == "local":
         return LocalRunner(count)
     if executor == "ray":
-        if is_dashboard(address):
-            raise SluiceError(
-                f"{address} is a dashboard, which takes jobs; this command drives the work itself",
-                "give Ray's own address (HOST:6379), or run.executor=local",
-            )
         from infra.ray_runner import RayRunner
 
         return RayRunner(count if address == "local" else workers, address)

@@ -13,7 +13,6 @@ from infra.catalogue.tags import put_tag, remove_tag
 from infra.catalogue.verify import Damage, verify_store
 from infra.errors import SluiceError
 from infra.progress import Display, size
-from infra.runner import make_runner
 
 SHOWN = 200  # things of a plan that are told one by one
 DRY = "nothing was removed; with --yes (remove=true for a deployment) it is"
@@ -112,7 +111,7 @@ def verify(
     catalogue = survey(store_url(options.store))
     if not catalogue.nodes:
         raise SluiceError(f"{catalogue.store} holds nothing", "give --store")
-    with display, make_runner(run.executor, run.workers, run.address) as runner:
+    with display, run.runner() as runner:
         count, damage = verify_store(catalogue, runner, display, names, quick)
     return Verified(count, damage, _verified_text(catalogue, count, damage, quick))
 

@@ -43,7 +43,7 @@ from infra.digests import canonical_json
 from infra.errors import SluiceError
 from infra.filesystem import join
 from infra.progress import Display, duration
-from infra.runner import Runner, make_runner
+from infra.runner import Runner
 from infra.stage import run_stage
 from infra.withdrawn import Withdrawal, clean_withdrawn, withdraw
 
@@ -107,7 +107,7 @@ def plan(store: str, options: TakedownOptions, where: ExecutionSettings, display
     """What a takedown would do, as text; nothing is written."""
     entries = options.entries()
     takedown = takedown_of(store, entries, options.reason)
-    with display, make_runner(where.executor, where.workers, where.address) as runner:
+    with display, where.runner() as runner:
         matched = match(takedown, entries, runner, display)
     lines = [f"takedown {takedown.id} in {store}: {matched.rows} rows, {len(matched.uids)} uids"]
     for old in affected(matched.versions, matched.touched):
@@ -130,7 +130,7 @@ def run(store: str, options: TakedownOptions, where: ExecutionSettings, display:
     """
     entries = options.entries()
     takedown = takedown_of(store, entries, options.reason)
-    with display, make_runner(where.executor, where.workers, where.address) as runner:
+    with display, where.runner() as runner:
         moved = filesystem.exists(join(takedown.url, MOVES))
         if not (moved or _prepared(takedown, entries, runner, display)):
             return "nothing of this is left in the store: it was taken down before"

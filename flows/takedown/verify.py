@@ -23,7 +23,7 @@ from infra.catalogue.versions import versions, withdrawals
 from infra.errors import SluiceError
 from infra.filesystem import join
 from infra.progress import Display
-from infra.runner import Runner, make_runner
+from infra.runner import Runner
 from infra.withdrawn import WITHDRAWN_FILE, newest
 
 LATEST = "latest"
@@ -46,7 +46,7 @@ def verify(
     deep: the images of all tars are hashed. SluiceError where there is no such record.
     """
     told = _record(store, name)
-    with display, make_runner(where.executor, where.workers, where.address) as runner:
+    with display, where.runner() as runner:
         checks = list(_checks(store, told, deep, runner, display))
     return _table(told["record"], checks), not any(check.remains for check in checks)
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from curation.ingest import IngestWork, ingest_draft, ingest_items
 from curation.settings import SourceSettings
-from flows.recipe import load_recipe
+from flows.recipe import ExecutionSettings, load_recipe
 from flows.takedown import main
 from flows.takedown.verify import verify
 from infra.artifacts import Artifact
@@ -56,11 +56,18 @@ def uid(number: int) -> str:
     return f"{number:032x}"
 
 
-def take(store: str, folder: Path, kind: str, entries: Sequence[str], reason: str = "") -> str:
+def take(
+    store: str,
+    folder: Path,
+    kind: str,
+    entries: Sequence[str],
+    reason: str = "",
+    where: ExecutionSettings = INLINE,
+) -> str:
     path = folder / f"{kind}.txt"
     path.write_text("\n".join(entries))
     asked = main.TakedownOptions(**{kind: str(path)}, reason=reason)
-    return main.run(store, asked, INLINE, SilentDisplay())
+    return main.run(store, asked, where, SilentDisplay())
 
 
 def check(store: str, name: str = "latest", deep: bool = True) -> tuple[str, bool]:

@@ -18,8 +18,10 @@ import pytest
 from curation import outcomes, score
 from curation.scores.registry import pixel_scorers
 from flows.main import Options, execute, explain, prepare
+from flows.recipe import load_recipe
 from flows.takedown import main
 from flows.takedown.signing import VARIABLE, key_path
+from flows.takedown.verify import verify
 from flows.versions import named_version
 from indexes.removed import removals
 from indexes.subset import make_subset
@@ -89,6 +91,27 @@ def test_what_is_asked_for_goes_and_all_else_stays_where_it_is(store: str, tmp_p
     with pytest.raises(SluiceError, match=r"withdrawn by the takedown") as raised:
         named_version(store, f"pool@{old.digest}", "data.retry_failed")
     assert new.digest in str(raised.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param("run.address=http://127.0.0.1:1", id="beside a cluster that takes jobs"),
+        pytest.param("run.address=local", id="on Ray", marks=[pytest.mark.ray, pytest.mark.long]),
+    ],
+)
+def test_it_comes_to_the_same_end_wherever_it_runs(store: str, tmp_path: Path, where: str) -> None:
+    shutil.copytree(store, tmp_path / "before")
+    take(store, tmp_path, "uids", [uid(2), uid(7)])
+    expected = everything(Path(store))
+    shutil.rmtree(store)
+    shutil.copytree(tmp_path / "before", store)
+    elsewhere = load_recipe(None, ("run.executor=ray", "run.workers=2", where)).run
+    take(store, tmp_path, "uids", [uid(2), uid(7)], where=elsewhere)
+    assert everything(Path(store)) == expected
+    _, clean = verify(store, "latest", True, elsewhere, SilentDisplay())
+    assert clean
 
 
 @pytest.mark.slow
