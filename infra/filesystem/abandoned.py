@@ -6,7 +6,7 @@ from typing import Any
 
 from infra.errors import SluiceError
 from infra.filesystem.retries import ask
-from infra.filesystem.urls import resolve
+from infra.filesystem.urls import named_as, resolve
 
 LIST = "list_multipart_uploads"
 
@@ -43,7 +43,7 @@ def abandoned(url: str) -> list[Abandoned]:
         except (SluiceError, OSError):
             return found
         for each in answer.get("Uploads") or []:
-            whole = str(fs.unstrip_protocol(f"{bucket}/{each['Key']}"))
+            (whole,) = named_as(url, [f"{bucket}/{each['Key']}"])
             started = each["Initiated"].timestamp()
             found.append(Abandoned(whole, each["Key"], each["UploadId"], started))
         more = bool(answer.get("IsTruncated"))

@@ -9,7 +9,7 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from infra.filesystem.retries import ask
-from infra.filesystem.urls import GCS, S3, is_local, resolve
+from infra.filesystem.urls import GCS, S3, is_local, named_as, resolve
 
 PER_REQUEST = 1000  # files that S3 removes at once
 
@@ -19,11 +19,11 @@ def is_folder(url: str) -> bool:
 
 
 def list_files(url: str) -> list[str]:
-    """The URLs of the files a path, a folder or a glob pattern stands for, sorted."""
-    found = ask(url, "list", _list)
-    fs, _ = resolve(url)
-    local = isinstance(fs, LocalFileSystem)
-    return found if local else [str(fs.unstrip_protocol(name)) for name in found]
+    """The URLs of the files a path, a folder or a glob pattern stands for, sorted.
+
+    They begin as `url` does.
+    """
+    return named_as(url, ask(url, "list", _list))
 
 
 def _list(fs: Any, path: str) -> list[str]:
@@ -66,7 +66,7 @@ def remove_tree(url: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
         return
     names = ask(url, "list", lambda fs, path: fs.find(path))
-    remove_files([str(fs.unstrip_protocol(name)) for name in names])
+    remove_files(named_as(url, names))
 
 
 def remove_files(urls: Sequence[str]) -> None:

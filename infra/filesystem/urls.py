@@ -1,6 +1,8 @@
 """URLs: which file system one stands for, and that its library leaves retries to us."""
 
 import contextlib
+from collections.abc import Iterable
+from itertools import takewhile
 from typing import Any
 
 import fsspec
@@ -59,6 +61,22 @@ def _try_once(fs: Any, scheme: str) -> None:
     elif scheme in AZURE:
         with contextlib.suppress(AttributeError):
             fs.service_client._config.retry_policy.total_retries = 0
+
+
+def named_as(url: str, names: Iterable[str]) -> list[str]:
+    """URLs of paths that `resolve(url)[0]` named, written as `url` is.
+
+    A library writes them as it likes (abfs:// for az://, s3:// for s3a://, no scheme for file://),
+    and what lies under one URL would not be found again under the other. A local path without a
+    scheme becomes an absolute one.
+    """
+    if "://" not in url:
+        return [*names]
+    url, path = url.rstrip("/"), str(resolve(url)[1]).rstrip("/")
+    ends = zip(reversed(url), reversed(path), strict=False)
+    same = len([*takewhile(lambda pair: pair[0] == pair[1], ends)])
+    root, own = url[: len(url) - same], path[: len(path) - same]
+    return [root + name.removeprefix(own) for name in names]
 
 
 def is_local(url: str) -> bool:

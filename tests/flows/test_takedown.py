@@ -33,6 +33,7 @@ from infra.progress import PlainDisplay, SilentDisplay
 from infra.runner import InlineRunner
 from infra.stage import Item, run_stage
 from pretrain.seen import seen
+from tests.clouds import CLOUDS
 from tests.curation.fetch.server import FaultServer
 from tests.curation.sources.made import picture, samples, tar_bytes
 from tests.flows.conftest import run_small
@@ -437,6 +438,33 @@ def test_a_store_on_s3(s3: S3, tmp_path: Path) -> None:
     assert left == [f"shards/0000{n}.tar" for n in (1, 2, 3)] + ["withdrawn.json"]
     table, clean = check(store)
     assert clean, table
+
+
+def test_a_store_under_a_file_url(store: str, tmp_path: Path) -> None:
+    """Listed files have the URLs by which versions name them: else all would be removed."""
+    old = open_dataset(store, "pool").artifact
+    take(f"file://{store}", tmp_path, "uids", [uid(2)])
+    assert len(images(store)) == 18
+    assert len([*Path(old.url, "shards").iterdir()]) == 3
+    _, clean = check(f"file://{store}")
+    assert clean
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_a_store_on_a_cloud(cloud: str, tmp_path: Path) -> None:
+    table = write_table(tmp_path)
+    ingest(str(tmp_path / "here"), table)
+    take(str(tmp_path / "here"), tmp_path, "uids", [uid(2)])
+    with CLOUDS[cloud]():
+        store = f"{cloud}://sluice/store"
+        old = ingest(store, table)
+        take(store, tmp_path, "uids", [uid(2)])
+        assert images(store) == images(str(tmp_path / "here"))
+        left = [url.removeprefix(f"{old.url}/") for url in filesystem.list_files(old.url)]
+        assert left == [f"shards/0000{n}.tar" for n in (1, 2, 3)] + ["withdrawn.json"]
+        told, clean = check(store)
+        assert clean, told
 
 
 def flows(*arguments: str) -> subprocess.Popen[str]:

@@ -16,7 +16,15 @@ import pytest
 
 from infra import filesystem
 from infra.errors import SluiceError
-from infra.filesystem import FilePart, join, list_files, put_if_absent, write_bytes, write_whole
+from infra.filesystem import (
+    FilePart,
+    join,
+    list_files,
+    put_if_absent,
+    urls,
+    write_bytes,
+    write_whole,
+)
 from tests.infra.contenders import put
 from tests.s3 import BUCKET, S3, environment, free_port
 
@@ -134,6 +142,35 @@ def test_of_many_writers_to_s3_exactly_one_wins(s3: S3) -> None:
             assert sum(won) == 1
             expected = str(won.index(True)).encode() * 1000
             assert filesystem.read_bytes(join(folder, "manifest.json")) == expected
+
+
+@pytest.mark.parametrize(
+    "url, names, expected",
+    [
+        ("az://box/a/", ["box/a/b", "box/a/c/d"], ["az://box/a/b", "az://box/a/c/d"]),
+        ("abfs://box@here.dfs.core.windows.net/a", ["box/a/b"],
+         ["abfs://box@here.dfs.core.windows.net/a/b"]),
+        ("s3a://box/a/*.tar", ["box/a/1.tar"], ["s3a://box/a/1.tar"]),
+        ("gcs://box", ["box/a"], ["gcs://box/a"]),
+        ("file:///a/b", ["/a/b/c"], ["file:///a/b/c"]),
+        ("memory://box/a", ["/box/a/b"], ["memory://box/a/b"]),
+        ("/a/b", ["/a/b/c"], ["/a/b/c"]),
+    ],
+)  # fmt: skip
+def test_what_is_listed_is_named_as_the_folder_is(
+    url: str, names: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if url.startswith(("az", "abfs", "gcs")):  # their libraries are extras
+        path = names[0].rsplit("/", 1)[0]
+        monkeypatch.setattr(urls, "resolve", lambda url: (None, path))
+    assert urls.named_as(url, names) == expected
+
+
+def test_a_file_url_lists_file_urls(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/b").write_bytes(b"x")
+    assert list_files(f"file://{tmp_path}") == [f"file://{tmp_path}/a/b"]
+    assert list_files(f"file://{tmp_path}/*/b") == [f"file://{tmp_path}/a/b"]
 
 
 def test_what_another_process_wrote_or_removed_is_seen(s3: S3) -> None:
