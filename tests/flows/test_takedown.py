@@ -19,6 +19,7 @@ from curation import outcomes, score
 from curation.scores.registry import pixel_scorers
 from flows.main import Options, execute, explain, prepare
 from flows.recipe import load_recipe
+from flows.store import upkeep
 from flows.takedown import main
 from flows.takedown.signing import VARIABLE, key_path
 from flows.takedown.verify import verify
@@ -440,6 +441,12 @@ def test_a_store_on_s3(s3: S3, tmp_path: Path) -> None:
     assert clean, table
 
 
+def collected(store: str) -> str:
+    """What gc removes, at once, of all that nobody needs."""
+    plan, _ = upkeep.gc(store, upkeep.retention("0", "0", True, True), SilentDisplay(), yes=True)
+    return upkeep.gc_text(plan) if plan.removals else ""
+
+
 def test_a_store_under_a_file_url(store: str, tmp_path: Path) -> None:
     """Listed files have the URLs by which versions name them: else all would be removed."""
     old = open_dataset(store, "pool").artifact
@@ -448,6 +455,7 @@ def test_a_store_under_a_file_url(store: str, tmp_path: Path) -> None:
     assert len([*Path(old.url, "shards").iterdir()]) == 3
     _, clean = check(f"file://{store}")
     assert clean
+    assert collected(f"file://{store}") == "" and len(images(store)) == 18
 
 
 @pytest.mark.long
@@ -465,6 +473,7 @@ def test_a_store_on_a_cloud(cloud: str, tmp_path: Path) -> None:
         assert left == [f"shards/0000{n}.tar" for n in (1, 2, 3)] + ["withdrawn.json"]
         told, clean = check(store)
         assert clean, told
+        assert collected(store) == "" and len(images(store)) == 18
 
 
 def flows(*arguments: str) -> subprocess.Popen[str]:
