@@ -12,12 +12,17 @@ RUNNING, COMPLETED, FAILED, CANCELLED = "running", "completed", "failed", "cance
 SLOW = 5.0  # a shard that takes so many times the median of its stage
 QUIET = 10.0  # medians without an end: then a stage is said to hang
 QUIET_LEAST = 120.0  # seconds, where shards are quick
+STARVED = 0.5  # of its time that a GPU waits; then it is said to starve
+SMOOTH = 20  # shards
 KEPT = 200  # seconds of the last shards, and lines of what was said, that are remembered
 
 
 @dataclass
 class StageState:
-    """One stage: counts of shards (or steps), of rows by outcome, and its pace."""
+    """One stage: counts of shards (or steps), of rows by outcome, and its pace.
+
+    starving: the share of its time that a GPU waits for data, lately; 0 without one.
+    """
 
     name: str
     total: int
@@ -31,6 +36,7 @@ class StageState:
     cpu_seconds: float = 0.0
     work_seconds: float = 0.0  # of all workers together
     retries: int = 0
+    starving: float = 0.0
     workers: set[str] = field(default_factory=set[str])
     recent: deque[float] = field(default_factory=lambda: deque[float](maxlen=KEPT))
     note: str = ""
@@ -104,6 +110,8 @@ class RunState:
                 stage = self.stages[event["stage"]]
                 stage.done, stage.last = stage.done + event["count"], event["at"]
                 stage.note = event["note"]
+                if event.get("gpu_memory"):
+                    stage.starving = event["waiting"]
             case "stage_end":
                 stage = self.stages[event["stage"]]
                 stage.end, stage.note = event["at"], event["note"]
@@ -138,6 +146,11 @@ class RunState:
                     f"{stage.name}: the last shard took {stage.recent[-1]:.0f} s, "
                     f"usually {median:.0f} s"
                 )
+            if stage.end is None and stage.starving > STARVED:
+                found.append(
+                    f"{stage.name}: its GPU waits for data {stage.starving:.0%} of the time; "
+                    "give it more processors, or a faster store"
+                )
         return found
 
 
@@ -151,5 +164,7 @@ def _shard(stage: StageState, event: Mapping[str, Any]) -> None:
     stage.work_seconds += event["seconds"]
     stage.workers.add(event["worker"])
     stage.retries += event["retries"]
+    if event.get("gpu_memory"):  # of the first shard of a worker half is loading: a running mean
+        stage.starving += (event["waiting"] - stage.starving) / min(stage.done, SMOOTH)
     stage.recent.append(event["seconds"])
     stage.last = event["at"]

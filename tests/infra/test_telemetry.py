@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from infra import feeding
 from infra.artifacts import Part, Spec
 from infra.errors import SluiceError
 from infra.filesystem import write_bytes
-from infra.progress import PlainDisplay, Pulse, Several, SilentDisplay
+from infra.progress import Done, PlainDisplay, Pulse, Several, SilentDisplay
 from infra.runner import InlineRunner
 from infra.stage import Draft, Item, run_stage
 from infra.telemetry.events import Event, JsonLines, Told
@@ -135,6 +136,26 @@ def test_what_hangs_and_what_is_slow_is_told() -> None:
     assert any("nothing has ended for 60 minutes" in each for each in state.worries(begin + 3600))
     line.finish()
     assert state.stages["slow"].quiet_for(begin + 3600) is None
+
+
+def test_a_gpu_that_starves_is_told() -> None:
+    state = RunState()
+    told = Told("r1", [state])
+    told.tell("run_begin", target="t", store="s")
+    line = told.stage("embed", 9)
+    shard = Done("0", 1, 1, {}, 0, time.time(), 1.0, 1.0, "h:1", waiting=0.8)
+    line.advance(1, done=shard)
+    assert state.worries() == []  # a network on processors has them to itself, or shares them
+    for _ in range(3):
+        line.advance(1, done=replace(shard, gpu_memory=10**9))
+    (worry,) = state.worries()
+    assert worry.startswith("embed: its GPU waits for data 60% of the time")
+    training = told.stage("pretrain clip", 9, "steps")
+    line.finish()
+    training.advance(1, pulse=Pulse("loss 3.2", 0.6, 0.4, 10**9))
+    assert state.worries() == [worry.replace("embed", "pretrain clip")]
+    training.advance(1, pulse=Pulse("loss 3.2", 0.1, 0.9, 10**9))
+    assert state.worries() == []
 
 
 def test_prometheus_reads_what_was_done(tmp_path: Path) -> None:
