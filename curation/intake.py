@@ -49,6 +49,8 @@ class Intake:
             settings["blocklists"] = _tools(self).lists.digest
         if self.takedowns:
             settings["takedowns"] = [each.digest for each in self.takedowns]
+        if fetches and (self.lists != NO_LISTS or self.takedowns):
+            settings["listing"] = LISTING
         if self.resize is not None:
             settings["resize"] = {"code": RESIZE, **self.resize.model_dump(mode="json")}
         return settings
@@ -59,6 +61,7 @@ class Intake:
 
 
 PLAIN = Intake()
+LISTING = 2  # raised when other rows of a table of URLs are found listed
 
 
 def whole(
@@ -73,6 +76,9 @@ def whole(
     if tools.lists.uids is not None:
         records = (_known(record, tools.lists) for record in records)
     if observed is not None:
+        if not tools.lists.empty:  # the fetcher looks at what it asks for
+            records = (_listed(record, tools.lists) if record.reason else record
+                       for record in records)  # fmt: skip
         records = tools.fetcher.fetched(records, observed)
     elif not tools.lists.empty:
         records = (_listed(record, tools.lists) for record in records)

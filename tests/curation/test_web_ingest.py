@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curation import outcomes, retry
@@ -171,6 +173,21 @@ def test_listed_samples_leave_no_trace(server: FaultServer, tmp_path: Path) -> N
     assert row["reason"] == outcomes.BLOCKLISTED
     for file in Path(made.url).rglob("*"):
         assert not file.is_file() or jpeg(2) not in file.read_bytes()
+
+
+def test_a_listed_url_is_told_by_no_row_whatever_else_is_wrong_with_it(tmp_path: Path) -> None:
+    """Without a caption, or with an odd hash, a row is refused before it is asked for."""
+    (tmp_path / "list").write_text("example.org")
+    intake = Intake(FETCH, BlocklistSettings.model_validate({"domains": str(tmp_path / "list")}))
+    urls = [f"http://{host}/1.jpg" for host in ("example.org", "example.net")]
+    table = str(tmp_path / "t.parquet")
+    pq.write_table(pa.table({"url": urls, "caption": pa.nulls(2, pa.string())}), table)
+    sources = [SourceSettings.model_validate({"urls": table})]
+    draft = ingest_draft(str(tmp_path / "store"), "pool", sources, "x", 10, intake)
+    items, work = ingest_items(sources, 10), IngestWork(draft.url, intake)
+    made = run_stage("i", {"": draft}, items, work, InlineRunner(), SilentDisplay())[""]
+    told = [(row["reason"], row["url"]) for row in rows_of(made)]
+    assert told == [(outcomes.BLOCKLISTED, None), ("missing_caption", urls[1])]
 
 
 def test_images_are_resized_on_the_way_in(server: FaultServer, tmp_path: Path) -> None:
