@@ -18,9 +18,9 @@ class StageLog:
     """One stage of one run. seconds: of wall clock. work: of all its workers together.
 
     total: of its steps, where it has no shards. whole: its one shard is all rows together.
-    rate: seconds of a worker for a row after its first shard, for which it loads libraries and
-    networks; warm: whether there were such shards, else this is of all. memory: the most
-    that a worker held while it did a shard, in bytes; 0 where the log does not tell.
+    later: (rows, seconds of a worker) of the shards that were not a worker's first, for which it
+    loads libraries and networks; warm: whether there were such shards, else these are all. memory:
+    the most that a worker held while it did a shard, in bytes; 0 where the log does not tell.
     """
 
     name: str
@@ -32,14 +32,9 @@ class StageLog:
     bytes: int = 0
     work: float = 0.0
     workers: int = 1
-    rate: float = 0.0
+    later: Sequence[tuple[int, float]] = ()
     warm: bool = False
     memory: int = 0
-
-    @property
-    def work_later(self) -> float:
-        """`work` without what workers took to start."""
-        return self.rate * self.rows
 
 
 @dataclass(frozen=True)
@@ -54,6 +49,16 @@ class RunLog:
     @property
     def other(self) -> float:
         return max(self.seconds - sum(stage.seconds for stage in self.stages.values()), 0.0)
+
+    @property
+    def shards(self) -> int:
+        """Of the pool."""
+        return self.stages[POOL].shards
+
+    @property
+    def rows_a_shard(self) -> float:
+        """Of the pool."""
+        return self.rows / self.shards
 
     @property
     def workers(self) -> int:
@@ -123,8 +128,6 @@ def _count(stage: StageLog, shards: Sequence[Mapping[str, Any]]) -> None:
         by_worker[each["worker"]].append(each)
     stage.workers = len(by_worker)
     later = [each for done in by_worker.values() for each in done[1:] if each["rows"]]
-    if not later:  # a worker for each shard: what starting takes cannot be told apart
-        stage.rate = stage.work / stage.rows if stage.rows else 0.0
-        return
-    stage.warm = True
-    stage.rate = sum(each["seconds"] for each in later) / sum(each["rows"] for each in later)
+    stage.warm = bool(later)  # else a worker for each shard: what starting takes is not told apart
+    counted = later or [each for each in shards if each["rows"]]
+    stage.later = [(each["rows"], each["seconds"]) for each in counted]

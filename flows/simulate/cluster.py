@@ -51,6 +51,9 @@ class Cluster(BaseModel):
     groups: tuple[Group, ...] = Field(min_length=1)
     autoscaling: bool = Field(default=False, description="a group is paid for while it works only")
     driver_ms: float = Field(default=6.0, ge=0, description="of the driver, for each shard")
+    rows_a_shard: float | None = Field(
+        default=None, ge=1, description="of the pool, where --rows-a-shard does not say"
+    )
     store_gb_per_second: float | None = Field(
         default=None, gt=0, description="what the object store takes in, of all nodes together"
     )

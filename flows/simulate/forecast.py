@@ -9,29 +9,41 @@ A node that a spot market takes loses half a shard of each of its workers, and w
 start. Stages come one after the other, as runs do.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
 
 from flows.simulate.cluster import Cluster, Group
-from flows.simulate.laws import STEPS, WHOLE, WIDE, Law, Laws, part_bytes
+from flows.simulate.laws import ROWS, STEPS, WHOLE, WIDE, Law, Laws, part_bytes
+from flows.simulate.planes import Plane
+from infra.progress import duration
 
 HOUR = 3600.0
 GB = 1e9
 FAR = 100.0  # times the largest calibration: beyond, the forecast says so
+MATTERS = 0.01  # share of the whole time below which nothing is said of a stage
+OPEN = 1.2  # how many times the least that fits the logs the most may be without a word
+LARGER = 2.0  # how many times the calibration's rows may be in a shard without a word
 
 
 @dataclass(frozen=True)
 class StageForecast:
-    """One stage. worker_hours: of all its workers together. memory: of one, bytes."""
+    """One stage. worker_hours: of all its workers together. memory: of one, bytes.
+
+    bound: what its time is of; taken_for: what most of the work is done for, "rows", "shards" or
+    "start". least, most: seconds that the logs fit as well, within their noise.
+    """
 
     name: str
     group: str
     rows: float
     shards: int
     seconds: float
+    least: float
+    most: float
     bound: str
+    taken_for: str
     worker_hours: float
     memory: float
     bytes: float
@@ -40,10 +52,15 @@ class StageForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """A whole run. rows: of the pool. driver_memory: bytes. notes: what to look at."""
+    """A whole run. rows, shards: of the pool. other: seconds of no stage. driver_memory: bytes.
+
+    notes: what to look at.
+    """
 
     rows: float
+    shards: int
     stages: Sequence[StageForecast]
+    other: float
     seconds: float
     cost: float
     driver_memory: float
@@ -67,11 +84,12 @@ def forecast(
 ) -> Forecast:
     """What a run over a pool of so many rows would take.
 
-    rows_a_shard: of the pool; None: as in the calibration.
+    rows_a_shard: of the pool; None: what the cluster says, else as in the largest calibration.
     """
-    larger = rows_a_shard / laws.rows_a_shard if rows_a_shard else 1.0
-    stages = [_stage(law, cluster, rows, larger) for law in laws.stages]
-    other = laws.other(rows)
+    a_shard = rows_a_shard or cluster.rows_a_shard or laws.rows_a_shard
+    shards = ceil(rows / a_shard)
+    stages = [_stage(law, cluster, rows, shards) for law in laws.stages]
+    other = laws.other(rows, shards)
     seconds = other + sum(stage.seconds for stage in stages)
     hourly = sum(group.nodes * group.price for group in cluster.groups)
     if cluster.autoscaling:
@@ -81,23 +99,48 @@ def forecast(
         cost = seconds / HOUR * hourly
     besides, part = part_bytes()
     driver = besides + part * max((stage.shards for stage in stages), default=0)
-    notes = [*_notes(laws, cluster, stages, rows)]
-    if larger > 2:
-        notes.append(
-            f"the calibration had shards of {laws.rows_a_shard:,.0f} rows: stages of one process, "
-            "which open each shard, take less with larger ones"
-        )
-    return Forecast(rows, stages, seconds, cost, driver, notes)
+    notes = [
+        *_unfit(laws, cluster, stages, seconds),
+        *_open(stages, seconds),
+        *_far(laws, rows, a_shard),
+    ]
+    return Forecast(rows, shards, stages, other, seconds, cost, driver, notes)
 
 
-def _stage(law: Law, cluster: Cluster, pool: float, larger: float) -> StageForecast:
-    """larger: how many times the calibration's rows are in a shard."""
+def _stage(law: Law, cluster: Cluster, pool: float, pool_shards: int) -> StageForecast:
     group = cluster.group_of(law.name)
-    rows = law.rows(pool)
-    shards = ceil(rows / (law.rows_a_shard * larger)) if law.rows_a_shard else 0
+    rows, shards = law.rows(pool, pool_shards), ceil(law.shards(pool, pool_shards))
+    written = law.bytes(rows, shards)
+    work = max((_work(law, group, rows, shards, plane) for plane in law.work.best), key=_sum)
+    seconds, bound = _seconds(law, cluster, shards, _sum(work), written)
+    others = [_work(law, group, rows, shards, plane) for plane in law.work.alike]
+    ends = [_seconds(law, cluster, shards, _sum(each), written)[0] for each in others]
+    return StageForecast(
+        law.name, group.name, 0.0 if law.kind == STEPS else rows,
+        shards if law.kind == WIDE else 0, seconds, min(ends), max(ends), bound,
+        max(work, key=lambda name: work[name]), _sum(work) / HOUR,
+        law.memory(rows, shards), written, seconds / HOUR * group.nodes * group.price,
+    )  # fmt: skip
+
+
+def _sum(parts: Mapping[str, float]) -> float:
+    return sum(parts.values())
+
+
+def _work(law: Law, group: Group, rows: float, shards: int, plane: Plane) -> dict[str, float]:
+    """Seconds of one worker of this group by what they are taken for."""
     own = group.own_rate(law.name)
-    work = (rows * own) if own is not None else law.seconds(rows) / group.speed
-    bytes_ = rows * law.bytes
+    if own is not None:
+        return {ROWS: rows * own}
+    parts = law.parts(rows, shards, plane)
+    return {name: part / group.speed for name, part in parts.items()}
+
+
+def _seconds(
+    law: Law, cluster: Cluster, shards: int, work: float, written: float
+) -> tuple[float, str]:
+    """Of the stage, and what bounds it. work: seconds of one worker. written: bytes."""
+    group = cluster.group_of(law.name)
     if law.kind == WIDE:
         workers = min(group.nodes * group.workers, max(shards, 1))
         bounds = {"workers": work * _lost(law, group, work / max(shards, 1)) / workers}
@@ -105,13 +148,9 @@ def _stage(law: Law, cluster: Cluster, pool: float, larger: float) -> StageForec
     else:
         bounds = {"one process" if law.kind == WHOLE else "training": work}
     if cluster.store_gb_per_second:
-        bounds["store"] = bytes_ / (cluster.store_gb_per_second * GB)
+        bounds["store"] = written / (cluster.store_gb_per_second * GB)
     bound = max(bounds, key=lambda name: bounds[name])
-    seconds = law.fixed + bounds[bound]
-    return StageForecast(
-        law.name, group.name, 0.0 if law.kind == STEPS else rows, shards, seconds, bound,
-        work / HOUR, law.memory(rows), bytes_, seconds / HOUR * group.nodes * group.price,
-    )  # fmt: skip
+    return law.fixed + bounds[bound], bound
 
 
 def _lost(law: Law, group: Group, shard: float) -> float:
@@ -120,30 +159,63 @@ def _lost(law: Law, group: Group, shard: float) -> float:
     return 1 / (1 - again) if again < 1 else float("inf")
 
 
-def _notes(
-    laws: Laws, cluster: Cluster, stages: Sequence[StageForecast], rows: float
+def _unfit(
+    laws: Laws, cluster: Cluster, stages: Sequence[StageForecast], seconds: float
 ) -> Iterator[str]:
+    """What the machines do not hold, or would not use."""
     for law, stage in zip(laws.stages, stages, strict=True):
         group = cluster.group_of(law.name)
-        held = group.memory_gb * GB
+        held, workers = group.memory_gb * GB, group.nodes * group.workers
         wide = law.kind == WIDE
         need = stage.memory * (group.workers if wide else 1)
         if need > held:
-            who = f"{group.workers} workers of a node" if wide else "its one process"
+            who = f"{group.workers} workers of a node need" if wide else "its one process needs"
             yield (
-                f"{law.name}: {who} need {need / GB:,.0f} GB, "
+                f"{law.name}: {who} {need / GB:,.0f} GB, "
                 f"a node of {group.name} has {held / GB:,.0f}"
             )
-        if wide and 0 < stage.shards < group.nodes * group.workers:
+        if wide and 0 < stage.shards < workers and stage.seconds > MATTERS * seconds:
+            yield f"{law.name}: shards for {stage.shards} of {workers} workers only"
+
+
+def _open(stages: Sequence[StageForecast], seconds: float) -> Iterator[str]:
+    """What the logs do not tell."""
+    vague = [
+        f"{each.name} ({long(each.least)} to {long(each.most)})"
+        for each in sorted(stages, key=lambda each: -each.most)
+        if each.most > OPEN * each.least and each.most > MATTERS * seconds
+    ]
+    if vague:
+        yield (
+            "the logs do not tell well what start, rows and shards take, each for itself, of "
+            f"{', '.join(vague)}. Three logs tell: of a pool, of one with more rows in as many "
+            "shards, of one with as many rows in more shards; the larger they are, the better"
+        )
+
+
+def _far(laws: Laws, rows: float, a_shard: float) -> Iterator[str]:
+    """How far from the calibration this is."""
+    larger = a_shard / laws.rows_a_shard
+    if larger > LARGER:
+        yield (
+            f"shards have {a_shard:,.0f} rows, of the calibration {laws.rows_a_shard:,.0f}: what a "
+            "worker holds of one may need more memory"
+        )
+        blind = [law.name for law in laws.stages if law.kind != STEPS and not law.curve
+                 and law.rows.row and not any(plane.row for plane in law.work.alike)]  # fmt: skip
+        if blind:
             yield (
-                f"{law.name}: {stage.shards} shards keep only as many of "
-                f"{group.nodes * group.workers} workers busy"
+                f"too short to be seen in the logs is what a row takes of {', '.join(blind)}: "
+                "calibrate with larger shards"
             )
-    if len(laws.calibrated) == 1 and any(law.kind == WHOLE for law in laws.stages):
-        yield "one calibration: what stages of one process take to start is counted for every row"
     largest = laws.calibrated[-1]
     if rows > FAR * largest:
         yield (
             f"{rows / largest:,.0f} times the largest calibration ({largest:,} rows): tried up to "
             f"{FAR:g} times"
         )
+
+
+def long(seconds: float) -> str:
+    """As `duration`; from two days on in days."""
+    return duration(seconds) if seconds < 48 * HOUR else f"{seconds / 24 / HOUR:,.1f} days"

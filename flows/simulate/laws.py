@@ -1,10 +1,11 @@
-"""How a stage grows with the rows of the pool: fitted to logs of small runs, and to benchmarks.
+"""How a stage grows with rows and shards of the pool: fitted to logs of small runs and benchmarks.
 
 A stage over shards takes a fixed time (workers start, libraries load, the manifest is put) and the
-same work for every row, spread over the workers. A stage of one process takes a + b x rows; two
-runs of different size tell a from b. From one run b alone is taken, which is too much at scale.
-Beyond the sizes of the logs some stages grow faster than their rows: of these the benchmarks tell
-how (constants.json, made by tests/bench/constants.py from the results that it names).
+same work for every row and every shard, spread over the workers. A stage of one process takes
+base + row x rows + shard x shards. Three runs tell these apart: one, one of more rows in as many
+shards, one of as many rows in more shards. What fewer leave open is told, and counted for what is
+the most. Beyond the sizes of the logs some stages grow faster than their rows: of these the
+benchmarks tell how (constants.json, made by tests/bench/constants.py from the results it names).
 """
 
 import json
@@ -16,69 +17,66 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
-from flows.simulate.calibration import POOL, RunLog, StageLog
+from flows.simulate.calibration import RunLog, StageLog
+from flows.simulate.planes import Fit, Plane, Point, exactly
+from flows.simulate.planes import fit as fit_planes
 from infra.errors import SluiceError
 
 CONSTANTS = Path(__file__).parent / "constants.json"
 
 STEPS, WHOLE, WIDE = "steps", "whole", "wide"
+ROWS, SHARDS, START = "rows", "shards", "start"  # what seconds are taken for
 
 Curve = Sequence[tuple[float, float]]  # (rows, seconds of one process), ascending
-
-
-@dataclass(frozen=True)
-class Line:
-    """base + slope x, neither below 0."""
-
-    base: float
-    slope: float
-
-    def __call__(self, x: float) -> float:
-        return self.base + self.slope * x
+POOL_ROWS, POOL_SHARDS = Plane(row=1.0), Plane(shard=1.0)
 
 
 @dataclass(frozen=True)
 class Law:
-    """One stage. rows: of those of the pool. fixed: seconds before and after the work.
+    """One stage. rows, shards: of those of the pool. fixed: seconds before and after the work.
 
     kind: "wide" where workers share it, "whole" where one process does it, "steps" for a training.
-    work: seconds of one worker, of the stage's rows. rows_a_shard: where it is wide. bytes: written
-    a row. memory: of the worker that needs most, of the stage's rows. curve: a benchmark's seconds
-    of one process at larger sizes.
+    work: seconds of one worker. bytes: that are written. memory: of the worker that needs most:
+    bytes in any case, and for each row. curve: a benchmark's seconds of one process at larger
+    sizes. All of these are of the stage's own rows and shards.
     """
 
     name: str
     kind: str
-    rows: Line
+    rows: Plane
+    shards: Plane
     fixed: float
-    work: Line
-    rows_a_shard: float
-    bytes: float
-    memory: Line
+    work: Fit
+    bytes: Fit
+    memory: Plane
     curve: Curve = ()
 
-    def seconds(self, rows: float) -> float:
-        """Of one worker, for so many rows of this stage."""
-        return max(self.work(rows), along(self.curve, rows))
+    def parts(self, rows: float, shards: float, work: Plane) -> Mapping[str, float]:
+        """Seconds of one worker by what they are taken for, if `work` is what it does."""
+        slow = max(along(self.curve, rows) - work.base, 0.0)
+        return {
+            START: work.base,
+            ROWS: max(work.row * rows, slow),
+            SHARDS: work.shard * shards,
+        }
 
 
 @dataclass(frozen=True)
 class Laws:
-    """Of a whole run; other: seconds of no stage, of the pool's rows."""
+    """Of a whole run; other: seconds of no stage. calibrated: rows of the pools of the logs.
+
+    rows_a_shard: of the pool of the largest log.
+    """
 
     stages: Sequence[Law]
-    other: Line
-    calibrated: tuple[int, ...]  # rows of the pools of the logs
-
-    @property
-    def rows_a_shard(self) -> float:
-        """Of the pool."""
-        return next(law.rows_a_shard for law in self.stages if law.name == POOL)
+    other: Fit
+    calibrated: tuple[int, ...]
+    rows_a_shard: float
 
 
 def fit(logs: Sequence[RunLog]) -> Laws:
     """Laws from the logs of one recipe over pools of one or more sizes."""
-    logs = sorted(logs, key=lambda each: each.rows)
+    logs = sorted(logs, key=lambda each: (each.rows, each.rows_a_shard))
     names = [set(each.stages) for each in logs]
     if any(each != names[0] for each in names):
         odd = sorted(set.union(*names) - set.intersection(*names))
@@ -86,71 +84,59 @@ def fit(logs: Sequence[RunLog]) -> Laws:
             f"the logs are not of one recipe: not all of them have the stages {', '.join(odd)}",
             "calibrate with the same recipe and target, over pools of different size",
         )
-    pools = [each.rows for each in logs]
-    laws = [_law([each.stages[name] for each in logs], pools) for name in logs[-1].stages]
-    return Laws(laws, line(pools, [each.other for each in logs]), tuple(pools))
+    laws = [_law([each.stages[name] for each in logs], logs) for name in logs[-1].stages]
+    other = fit_planes([(each.rows, each.shards, each.other) for each in logs])
+    return Laws(laws, other, tuple(each.rows for each in logs), logs[-1].rows_a_shard)
 
 
-def _law(seen: Sequence[StageLog], pools: Sequence[int]) -> Law:
-    largest = seen[-1]
-    known = _constants().get(largest.name, {})
-    pool, fixed, shard = Line(0.0, 1.0), 0.0, 0.0  # rows of a stage that sees them all
-    if not largest.shards:
-        kind, rows, work = STEPS, pool, _steps(seen, pools)
-    elif largest.whole:
-        kind, rows, work = WHOLE, pool, line(pools, [each.work for each in seen])
+def _law(seen: Sequence[StageLog], logs: Sequence[RunLog]) -> Law:
+    """Of a stage, as each of the logs has it."""
+    known = _constants().get(seen[-1].name, {})
+    rows, shards = POOL_ROWS, POOL_SHARDS  # of a stage that sees them all
+    sizes = [(each.rows, each.shards) for each in logs]
+    fixed, curve = 0.0, [(a, b) for a, b in known.get("seconds", [])]
+    if not seen[-1].shards:
+        kind, work = STEPS, _steps(seen, sizes)
+    elif seen[-1].whole:
+        kind, work = WHOLE, fit_planes(_points(sizes, [each.work for each in seen]))
         fixed = _mean([each.seconds - each.work for each in seen])
     else:
-        told = [each for each in seen if each.warm] or [largest]
-        kind, rows, work = WIDE, _rows(seen, pools), Line(0.0, _rate(told))
-        fixed = _mean([each.seconds - each.work_later / each.workers for each in told])
-        shard = largest.rows / largest.shards
-    measured = max(each.memory for each in seen)
+        kind, curve = WIDE, []
+        rows = _share([each.rows for each in logs], [each.rows for each in seen], POOL_ROWS)
+        shards = _share([each.shards for each in logs], [each.shards for each in seen], POOL_SHARDS)
+        sizes = [(each.rows, each.shards) for each in seen]
+        told = [each for each in seen if each.warm] or seen[-1:]
+        work = fit_planes([(n, 1.0, taken) for each in told for n, taken in each.later], base=False)
+        fixed = _mean([e.seconds - work(e.rows, e.shards) / e.workers for e in told])
     return Law(
-        largest.name, kind, rows, max(fixed, 0.0), work, shard,
-        largest.bytes / max(rows(pools[-1]), 1),
-        Line(float(measured), known.get("bytes_a_row", 0.0)),
-        [(a, b) for a, b in known.get("seconds", [])],
+        seen[-1].name, kind, rows, shards, max(fixed, 0.0), work,
+        fit_planes(_points(sizes, [each.bytes for each in seen])),
+        Plane(float(max(each.memory for each in seen)), known.get("bytes_a_row", 0.0)), curve,
     )  # fmt: skip
 
 
-def _rows(seen: Sequence[StageLog], pools: Sequence[int]) -> Line:
-    """Those that a stage sees: a part of the pool, or as many whatever the pool."""
-    counts = [each.rows for each in seen]
-    return Line(float(counts[0]), 0.0) if len({*counts}) == 1 < len(seen) else line(pools, counts)
+def _points(sizes: Sequence[tuple[int, int]], seen: Sequence[float]) -> list[Point]:
+    return [(*size, value) for size, value in zip(sizes, seen, strict=True)]
 
 
-def _steps(seen: Sequence[StageLog], pools: Sequence[int]) -> Line:
+def _share(pool: Sequence[int], seen: Sequence[int], per: Plane) -> Plane:
+    """Those that a stage sees: as many whatever the pool, or a part of the pool's (`per`)."""
+    if len({*seen}) == 1 < len({*pool}):
+        return Plane(float(seen[0]))
+    part = sum(seen) / sum(pool)
+    return Plane(0.0, per.row * part, per.shard * part)
+
+
+def _steps(seen: Sequence[StageLog], sizes: Sequence[tuple[int, int]]) -> Fit:
     """Seconds of a training: of as many steps as the recipe says, whatever the pool."""
     step = _mean([each.seconds / max(each.total, 1) for each in seen])
     if len({each.total for each in seen}) == 1:
-        return Line(step * seen[-1].total, 0.0)
-    steps = line(pools, [each.total for each in seen])
-    return Line(steps.base * step, steps.slope * step)
-
-
-def _rate(seen: Sequence[StageLog]) -> float:
-    """Seconds a row once a worker is warm; the largest run has most to say."""
-    rows = sum(each.rows for each in seen)
-    return sum(each.work_later for each in seen) / rows if rows else 0.0
+        return exactly(Plane(step * seen[-1].total))
+    return fit_planes(_points(sizes, [each.total * step for each in seen]))
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def line(x: Sequence[float], y: Sequence[float]) -> Line:
-    """The line through points: the largest x alone says the slope where all are one."""
-    middle, mean = _mean(x), _mean(y)
-    spread = sum((each - middle) ** 2 for each in x)
-    if not spread:
-        return Line(0.0, mean / middle if middle else 0.0)
-    slope = sum((a - middle) * (b - mean) for a, b in zip(x, y, strict=True)) / spread
-    slope = max(slope, 0.0)
-    base = mean - slope * middle
-    if base < 0:
-        return Line(0.0, sum(a * b for a, b in zip(x, y, strict=True)) / sum(a * a for a in x))
-    return Line(base, slope)
 
 
 def along(curve: Curve, rows: float) -> float:

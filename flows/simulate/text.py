@@ -1,28 +1,60 @@
 """A forecast as people read it."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 from flows.plan import size
-from flows.simulate.forecast import HOUR, Forecast, StageForecast
+from flows.simulate.forecast import MATTERS, Forecast, StageForecast, long
 from flows.store.text import table
-from infra.progress import duration
 
 HEADER = ("stage", "on", "rows", "shards", "time", "bound by", "worker hours", "memory", "written")
+WAYS_OUT = {
+    "one process": "more machines do not help; what shards take, larger shards do",
+    "workers": "more of them help",
+    "driver": "larger shards help",
+    "store": "a faster one helps",
+    "training": "more machines are the recipe's to use",
+    "between stages": "reading what is there, planning, publishing",
+}
 
 
 def forecast_text(found: Forecast, priced: bool) -> str:
-    """The table of the stages, the sums, and what to look at."""
+    """What it takes, what bounds it, the table of the stages, and what to look at."""
     rows = [_row(stage) for stage in found.stages]
-    lines = [
-        f"a pool of {found.rows:,.0f} rows",
-        "",
-        table(HEADER, rows, right=range(2, len(HEADER))),
-        "",
-        f"in all: {long(found.seconds)}, {size(found.bytes)} written"
-        + (f", costs {found.cost:,.2f}" if priced else ""),
+    return "\n".join([
+        f"a pool of {found.rows:,.0f} rows in {found.shards:,} shards",
+        f"takes {long(found.seconds)}" + (f" and costs {found.cost:,.2f}" if priced else "")
+        + f", writes {size(found.bytes)}",
         f"memory: a worker {size(found.memory)}, the driver {size(found.driver_memory)}",
-    ]
-    return "\n".join([*lines, *(f"look: {note}" for note in found.notes)])
+        "",
+        *_bounds(found),
+        "",
+        table(HEADER, rows, right=(2, 3, 4, 6, 7, 8)),
+        *(["", *(f"look: {note}" for note in found.notes)] if found.notes else []),
+    ])  # fmt: skip
+
+
+def _bounds(found: Forecast) -> Iterator[str]:
+    """A line for each thing that bounds stages, the longest first, with those that matter."""
+    groups: dict[str, list[StageForecast]] = defaultdict(list)
+    for stage in found.stages:
+        groups[stage.bound].append(stage)
+    times = {bound: sum(each.seconds for each in held) for bound, held in groups.items()}
+    times["between stages"] = found.other
+    total = max(found.seconds, 1e-9)
+    for bound in sorted(times, key=lambda each: -times[each]):
+        if times[bound] < MATTERS * total:
+            continue
+        stages = sorted(groups[bound], key=lambda each: -each.seconds)
+        named = [
+            f"{each.name} {long(each.seconds)}"
+            + (f" ({each.taken_for})" if each.bound in ("one process", "workers") else "")
+            for each in stages
+            if each.seconds > MATTERS * total
+        ]
+        share = f"{100 * times[bound] / total:3.0f} %  {long(times[bound]):>14}"
+        yield f"{share}  {bound}: {WAYS_OUT[bound]}"
+        yield from (f"{'':23}{each}" for each in named)
 
 
 def _row(stage: StageForecast) -> Sequence[str]:
@@ -37,8 +69,3 @@ def _row(stage: StageForecast) -> Sequence[str]:
         size(stage.memory) if stage.memory else "-",
         size(stage.bytes) if stage.bytes else "-",
     )
-
-
-def long(seconds: float) -> str:
-    """As `duration`; from two days on in days."""
-    return duration(seconds) if seconds < 48 * HOUR else f"{seconds / 24 / HOUR:,.1f} days"

@@ -1,12 +1,14 @@
 """The simulator against a run 100 times as large as what it was calibrated with.
 
 The recipe curates a pool of tars with pictures made on the spot (smooth colours with noise, 64 to
-160 pixels, 100 in a tar) and indexes it: ingest, scores, a small CLIP, embeddings, duplicates,
-verdicts, version, index. Two small runs are its calibration; then the large one is foretold, run,
-and compared: time, memory of the largest worker, bytes. Promised: within 20 %.
-Run: python tests/bench/simulator.py [ROWS]     ROWS: of the larger small pool, 1,000
+160 pixels) and indexes it: ingest, scores, a small CLIP, embeddings, duplicates, verdicts, version,
+index. Small runs, of pools and tars of unequal size, are its calibration; then the large one is
+foretold, run, and compared: time, memory of the largest worker, bytes. Promised: within 20 %.
+Run: python tests/bench/simulator.py [--rows 1000] [--times 100] [--logs FOLDER]
+Only `--times 100` of 1,000 rows is kept: about 8 minutes of two quiet cores. `--times 10` is a try.
 """
 
+import argparse
 import io
 import json
 import os
@@ -32,8 +34,9 @@ from flows.simulate.laws import Laws, fit  # noqa: E402
 from infra.shards import TarWriter  # noqa: E402
 from tests.bench.record import keep  # noqa: E402
 
-TIMES, PART = 100, 4  # how much larger the large run is; how much smaller the smaller calibration
-IN_A_TAR = 100
+ROWS, TIMES = 1000, 100  # of the larger small pools; how much larger the large one is
+IN_A_TAR = 100  # of the large run
+SHAPES = ((4, 25), (1, 100), (1, 25))  # of a calibration: its part of ROWS, pictures in a tar
 WORKERS = 2
 CLUSTER = ROOT / "infra/deploy/simulate/cluster.yaml"
 WORDS = ("red", "house", "blue", "sky", "old", "boat", "green", "hill", "dog", "tall", "tree")
@@ -89,25 +92,26 @@ def write_tar(task: tuple[str, int, int]) -> None:
         tar.close()
 
 
-def make_pool(folder: Path, rows: int, first: int = 0) -> str:
+def make_pool(folder: Path, rows: int, in_a_tar: int, first: int = 0) -> str:
     folder.mkdir()
-    tasks = [(str(folder), first + at, min(IN_A_TAR, rows - at * IN_A_TAR))
-             for at in range(-(-rows // IN_A_TAR))]  # fmt: skip
+    tasks = [(str(folder), first + at, min(in_a_tar, rows - at * in_a_tar))
+             for at in range(-(-rows // in_a_tar))]  # fmt: skip
     with ProcessPoolExecutor(WORKERS) as pool:
         list(pool.map(write_tar, tasks))
     return str(folder)
 
 
-def run(folder: Path, rows: int, trusted: str) -> str:
+def run(folder: Path, rows: int, in_a_tar: int, trusted: str) -> str:
     """A run over a pool of so many rows: the log of it."""
     from flows.main import Options, execute, prepare
     from infra.progress import PlainDisplay
 
-    pool, log = make_pool(folder / f"pool-{rows}", rows), folder / f"{rows}.jsonl"
-    recipe = folder / f"{rows}.yaml"
+    name = f"{rows}-{in_a_tar}"
+    pool, log = make_pool(folder / f"pool-{name}", rows, in_a_tar), folder / f"{name}.jsonl"
+    recipe = folder / f"{name}.yaml"
     recipe.write_text(RECIPE.format(pool=pool, trusted=trusted))
     chosen = ("run.executor=local", f"run.workers={WORKERS}", f"run.events={log}")
-    store = folder / f"store-{rows}"
+    store = folder / f"store-{name}"
     prepared = prepare(Options(str(recipe), chosen, str(store)))
     execute(prepared, "index", PlainDisplay(), lambda step, session: step.run(session))
     shutil.rmtree(pool)
@@ -157,30 +161,45 @@ def laion(laws: Laws) -> dict[str, Any]:
     }
 
 
-def main(rows: int) -> None:
+def main(rows: int, times: int, logs: Path | None) -> None:
     from flows import environment
 
     environment.prepare()
     with tempfile.TemporaryDirectory(prefix="sluice-bench-", dir=os.environ.get("TMPDIR")) as made:
         folder = Path(made)
-        trusted = make_pool(folder / "trusted", 200, first=10**6)
-        small: Sequence[str] = [run(folder, size, trusted) for size in (rows // PART, rows)]
+        trusted = make_pool(folder / "trusted", 200, IN_A_TAR, first=10**6)
+        shapes = [(rows // part, in_a_tar) for part, in_a_tar in SHAPES]
+        small: Sequence[str] = [run(folder, *shape, trusted) for shape in shapes]
         machine = this_machine(WORKERS, price=1.0)
         laws = fit([read_log(log) for log in small])
-        foretold = forecast(laws, machine, rows * TIMES)
+        foretold = forecast(laws, machine, rows * times, IN_A_TAR)
         print(json.dumps({"foretold_seconds": foretold.seconds}), flush=True)
         begin, load = time.monotonic(), os.getloadavg()[0]
-        log = run(folder, rows * TIMES, trusted)
+        log = run(folder, rows * times, IN_A_TAR, trusted)
         figures = {
-            "calibrated": [rows // PART, rows],
-            "rows": rows * TIMES,
+            "calibrated": shapes,
+            "rows": rows * times,
             "workers": WORKERS,
             "load_before": round(load, 1),
             "seconds_with_making": round(time.monotonic() - begin),
         }
         figures |= compared(foretold, log) | {"laion-5b": laion(laws)}
-        keep("simulator", figures, "torch", "pyarrow")
+        if logs:
+            logs.mkdir(exist_ok=True)
+            for each in (*small, log):
+                shutil.copy(each, logs)
+        if (rows, times) == (ROWS, TIMES):
+            keep("simulator", figures, "torch", "pyarrow")
+        else:
+            print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    ask = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    ask.add_argument("--rows", type=int, default=ROWS, help="of the larger small pools")
+    ask.add_argument("--times", type=int, default=TIMES, help="how much larger the large pool is")
+    ask.add_argument("--logs", type=Path, help="a folder to leave the logs of the runs in")
+    given = ask.parse_args()
+    main(given.rows, given.times, given.logs)
