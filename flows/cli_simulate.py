@@ -21,12 +21,13 @@ def simulate(
     Parameters
     ----------
     logs
-        What a small run of the recipe wrote to `run.events`. Repeatable: two runs, one over a few
-        times the rows of the other, tell what a stage takes anyway from what it takes for a row.
+        What a small run of the recipe wrote to `run.events`. Repeatable: three runs, over a pool,
+        one of more rows in as many shards, and one of as many rows in more shards, tell what a
+        stage takes for a row, for a shard and anyway (`data.rows_per_shard`; a tar is a shard).
     rows
         Of the pool: 5.85e9 is LAION-5B.
     rows_a_shard
-        Of the pool. Without: as in the logs.
+        Of the pool. Without: what the cluster's file says, else as in the log of most rows.
     cluster
         The machines, a YAML file; infra/deploy/simulate/cluster.yaml explains it. Without: the
         machine at hand, with the workers of the logs.

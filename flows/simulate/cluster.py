@@ -49,7 +49,7 @@ class Cluster(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     groups: tuple[Group, ...] = Field(min_length=1)
-    autoscaling: bool = Field(default=False, description="a group is paid for while it works only")
+    autoscaling: bool = Field(default=False, description="a node is paid for while it works only")
     driver_ms: float = Field(default=6.0, ge=0, description="of the driver, for each shard")
     rows_a_shard: float | None = Field(
         default=None, ge=1, description="of the pool, where --rows-a-shard does not say"

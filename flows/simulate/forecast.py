@@ -6,7 +6,8 @@
                                                    one process's work      "one process"
 
 A node that a spot market takes loses half a shard of each of its workers, and what they need to
-start. Stages come one after the other, as runs do.
+start. Stages come one after the other, as runs do. With an autoscaler a node is paid for while it
+has something to do, one of them in a stage of one process; else all are, all the time.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from infra.progress import duration
 HOUR = 3600.0
 GB = 1e9
 FAR = 100.0  # times the largest calibration: beyond, the forecast says so
+BETWEEN = "between stages"  # what the seconds of no stage are called
 MATTERS = 0.01  # share of the whole time below which nothing is said of a stage
 OPEN = 1.2  # how many times the least that fits the logs the most may be without a word
 LARGER = 2.0  # how many times the calibration's rows may be in a shard without a word
@@ -90,19 +92,23 @@ def forecast(
     shards = ceil(rows / a_shard)
     stages = [_stage(law, cluster, rows, shards) for law in laws.stages]
     other = laws.other(rows, shards)
+    others = [plane(rows, shards) for plane in laws.other.alike]
+    ranges = {stage.name: (stage.least, stage.most) for stage in stages}
+    ranges[BETWEEN] = min(others), max(others)
     seconds = other + sum(stage.seconds for stage in stages)
     hourly = sum(group.nodes * group.price for group in cluster.groups)
     if cluster.autoscaling:
         cost = sum(stage.cost for stage in stages)
-        cost += other / HOUR * min(group.nodes * group.price for group in cluster.groups)
+        cost += other / HOUR * min(group.price for group in cluster.groups)
     else:
         cost = seconds / HOUR * hourly
     besides, part = part_bytes()
     driver = besides + part * max((stage.shards for stage in stages), default=0)
     notes = [
         *_unfit(laws, cluster, stages, seconds),
-        *_open(stages, seconds),
-        *_far(laws, rows, a_shard),
+        *_open(ranges, seconds),
+        *_larger(laws, a_shard),
+        *_far(laws, rows),
     ]
     return Forecast(rows, shards, stages, other, seconds, cost, driver, notes)
 
@@ -119,8 +125,16 @@ def _stage(law: Law, cluster: Cluster, pool: float, pool_shards: int) -> StageFo
         law.name, group.name, 0.0 if law.kind == STEPS else rows,
         shards if law.kind == WIDE else 0, seconds, min(ends), max(ends), bound,
         max(work, key=lambda name: work[name]), _sum(work) / HOUR,
-        law.memory(rows, shards), written, seconds / HOUR * group.nodes * group.price,
+        law.memory(rows, shards), written,
+        seconds / HOUR * _nodes(law, group, shards) * group.price,
     )  # fmt: skip
+
+
+def _nodes(law: Law, group: Group, shards: int) -> int:
+    """How many have something to do."""
+    if law.kind == WIDE:
+        return min(group.nodes, ceil(shards / group.workers))
+    return 1 if law.kind == WHOLE else group.nodes
 
 
 def _sum(parts: Mapping[str, float]) -> float:
@@ -178,12 +192,12 @@ def _unfit(
             yield f"{law.name}: shards for {stage.shards} of {workers} workers only"
 
 
-def _open(stages: Sequence[StageForecast], seconds: float) -> Iterator[str]:
-    """What the logs do not tell."""
+def _open(ranges: Mapping[str, tuple[float, float]], seconds: float) -> Iterator[str]:
+    """What the logs do not tell. ranges: the least and the most seconds that they fit, by stage."""
     vague = [
-        f"{each.name} ({long(each.least)} to {long(each.most)})"
-        for each in sorted(stages, key=lambda each: -each.most)
-        if each.most > OPEN * each.least and each.most > MATTERS * seconds
+        f"{name} ({long(least)} to {long(most)})"
+        for name, (least, most) in sorted(ranges.items(), key=lambda each: -each[1][1])
+        if most > OPEN * least and most > MATTERS * seconds
     ]
     if vague:
         yield (
@@ -193,21 +207,36 @@ def _open(stages: Sequence[StageForecast], seconds: float) -> Iterator[str]:
         )
 
 
-def _far(laws: Laws, rows: float, a_shard: float) -> Iterator[str]:
-    """How far from the calibration this is."""
-    larger = a_shard / laws.rows_a_shard
-    if larger > LARGER:
+def _larger(laws: Laws, a_shard: float) -> Iterator[str]:
+    """What shards larger than the calibration's may bring. a_shard: rows of the pool."""
+    if a_shard <= LARGER * laws.rows_a_shard:
+        return
+    yield (
+        f"shards have {a_shard:,.0f} rows, of the calibration {laws.rows_a_shard:,.0f}: what a "
+        "worker holds of one may need more memory"
+    )
+    blind = [
+        law.name
+        for law in laws.stages
+        if law.kind != STEPS and law.rows.row and not law.curve
+        if not any(plane.row for plane in law.work.alike)
+    ]
+    if blind:
         yield (
-            f"shards have {a_shard:,.0f} rows, of the calibration {laws.rows_a_shard:,.0f}: what a "
-            "worker holds of one may need more memory"
+            f"too short to be seen in the logs is what a row takes of {', '.join(blind)}: "
+            "calibrate with larger shards"
         )
-        blind = [law.name for law in laws.stages if law.kind != STEPS and not law.curve
-                 and law.rows.row and not any(plane.row for plane in law.work.alike)]  # fmt: skip
-        if blind:
-            yield (
-                f"too short to be seen in the logs is what a row takes of {', '.join(blind)}: "
-                "calibrate with larger shards"
-            )
+
+
+def _far(laws: Laws, rows: float) -> Iterator[str]:
+    """How far from the benchmarks and the calibration this is."""
+    grown = [
+        f"{law.name} ({law.curve[-1][0]:,.0f} rows)"
+        for law in laws.stages
+        if law.curve and rows > FAR * law.curve[-1][0]
+    ]
+    if grown:
+        yield f"far beyond the benchmarks of how they grow are {', '.join(grown)}"
     largest = laws.calibrated[-1]
     if rows > FAR * largest:
         yield (

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from flows.plan import size
-from flows.simulate.forecast import MATTERS, Forecast, StageForecast, long
+from flows.simulate.forecast import BETWEEN, MATTERS, Forecast, StageForecast, long
 from flows.store.text import table
 
 HEADER = ("stage", "on", "rows", "shards", "time", "bound by", "worker hours", "memory", "written")
@@ -14,7 +14,7 @@ WAYS_OUT = {
     "driver": "larger shards help",
     "store": "a faster one helps",
     "training": "more machines are the recipe's to use",
-    "between stages": "reading what is there, planning, publishing",
+    BETWEEN: "reading what is there, planning, publishing",
 }
 
 
@@ -40,7 +40,7 @@ def _bounds(found: Forecast) -> Iterator[str]:
     for stage in found.stages:
         groups[stage.bound].append(stage)
     times = {bound: sum(each.seconds for each in held) for bound, held in groups.items()}
-    times["between stages"] = found.other
+    times[BETWEEN] = found.other
     total = max(found.seconds, 1e-9)
     for bound in sorted(times, key=lambda each: -times[each]):
         if times[bound] < MATTERS * total:

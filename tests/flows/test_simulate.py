@@ -14,6 +14,7 @@ from flows.simulate.laws import along, fit
 from flows.simulate.main import simulated
 from flows.simulate.planes import Plane
 from flows.simulate.planes import fit as fit_planes
+from flows.simulate.text import forecast_text
 from infra.artifacts import Part, Spec
 from infra.errors import SluiceError
 from infra.filesystem import write_bytes
@@ -119,7 +120,27 @@ def test_what_does_not_fit_is_told() -> None:
     assert "verdicts: its one process need" in told
     assert "of the calibration 400: what a worker holds" in told
     assert "ingest pool: shards for 1 of 2 workers only" in told
+    assert "benchmarks of how they grow are verdicts (4,000,000 rows)" in told
     assert "1,462,500 times the largest calibration (4,000 rows)" in told
+
+
+def test_an_autoscaler_pays_for_nodes_that_work() -> None:
+    (group,) = MACHINE.groups
+    many = (group.model_copy(update={"nodes": 50}),)
+    always = forecast(fit(THREE), Cluster(groups=many), 4e6, 8000)
+    scaled = forecast(fit(THREE), Cluster(groups=many, autoscaling=True), 4e6, 8000)
+    nodes = {"ingest pool": 50, "verdicts": 1, "pretrain filter": 50, "ingest trusted": 1}
+    paid = sum(nodes[each.name] * each.seconds for each in scaled.stages) + scaled.other
+    assert scaled.seconds == always.seconds
+    assert scaled.cost == pytest.approx(2 * paid / 3600)
+    assert always.cost == pytest.approx(2 * 50 * always.seconds / 3600)
+
+
+def test_the_text_begins_with_what_bounds_the_run() -> None:
+    text = forecast_text(forecast(fit(THREE), MACHINE, 4e6, 8000), priced=True)
+    bounds = [line.split(":")[0].split() for line in text.split("\n\n")[1].splitlines()]
+    assert [line[-1] for line in bounds] == ["workers", "(rows)", "process", "(rows)"]
+    assert [line[0] for line in bounds] == ["50", "ingest", "50", "verdicts"]
 
 
 def test_a_driver_and_a_store_bound_what_workers_could_do() -> None:
