@@ -4,12 +4,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from flows.plan import size
-from flows.simulate.forecast import BETWEEN, MATTERS, Forecast, StageForecast, long
+from flows.simulate.forecast import BETWEEN, MATTERS, OPEN, Forecast, StageForecast, long
 from flows.store.text import table
 
 HEADER = ("stage", "on", "rows", "shards", "time", "bound by", "worker hours", "memory", "written")
 WAYS_OUT = {
-    "one process": "more machines do not help; what shards take, larger shards do",
+    "one process": "more machines do not help; where it says (shards), larger shards do",
     "workers": "more of them help",
     "driver": "larger shards help",
     "store": "a faster one helps",
@@ -47,14 +47,20 @@ def _bounds(found: Forecast) -> Iterator[str]:
             continue
         stages = sorted(groups[bound], key=lambda each: -each.seconds)
         named = [
-            f"{each.name} {long(each.seconds)}"
-            + (f" ({each.taken_for})" if each.bound in ("one process", "workers") else "")
+            f"{each.name} {long(each.seconds)}{_of(each)}"
             for each in stages
             if each.seconds > MATTERS * total
         ]
         share = f"{100 * times[bound] / total:3.0f} %  {long(times[bound]):>14}"
         yield f"{share}  {bound}: {WAYS_OUT[bound]}"
         yield from (f"{'':23}{each}" for each in named)
+
+
+def _of(stage: StageForecast) -> str:
+    """What most of its work is taken for."""
+    if stage.bound not in ("one process", "workers"):
+        return ""
+    return " (unsure, see below)" if stage.most > OPEN * stage.least else f" ({stage.taken_for})"
 
 
 def _row(stage: StageForecast) -> Sequence[str]:

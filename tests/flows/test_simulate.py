@@ -141,6 +141,8 @@ def test_the_text_begins_with_what_bounds_the_run() -> None:
     bounds = [line.split(":")[0].split() for line in text.split("\n\n")[1].splitlines()]
     assert [line[-1] for line in bounds] == ["workers", "(rows)", "process", "(rows)"]
     assert [line[0] for line in bounds] == ["50", "ingest", "50", "verdicts"]
+    vague = forecast_text(forecast(fit(THREE[:1]), MACHINE, 4e6, 8000), priced=True)
+    assert "(unsure, see below)" in vague and "(unsure" not in text
 
 
 def test_a_driver_and_a_store_bound_what_workers_could_do() -> None:
