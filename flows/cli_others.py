@@ -23,11 +23,12 @@ def register(app: App, run: Group, look: Group, store: Group) -> None:
         "flows.cli_simulate:simulate",
         help="""Tell what a run would take at another size on another cluster.
 
-        Example, from the logs of two small runs to LAION-5B on the machines of a file:
+        Example, from the logs of small runs of different size, and of different rows a shard,
+        to LAION-5B on the machines of a file:
 
-            prefect run curate --store one --set run.events=one.jsonl ...
-            prefect run curate --store four --set run.events=four.jsonl ...
-            prefect run simulate --log one.jsonl --log four.jsonl --rows 5.85e9 --cluster mine.yaml
+            prefect run curate --store a --set run.events=a.jsonl ...
+            prefect run curate --store b --set run.events=b.jsonl --set data.rows_per_shard=100 ...
+            prefect run simulate --log a.jsonl --log b.jsonl --rows 5.85e9 --cluster mine.yaml
         """,
         group=run,
         sort_key=8,

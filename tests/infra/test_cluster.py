@@ -39,7 +39,7 @@ def until(ready: Callable[[], object], process: subprocess.Popen[str]) -> None:
 
 
 def test_nodes_come_and_go_and_the_head_last(tmp_path: Path) -> None:
-    items = 150
+    items = 600  # more than are done, slowly, before all nodes have some, on a busy machine
     expected = run(str(tmp_path / "here"), "inline", "local", items, 0)
     with cluster(1, 1) as ray:
         store = tmp_path / "there"
@@ -48,6 +48,7 @@ def test_nodes_come_and_go_and_the_head_last(tmp_path: Path) -> None:
         ray.nodes[-1].kill()
         ray.join(2)
         until(lambda: len(set(nodes(store))) == 3, driver)  # the one that joined has some, too
+        (store / "made" / "go").touch()
         said, errors = driver.communicate(timeout=PATIENCE)
         assert driver.returncode == 0, errors
         assert said.splitlines()[-1] == expected
