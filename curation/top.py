@@ -37,8 +37,7 @@ def top_thresholds(
         names = [*needed_columns([rule], schemas), STATUS] if shards else []
 
         def scores(rule: RuleSettings = rule, names: list[str] = names) -> Iterable[Floats]:
-            for shard in shards:
-                table = columns.read_columns(dataset_url, folders, shard, names)
+            for _, table in columns.read_batches(dataset_url, folders, shards, names):
                 table = table.filter(pc.field(STATUS) == "ok")
                 column = rule_scores([rule], table)[rule.reason]
                 yield column.drop_null().to_numpy(zero_copy_only=False).astype(np.float64)

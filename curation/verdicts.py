@@ -8,8 +8,8 @@ costs seconds. In memory: the rules' outcome, packed, and the pairs.
 # pyarrow.compute makes its functions when it is imported; pyright cannot see them.
 # pyright: reportAttributeAccessIssue=false
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import columns
+from curation.columns import Batch
 from curation.dedup import (
     ALL,
     EDGES,
@@ -49,11 +50,12 @@ from curation.rules import (
 from curation.rules_settings import DUPLICATES, DedupSettings, RuleSettings
 from curation.top import top_thresholds, with_thresholds
 from infra.artifacts import Part, Spec
-from infra.dataset import ROW_BITS, Dataset, of_shard, part_name, write_table
+from infra.dataset import ROW_BITS, Dataset, index_id, of_shard, part_name, write_table
 from infra.filesystem import FilePart, join
 from infra.stage import Draft
 
 CODE = 3
+OWN = ("status", "reason", "uid", "sha256")  # columns of rows/ that are read with the rules'
 VERDICTS = pa.schema(
     [
         ("uid", pa.string()),
@@ -110,14 +112,14 @@ class VerdictsWork:
         names = self._check(shards[0]) if shards else []
         thresholds = top_thresholds(self.rules, self.dataset_url, self.score_folders, shards)
         rules = with_thresholds(self.rules, thresholds)
-        outcomes: dict[int, pa.Buffer] = {}
+        judged: deque[tuple[Batch, pa.Buffer]] = deque()
         passing, order = np.zeros(len(nodes), bool), KeepOrder(len(nodes))
-        for shard in shards:
-            outcome, values = self._judge(dataset, shard, names, rules)
-            outcomes[shard] = packed(outcome)
-            place, rows = _of_shard(nodes, shard)
+        for batch, table, own in self._batches(shards, names):
+            outcome, values = self._judge(rules, table, own)
+            judged.append((batch, packed(outcome)))
+            place, rows = batch.find(nodes)
             passing[place] = outcome["reason"].is_null().to_numpy()[rows]
-            order.add(values[rows], dataset.rows(shard, ["uid", "sha256"]).take(rows))
+            order.add(values[rows], own.select(["uid", "sha256"]).take(rows))
         rank = ranks(passing, order.preference())
         del order
         duplicates = choose(nodes, graph, rank, settings)
@@ -125,14 +127,16 @@ class VerdictsWork:
         twins = twin_uids(dataset, duplicates)
         files: list[FilePart] = []
         tally = Tally()
-        for shard in shards:
-            place, rows = _of_shard(duplicates.ids, shard)
+        while judged:
+            batch, buffer = judged.popleft()
+            place, rows = batch.find(duplicates.ids)
             found = duplicates.part(place)
-            outcome = add_duplicates(unpacked(outcomes.pop(shard)), rows, found, settings)
-            identity = dataset.rows(shard, ["uid", "shard", "row"])
+            outcome = add_duplicates(unpacked(buffer), rows, found, settings)
+            identity = [dataset.rows(shard, ["uid", "shard", "row"]) for shard in batch.shards]
             table = _verdicts(identity, outcome, rows, twins[place].cast(pa.string()), found)
-            files.append(write_table(self.url, f"{part_name(shard)}.parquet", table))
             tally.add(table)
+            for shard, part in batch.parts(table):
+                files.append(write_table(self.url, f"{part_name(shard)}.parquet", part))
         return {"": tally.part(files, thresholds)}
 
     def _graph(self, settings: DedupSettings) -> tuple[Ids, Graph]:
@@ -152,13 +156,22 @@ class VerdictsWork:
         # Names are resolved among all columns, so that an ambiguous one stays ambiguous.
         return needed_columns(self.rules, schemas, priority)
 
+    def _batches(
+        self, shards: Sequence[int], names: Sequence[str]
+    ) -> Iterator[tuple[Batch, pa.Table, pa.Table]]:
+        """Batches of the shards, the columns called `names` of each, and its OWN."""
+        own = [f"{columns.ROWS_NAME}.{name}" for name in OWN]
+        wanted = [*names, *own]
+        for batch, table in columns.read_batches(
+            self.dataset_url, self.score_folders, shards, wanted
+        ):
+            yield batch, table, table.select(own).rename_columns(list(OWN))
+
     def _judge(
-        self, dataset: Dataset, shard: int, names: Sequence[str], rules: Sequence[RuleSettings]
+        self, rules: Sequence[RuleSettings], table: pa.Table, own: pa.Table
     ) -> tuple[pa.Table, npt.NDArray[np.float64]]:
-        """The rules' outcome for a shard, and the values [rows, k] of the keep order."""
-        table = columns.read_columns(dataset.url, self.score_folders, shard, names)
-        status = dataset.rows(shard, ["status", "reason"])
-        outcome = keep_rejected(apply_rules(rules, table), status)
+        """The rules' outcome for a batch, and the values [rows, k] of the keep order."""
+        outcome = keep_rejected(apply_rules(rules, table), own)
         priority = self.dedup.order(table.column_names) if self.dedup else ()
         values = [evaluate("dedup.priority", expression, table) for expression in priority]
         return outcome, np.stack([np.empty(table.num_rows), *values], axis=1)[:, 1:]
@@ -259,15 +272,15 @@ def add_duplicates(
 
 
 def _verdicts(
-    identity: pa.Table, outcome: pa.Table, rows: Ids, twins: pa.Array, found: Duplicates
+    identity: Sequence[pa.Table], outcome: pa.Table, rows: Ids, twins: pa.Array, found: Duplicates
 ) -> pa.Table:
+    """identity: uid, shard and row, of shard after shard."""
     count = outcome.num_rows
     index = _scatter(rows, np.arange(len(rows)), count)
     similarity = _scatter(rows, found.similarity, count)
     kept = outcome["reason"].is_null()
-    return pa.table(
-        [*identity.columns, kept, *outcome.columns, twins.take(index), similarity], schema=VERDICTS
-    )
+    own = pa.concat_tables(identity).columns
+    return pa.table([*own, kept, *outcome.columns, twins.take(index), similarity], schema=VERDICTS)
 
 
 def _scatter(rows: Ids, values: npt.NDArray[Any], count: int) -> pa.Array:
@@ -279,20 +292,13 @@ def _scatter(rows: Ids, values: npt.NDArray[Any], count: int) -> pa.Array:
     return pa.array(spread, mask=missing)
 
 
-def _of_shard(ids: Ids, shard: int) -> tuple[slice, Ids]:
-    """Where a shard's ids stand among sorted `ids`, and their rows."""
-    place = of_shard(ids, shard)
-    return place, ids[place] & (1 << ROW_BITS) - 1
-
-
 def twin_uids(dataset: Dataset, duplicates: Duplicates) -> pa.Array:
     """The uids of the duplicates' twins, dictionary [n]; reads only shards that hold some."""
     wanted, inverse = np.unique(duplicates.twins, return_inverse=True)
     found: list[pa.Array] = [pa.array([], pa.string())]
     for shard in np.unique(wanted >> ROW_BITS).tolist():
-        _, rows = _of_shard(wanted, shard)
-        uids = dataset.rows(shard, ["uid"])["uid"]
-        found.append(uids.take(pa.array(rows)).combine_chunks())
+        rows = pa.array(wanted[of_shard(wanted, shard)] - index_id(shard, 0))
+        found.append(dataset.rows(shard, ["uid"])["uid"].take(rows).combine_chunks())
     return pa.DictionaryArray.from_arrays(pa.array(inverse), pa.concat_arrays(found))
 
 

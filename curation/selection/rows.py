@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from curation import columns, sql
 from curation.draws import Bools, Words
+from curation.rules import column_names
 from curation.selection.choice import Ints
 from curation.selection.settings import DOMAIN
 from infra.dataset import ROW_BITS, Dataset, of_shard
@@ -37,7 +38,7 @@ class Rows:
         return replace(self, ids=self.ids[chosen], uids=self.uids[chosen])
 
     def texts(self, owner: str, expression: str) -> Iterator[pa.ChunkedArray]:
-        """An expression as strings, null where it is NULL; a piece for each shard, in order."""
+        """An expression as strings, null where it is NULL; piece by piece, in order."""
         return self._pieces(owner, expression, "VARCHAR")
 
     def numbers(self, owner: str, expression: str) -> npt.NDArray[np.float64]:
@@ -59,12 +60,16 @@ class Rows:
             yield columns.read_vectors(self.dataset.url, folder, vector, shard)[rows]
 
     def _pieces(self, owner: str, expression: str, kind: str) -> Iterator[pa.ChunkedArray]:
-        for shard, rows in self._by_shard():
-            schemas = columns.column_schemas(self.dataset.url, self.folders, shard)
-            names = [f"{scorer}.{name}" for scorer in schemas for name in schemas[scorer].names]
-            parsed = parse(owner, expression, names)
-            table = columns.read_columns(self.dataset.url, self.folders, shard, parsed.columns)
-            query = f"SELECT CAST({parsed.sql} AS {kind}) AS x FROM t"
+        shards = [shard for shard, _ in self._by_shard()]
+        if not shards:
+            return
+        schemas = columns.column_schemas(self.dataset.url, self.folders, shards[0])
+        parsed = parse(owner, expression, column_names(schemas))
+        query = f"SELECT CAST({parsed.sql} AS {kind}) AS x FROM t"
+        for batch, table in columns.read_batches(
+            self.dataset.url, self.folders, shards, parsed.columns
+        ):
+            _, rows = batch.find(self.ids)
             yield sql.query(query, table.take(pa.array(rows)), [parsed])["x"]
 
     def _by_shard(self) -> Iterator[tuple[int, Ints]]:

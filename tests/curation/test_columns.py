@@ -1,16 +1,21 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from curation import columns
 from curation.columns import (
     column_schemas,
+    columns_url,
     dataset_at,
     folder_digest,
+    read_batches,
     read_columns,
     read_vectors,
     row_count,
 )
+from infra.dataset import index_id
 from infra.errors import SluiceError
 
 
@@ -28,6 +33,31 @@ def test_columns_are_joined_by_position_and_named_in_full(made) -> None:
     assert set(table.column_names) == {*names, "rows.row"}
     assert table["image.width"].to_pylist() == [4, 5]
     assert table["rows.caption"].to_pylist() == ["picture 4", "picture 5"]
+
+
+def test_small_shards_come_together_and_every_row_is_found(maker, monkeypatch) -> None:
+    made = maker.dataset("pool", [{}] * 14)  # shards of 4, 4, 4 and 2 rows
+    maker.score(made, "image", {"width": list(range(14))})
+    monkeypatch.setattr(columns, "BATCH", 8)
+    batches = list(read_batches(made.url, made.folders, range(4), ["image.width"]))
+    assert [batch.shards for batch, _ in batches] == [[0, 1], [2, 3]]
+    for batch, table in batches:
+        for shard, part in batch.parts(table):
+            assert part.equals(read_columns(made.url, made.folders, shard, ["image.width"]))
+    ids = np.array([index_id(0, 3), index_id(2, 1), index_id(3, 0), index_id(3, 1)])
+    batch, table = batches[1]
+    place, rows = batch.find(ids)
+    assert (place, rows.tolist()) == (slice(1, 4), [1, 4, 5])
+    assert table["image.width"].take(rows).to_pylist() == [9, 12, 13]
+
+
+def test_shards_whose_columns_are_of_other_types_do_not_come_together(maker, made) -> None:
+    other = maker.dataset("other", [{}] * 6)
+    maker.score(other, "clip", {"similarity": pa.array([0.5] * 6, pa.float32()), "width": [1] * 6})
+    replaced, by = (Path(columns_url(each.url, each.folders["clip"], 1)) for each in (made, other))
+    replaced.write_bytes(by.read_bytes())
+    batches = read_batches(made.url, made.folders, range(2), ["clip.similarity"])
+    assert [batch.shards for batch, _ in batches] == [[0], [1]]
 
 
 def test_schemas_tell_what_rules_can_be_written_over(made) -> None:

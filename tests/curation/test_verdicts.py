@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from curation import columns
 from curation.dedup import ALL, EdgesWork, edges_draft
 from curation.rules_settings import EXACT, NEAR, DedupSettings, NearSettings, RuleSettings
 from curation.verdicts import VERDICTS, VerdictsWork, keep_rejected, verdicts_draft
@@ -119,6 +120,13 @@ def test_the_same_inputs_give_the_same_bytes(maker, made) -> None:
     manifest = Path(first.url) / artifacts.MANIFEST
     manifest.unlink()
     assert judge(maker, made).content == first.content
+
+
+def test_shards_judged_together_give_the_bytes_of_each_alone(maker, made, monkeypatch) -> None:
+    together = judge(maker, made)
+    (Path(together.url) / artifacts.MANIFEST).unlink()
+    monkeypatch.setattr(columns, "BATCH", 1)
+    assert judge(maker, made).content == together.content
 
 
 def test_a_wrong_rule_leaves_nothing_behind(maker, made) -> None:
