@@ -5,9 +5,10 @@ A score folder is the string `<name>-<digest>` under `<dataset>/scores/`.
 """
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +20,18 @@ from infra.artifacts import Artifact, load
 from infra.dataset import ROW_BITS, Dataset, index_id, part_name, read_table
 from infra.errors import SluiceError
 from infra.filesystem import join
+from infra.threads import ahead
 
 ROWS_NAME = "rows"
 FEW = 16  # one row in so many or less is read by itself
 BATCH = 1 << 16  # rows of small shards that are looked at as one
+AHEAD = 16  # shards that are read or written at once, fewer where these have more
+ROWS_AHEAD = 1 << 18  # rows than this
 AGAIN = "remove that score folder and run the same command again; the store rebuilds it"
 
 Ids = npt.NDArray[np.int64]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def folder_digest(folder: str) -> str:
@@ -121,6 +127,11 @@ class Batch:
     shards: Sequence[int]
     starts: Ids
 
+    @property
+    def rows(self) -> int:
+        """Of a shard, on average."""
+        return int(self.starts[-1]) // len(self.shards)
+
     def find(self, ids: Ids) -> tuple[slice, Ids]:
         """Where these shards stand among ids that ascend, and the ids' rows in the table."""
         ends = index_id(self.shards[0], 0), index_id(self.shards[-1] + 1, 0)
@@ -142,9 +153,14 @@ def read_batches(
 
     A batch ends at BATCH rows, and where a shard's columns are of other types.
     """
-    names, held, rows = list(names), dict[int, pa.Table](), 0
-    for shard in shards:
-        table = read_columns(dataset_url, folders, shard, names)
+    shards, names = list(shards), list(names)
+    held, rows = dict[int, pa.Table](), 0
+
+    def read(shard: int) -> tuple[int, pa.Table]:
+        return shard, read_columns(dataset_url, folders, shard, names)
+
+    first = row_count(dataset_url, shards[0]) if shards else 0
+    for shard, table in overlapped(read, shards, first):
         rows += table.num_rows
         if held and (rows > BATCH or next(iter(held.values())).schema != table.schema):
             yield _batch(held)
@@ -152,6 +168,18 @@ def read_batches(
         held[shard] = table
     if held:
         yield _batch(held)
+
+
+def overlapped(
+    function: Callable[[Item], Result], items: Iterable[Item], rows: int
+) -> Iterator[Result]:
+    """function(item) of each item, in order: what stores answer is waited for together.
+
+    Each reads or writes a shard's files; rows: of a shard, about.
+    """
+    count = min(AHEAD, ROWS_AHEAD // max(rows, 1))
+    with ThreadPoolExecutor(max(count, 1)) as threads:
+        yield from ahead(threads, function, items, count)
 
 
 def _batch(held: Mapping[int, pa.Table]) -> tuple[Batch, pa.Table]:

@@ -2,7 +2,9 @@
 
 Rules come first, in order, then the rungs of duplicates. The files are one per shard of the
 dataset, row-aligned with it. Only score columns and pairs are read, so that a changed threshold
-costs seconds. In memory: the rules' outcome, packed, and the pairs.
+costs seconds. In memory: the rules' outcome, packed, the pairs, and the columns of some 300,000
+rows, or of the largest shard where that has more. Small shards are judged together, and their files
+read and written at once: what a file costs in a remote store is mostly waiting.
 """
 
 # pyarrow.compute makes its functions when it is imported; pyright cannot see them.
@@ -132,11 +134,10 @@ class VerdictsWork:
             place, rows = batch.find(duplicates.ids)
             found = duplicates.part(place)
             outcome = add_duplicates(unpacked(buffer), rows, found, settings)
-            identity = [dataset.rows(shard, ["uid", "shard", "row"]) for shard in batch.shards]
+            identity = identities(dataset, batch)
             table = _verdicts(identity, outcome, rows, twins[place].cast(pa.string()), found)
             tally.add(table)
-            for shard, part in batch.parts(table):
-                files.append(write_table(self.url, f"{part_name(shard)}.parquet", part))
+            files += columns.overlapped(self._write, batch.parts(table), batch.rows)
         return {"": tally.part(files, thresholds)}
 
     def _graph(self, settings: DedupSettings) -> tuple[Ids, Graph]:
@@ -166,6 +167,10 @@ class VerdictsWork:
             self.dataset_url, self.score_folders, shards, wanted
         ):
             yield batch, table, table.select(own).rename_columns(list(OWN))
+
+    def _write(self, part: tuple[int, pa.Table]) -> FilePart:
+        shard, table = part
+        return write_table(self.url, f"{part_name(shard)}.parquet", table)
 
     def _judge(
         self, rules: Sequence[RuleSettings], table: pa.Table, own: pa.Table
@@ -271,16 +276,25 @@ def add_duplicates(
     )
 
 
+def identities(dataset: Dataset, batch: Batch) -> pa.Table:
+    """uid, shard and row of the rows of a batch."""
+
+    def read(shard: int) -> pa.Table:
+        return dataset.rows(shard, ["uid", "shard", "row"])
+
+    return pa.concat_tables(columns.overlapped(read, batch.shards, batch.rows))
+
+
 def _verdicts(
-    identity: Sequence[pa.Table], outcome: pa.Table, rows: Ids, twins: pa.Array, found: Duplicates
+    identity: pa.Table, outcome: pa.Table, rows: Ids, twins: pa.Array, found: Duplicates
 ) -> pa.Table:
-    """identity: uid, shard and row, of shard after shard."""
     count = outcome.num_rows
     index = _scatter(rows, np.arange(len(rows)), count)
     similarity = _scatter(rows, found.similarity, count)
     kept = outcome["reason"].is_null()
-    own = pa.concat_tables(identity).columns
-    return pa.table([*own, kept, *outcome.columns, twins.take(index), similarity], schema=VERDICTS)
+    return pa.table(
+        [*identity.columns, kept, *outcome.columns, twins.take(index), similarity], schema=VERDICTS
+    )
 
 
 def _scatter(rows: Ids, values: npt.NDArray[Any], count: int) -> pa.Array:
@@ -295,10 +309,13 @@ def _scatter(rows: Ids, values: npt.NDArray[Any], count: int) -> pa.Array:
 def twin_uids(dataset: Dataset, duplicates: Duplicates) -> pa.Array:
     """The uids of the duplicates' twins, dictionary [n]; reads only shards that hold some."""
     wanted, inverse = np.unique(duplicates.twins, return_inverse=True)
-    found: list[pa.Array] = [pa.array([], pa.string())]
-    for shard in np.unique(wanted >> ROW_BITS).tolist():
+
+    def read(shard: int) -> pa.Array:
         rows = pa.array(wanted[of_shard(wanted, shard)] - index_id(shard, 0))
-        found.append(dataset.rows(shard, ["uid"])["uid"].take(rows).combine_chunks())
+        return dataset.rows(shard, ["uid"])["uid"].take(rows).combine_chunks()
+
+    shards = np.unique(wanted >> ROW_BITS).tolist()
+    found = [pa.array([], pa.string()), *columns.overlapped(read, shards, dataset.shard_rows)]
     return pa.DictionaryArray.from_arrays(pa.array(inverse), pa.concat_arrays(found))
 
 

@@ -181,6 +181,12 @@ class Dataset:
     def shards(self) -> list[int]:
         return [int(part.name) for part in self.artifact.parts]
 
+    @property
+    def shard_rows(self) -> int:
+        """The rows of a shard, on average."""
+        totals = self.artifact.totals
+        return totals["rows"] // max(totals["parts"], 1)
+
     def rows(self, shard: int, columns: list[str] | None = None) -> pa.Table:
         if is_drawn(self.artifact):
             fields = [ROWS.field(name) for name in columns or ROWS.names]

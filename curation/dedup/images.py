@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.columns import read_columns, read_vectors
+from curation.columns import overlapped, read_columns, read_vectors
 from curation.rules_settings import HASH_BITS
 from infra.dataset import ROW_BITS, Dataset
 from infra.filesystem import TEMPORARY, is_local, resolve
@@ -85,8 +85,13 @@ class Images:
     def words(self, read: Callable[[int, Ids], Words]) -> Words:
         """What `read` gives for a shard and rows of it, for all: uint64 [len(self), 2]."""
         words = np.empty((len(self), 2), np.uint64)
-        for shard, rows, places in self.by_shard():
+
+        def fill(part: tuple[int, Ids, slice]) -> None:
+            shard, rows, places = part
             words[places] = read(shard, rows)
+
+        for _ in overlapped(fill, self.by_shard(), self.dataset.shard_rows):
+            pass
         return words
 
     def vectors(self, folder: str, vector: str, scratch: str) -> Vectors:

@@ -149,9 +149,12 @@ class SelectionWork:
             outcome.add(selector.reason, selector.kind, choice)
             if choice.state is not None:
                 files.append(write_table(self.url, _state_path(selector), choice.state))
-        for shard in rows.dataset.shards:
+
+        def write(shard: int) -> FilePart:
             table = self._with_patches(shard, outcome.table(self._identity(shard), rows.ids))
-            files.append(write_table(self.url, f"{part_name(shard)}.parquet", table))
+            return write_table(self.url, f"{part_name(shard)}.parquet", table)
+
+        files += columns.overlapped(write, rows.dataset.shards, rows.dataset.shard_rows)
         dropped = outcome.reasons_given()
         kept = int(outcome.selected.sum())
         extra = {"selectors": outcome.whole()}
@@ -190,8 +193,9 @@ class SelectionWork:
         dataset = columns.dataset_at(self.dataset_url)
         kept = columns.artifact_at(self.verdicts_url).totals["kept"]
         ids, uids, start = np.empty(kept, np.int64), np.empty((kept, 2), np.uint64), 0
-        for shard in sorted(dataset.shards):
-            table = self._identity(shard)
+        shards = sorted(dataset.shards)
+        tables = columns.overlapped(self._identity, shards, dataset.shard_rows)
+        for shard, table in zip(shards, tables, strict=True):
             table = table.filter(table["kept"])
             part = slice(start, start + table.num_rows)
             ids[part] = table["row"].to_numpy().astype(np.int64) | shard << ROW_BITS
