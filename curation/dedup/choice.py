@@ -9,6 +9,7 @@ al. 2023, arXiv:2303.09540).
 # pyarrow.compute makes its functions when it is imported; pyright cannot see them.
 # pyright: reportAttributeAccessIssue=false
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,11 +78,21 @@ def edge_nodes(edges: pa.Table) -> Ids:
 
 def tie_words(uids: Sequence[str], sha256: Sequence[str | None]) -> npt.NDArray[np.uint64]:
     """Words [n, 3] that order rows by uid, and rows of one uid by their bytes."""
-    data = b"".join(
-        _uid_bytes(uid) + bytes.fromhex((content or "0" * 16)[:16])
-        for uid, content in zip(uids, sha256, strict=True)
-    )
-    return np.frombuffer(data, ">u8").astype(np.uint64).reshape(-1, 3)
+    words = np.empty((len(uids), 3), np.uint64)
+    words[:, :2] = np.frombuffer(_uids_bytes(uids), ">u8").reshape(-1, 2)
+    contents = bytes.fromhex("".join([(content or "0" * 16)[:16] for content in sha256]))
+    words[:, 2] = np.frombuffer(contents, ">u8")
+    return words
+
+
+def _uids_bytes(uids: Sequence[str]) -> bytes:
+    """All at once, which takes a fifth of the time, where each is 32 hex digits."""
+    if {len(uid) for uid in uids} == {32}:
+        with contextlib.suppress(ValueError):
+            found = bytes.fromhex("".join(uids))
+            if len(found) == 16 * len(uids):  # white space is skipped
+                return found
+    return b"".join(map(_uid_bytes, uids))
 
 
 def _uid_bytes(uid: str) -> bytes:
