@@ -19,14 +19,14 @@ from infra import filesystem
 from infra.artifacts import Artifact, load
 from infra.dataset import ROW_BITS, Dataset, index_id, part_name, read_table
 from infra.errors import SluiceError
-from infra.filesystem import join
+from infra.filesystem import is_local, join
 from infra.threads import ahead
 
 ROWS_NAME = "rows"
 FEW = 16  # one row in so many or less is read by itself
 BATCH = 1 << 16  # rows of small shards that are looked at as one
-AHEAD = 16  # shards that are read or written at once, fewer where these have more
-ROWS_AHEAD = 1 << 18  # rows than this
+AHEAD = 16  # shards of a remote store that are read or written at once, fewer where these have
+ROWS_AHEAD = 1 << 17  # more rows than this
 AGAIN = "remove that score folder and run the same command again; the store rebuilds it"
 
 Ids = npt.NDArray[np.int64]
@@ -160,7 +160,7 @@ def read_batches(
         return shard, read_columns(dataset_url, folders, shard, names)
 
     first = row_count(dataset_url, shards[0]) if shards else 0
-    for shard, table in overlapped(read, shards, first):
+    for shard, table in overlapped(dataset_url, read, shards, first):
         rows += table.num_rows
         if held and (rows > BATCH or next(iter(held.values())).schema != table.schema):
             yield _batch(held)
@@ -171,12 +171,15 @@ def read_batches(
 
 
 def overlapped(
-    function: Callable[[Item], Result], items: Iterable[Item], rows: int
+    url: str, function: Callable[[Item], Result], items: Iterable[Item], rows: int
 ) -> Iterator[Result]:
-    """function(item) of each item, in order: what stores answer is waited for together.
+    """function(item) of each item, in order: a remote store's answers are waited for together.
 
-    Each reads or writes a shard's files; rows: of a shard, about.
+    Each reads or writes a shard's files at `url`; rows: of a shard, about.
     """
+    if is_local(url):  # where threads would only contend for the interpreter
+        yield from map(function, items)
+        return
     count = min(AHEAD, ROWS_AHEAD // max(rows, 1))
     with ThreadPoolExecutor(max(count, 1)) as threads:
         yield from ahead(threads, function, items, count)

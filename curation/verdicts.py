@@ -2,9 +2,9 @@
 
 Rules come first, in order, then the rungs of duplicates. The files are one per shard of the
 dataset, row-aligned with it. Only score columns and pairs are read, so that a changed threshold
-costs seconds. In memory: the rules' outcome, packed, the pairs, and the columns of some 300,000
-rows, or of the largest shard where that has more. Small shards are judged together, and their files
-read and written at once: what a file costs in a remote store is mostly waiting.
+costs seconds. In memory: the rules' outcome, packed, the pairs, and the columns of some 200,000
+rows, or of the largest shard where that has more. Small shards are judged together; a remote
+store's are read and written at once, as what a file costs there is mostly waiting.
 """
 
 # pyarrow.compute makes its functions when it is imported; pyright cannot see them.
@@ -137,7 +137,7 @@ class VerdictsWork:
             identity = identities(dataset, batch)
             table = _verdicts(identity, outcome, rows, twins[place].cast(pa.string()), found)
             tally.add(table)
-            files += columns.overlapped(self._write, batch.parts(table), batch.rows)
+            files += columns.overlapped(self.url, self._write, batch.parts(table), batch.rows)
         return {"": tally.part(files, thresholds)}
 
     def _graph(self, settings: DedupSettings) -> tuple[Ids, Graph]:
@@ -282,7 +282,7 @@ def identities(dataset: Dataset, batch: Batch) -> pa.Table:
     def read(shard: int) -> pa.Table:
         return dataset.rows(shard, ["uid", "shard", "row"])
 
-    return pa.concat_tables(columns.overlapped(read, batch.shards, batch.rows))
+    return pa.concat_tables(columns.overlapped(dataset.url, read, batch.shards, batch.rows))
 
 
 def _verdicts(
@@ -315,7 +315,8 @@ def twin_uids(dataset: Dataset, duplicates: Duplicates) -> pa.Array:
         return dataset.rows(shard, ["uid"])["uid"].take(rows).combine_chunks()
 
     shards = np.unique(wanted >> ROW_BITS).tolist()
-    found = [pa.array([], pa.string()), *columns.overlapped(read, shards, dataset.shard_rows)]
+    uids = columns.overlapped(dataset.url, read, shards, dataset.shard_rows)
+    found = [pa.array([], pa.string()), *uids]
     return pa.DictionaryArray.from_arrays(pa.array(inverse), pa.concat_arrays(found))
 
 

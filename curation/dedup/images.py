@@ -90,7 +90,7 @@ class Images:
             shard, rows, places = part
             words[places] = read(shard, rows)
 
-        for _ in overlapped(fill, self.by_shard(), self.dataset.shard_rows):
+        for _ in overlapped(self.dataset.url, fill, self.by_shard(), self.dataset.shard_rows):
             pass
         return words
 

@@ -154,7 +154,7 @@ class SelectionWork:
             table = self._with_patches(shard, outcome.table(self._identity(shard), rows.ids))
             return write_table(self.url, f"{part_name(shard)}.parquet", table)
 
-        files += columns.overlapped(write, rows.dataset.shards, rows.dataset.shard_rows)
+        files += columns.overlapped(self.url, write, rows.dataset.shards, rows.dataset.shard_rows)
         dropped = outcome.reasons_given()
         kept = int(outcome.selected.sum())
         extra = {"selectors": outcome.whole()}
@@ -194,7 +194,7 @@ class SelectionWork:
         kept = columns.artifact_at(self.verdicts_url).totals["kept"]
         ids, uids, start = np.empty(kept, np.int64), np.empty((kept, 2), np.uint64), 0
         shards = sorted(dataset.shards)
-        tables = columns.overlapped(self._identity, shards, dataset.shard_rows)
+        tables = columns.overlapped(dataset.url, self._identity, shards, dataset.shard_rows)
         for shard, table in zip(shards, tables, strict=True):
             table = table.filter(table["kept"])
             part = slice(start, start + table.num_rows)
