@@ -25,8 +25,8 @@ from infra.threads import ahead
 ROWS_NAME = "rows"
 FEW = 16  # one row in so many or less is read by itself
 BATCH = 1 << 16  # rows of small shards that are looked at as one
-AHEAD = 16  # shards of a remote store that are read or written at once, fewer where these have
-ROWS_AHEAD = 1 << 17  # more rows than this
+AHEAD = 16  # shards of a remote store that are read or written at once,
+ROWS_AHEAD = 1 << 17  # fewer where these have more rows than this
 AGAIN = "remove that score folder and run the same command again; the store rebuilds it"
 
 Ids = npt.NDArray[np.int64]
