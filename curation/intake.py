@@ -137,8 +137,16 @@ def _known(record: Record, lists: Blocklists) -> Record:
     return record
 
 
+def names_listed(record: Record, lists: Blocklists) -> bool:
+    """Whether a record's URL is listed, or one in the line that it is where that is no row."""
+    if record.url is not None:
+        return lists.lists_url(record.url)
+    return record.reason == outcomes.BAD_LINE and lists.lists_line(str(record.meta.get("line")))
+
+
 def _listed(record: Record, lists: Blocklists) -> Record:
-    by_url = record.url is not None and lists.lists_url(record.url)
-    if by_url or (record.image is not None and lists.lists_bytes(record.image)):
+    if names_listed(record, lists) or (
+        record.image is not None and lists.lists_bytes(record.image)
+    ):
         return replace(record, image=None, reason=outcomes.BLOCKLISTED)
     return record

@@ -26,6 +26,7 @@ Entries = Mapping[str, bytes | bytearray]  # by kind of list: its entries, one a
 WIDTH = 16  # bytes kept of a domain or a URL: 128 bits of BLAKE2b
 TOLD = frozenset({"uid", "shard", "row", "source"})  # all that a listed sample's row still says
 _COMMENT = re.compile(r"(?:^|\s)#.*")
+_IN_TEXT = re.compile(r"""https?://[^\s"'<>\\^`{|}]+""", re.IGNORECASE)
 _ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")  # RFC 3986, 2.3
 
@@ -90,6 +91,14 @@ class Blocklists:
         if self.domains is None:
             return False
         return any(_key(name) in self.domains for name in urls.domains(target.host))
+
+    def lists_line(self, line: str) -> bool:
+        """Whether a URL is listed that stands in a line, of a table, that is no row."""
+        if self.urls is None and self.domains is None:
+            return False
+        found = _IN_TEXT.findall(line.replace("\\/", "/"))  # JSON may write a slash so
+        # A comma may end a URL, or belong to it.
+        return any(self.lists_url(each) or self.lists_url(each.partition(",")[0]) for each in found)
 
     def lists_bytes(self, data: bytes) -> bool:
         """Whether the file with these bytes is listed by its MD5 or SHA-256."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.fetch.blocklists import Blocklists
-from curation.intake import uid_of
+from curation.intake import LISTING, names_listed, uid_of
 from curation.outcomes import BAD_LINE, BLOCKLISTED
 from curation.settings import SourceSettings
 from curation.sources import base, columnar
@@ -65,7 +65,7 @@ def text_tables_draft(
     columns = {role: getattr(source, role) for role in ROLES if getattr(source, role) is not None}
     settings: dict[str, Any] = {"columns": columns, "fingerprint": fingerprint}
     if takedowns:
-        settings["takedowns"] = [each.digest for each in takedowns]
+        settings |= {"takedowns": [each.digest for each in takedowns], "listing": LISTING}
     spec = Spec("tables", "curation.text_tables", settings, (), CODE)
     return Draft(join(store, name, FOLDER, spec.digest), spec)
 
@@ -175,8 +175,7 @@ def _obeying(found: Iterable[Entry], label: str, lists: Blocklists) -> Iterator[
 
 def is_listed(record: Record, lists: Blocklists) -> bool:
     """Whether a record of a table is listed, by its uid or its URL."""
-    by_uid = lists.uids is not None and lists.lists_uid(uid_of(record))
-    return by_uid or (record.url is not None and lists.lists_url(record.url))
+    return lists.lists_uid(uid_of(record)) or names_listed(record, lists)
 
 
 def _cell(role: str, value: Any) -> str | None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.fetch.blocklists import Blocklists, Entries
-from curation.outcomes import SILENT
+from curation.outcomes import BAD_LINE, SILENT
 from curation.takedown.list import joined, members
 from infra import samples
 from infra.artifacts import Artifact
@@ -42,10 +42,11 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Piece:
-    """Some shards of the version at `url`."""
+    """Some shards of the version at `url`; lines: those that have lines that are no rows."""
 
     url: str
     shards: tuple[int, ...]
+    lines: frozenset[int]
 
 
 @dataclass
@@ -59,8 +60,9 @@ class Found:
 def find(versions: Sequence[Artifact], entries: Entries, runner: Runner, display: Display) -> Found:
     """All rows of the versions that match the entries, and those that match what these are."""
     pieces = [
-        Piece(version.url, tuple(some))
+        Piece(version.url, tuple(some), lines)
         for version in versions
+        for lines in [_with_lines(version)]
         for some in _cut(Dataset(version).shards)
     ]
     found, asked = Found(joined(entries)), joined(entries)
@@ -82,6 +84,10 @@ def find(versions: Sequence[Artifact], entries: Entries, runner: Runner, display
         if rows.num_rows:
             found.rows[url] = rows.select(MATCHES.names).sort_by("id").combine_chunks()
     return found
+
+
+def _with_lines(version: Artifact) -> frozenset[int]:
+    return frozenset(int(part.name) for part in version.parts if part.dropped.get(BAD_LINE))
 
 
 def _cut(shards: Sequence[int]) -> Iterable[Sequence[int]]:
@@ -120,6 +126,8 @@ class FindWork:
                     mask |= pc.is_in(table[COLUMNS[kind]], value_set=values).to_numpy()
             if "url" in names:
                 mask |= _by_url(table["url"].to_pylist(), lists)
+                if shard in piece.lines:
+                    mask |= _by_line(self._columns(piece.url, shard, ["reason", "meta"]), lists)
             if lists.md5 is not None:
                 for sample in read_samples(piece.url, shard):
                     mask[sample.row] |= lists.lists_bytes(sample.image)
@@ -143,6 +151,12 @@ def _by_url(urls: Sequence[str | None], lists: Blocklists) -> list[bool]:
             known[host] = lists.lists_url(f"{host}/")
         found.append(known[host])
     return found
+
+
+def _by_line(rows: pa.Table, lists: Blocklists) -> list[bool]:
+    """Which rows are lines, of a table, with a listed URL."""
+    found = zip(rows["reason"].to_pylist(), rows["meta"].to_pylist(), strict=True)
+    return [reason == BAD_LINE and lists.lists_line(meta or "") for reason, meta in found]
 
 
 def _matches(url: str, shard: int, mask: Mask) -> pa.Table:

@@ -267,6 +267,34 @@ def test_a_retry_takes_up_nothing_that_went(tmp_path: Path) -> None:
             prepare(options.reading(retry_failed="latest"))
 
 
+def test_a_line_that_is_no_row_goes_where_a_listed_url_stands_in_it(tmp_path: Path) -> None:
+    store, table = str(tmp_path / "store"), tmp_path / "table.csv"
+    listed, other = "http://host1.example.org/a.jpg", "http://host2.example.org/b.jpg"
+    with FaultServer() as server:
+        good = server.url("/ok/0.jpg")
+        table.write_text(f"url,caption\n{good},fine\n{listed},two,more\n{other}\n")
+        settings = ("data.fetch.allow_networks=[127.0.0.0/8]", "data.fetch.retries=0",
+                    "data.fetch.robots_txt=false", *OVERRIDES)  # fmt: skip
+
+        def rows(*more: str) -> list[tuple[str | None, str | None]]:
+            prepared = prepare(Options(None, (*settings, *more), store).reading([str(table)]))
+            execute(prepared, "ingest", SilentDisplay(), lambda step, session: step.run(session))
+            found = all_rows(open_dataset(store, "pool"))
+            return [(row["reason"], row["meta"]) for row in found]
+
+        lines = [f'{{"line":"{listed},two,more"}}', f'{{"line":"{other}"}}']
+        assert rows() == [(None, None), *(("bad_line", line) for line in lines)]
+        take(store, tmp_path, "domains", ["host1.example.org"])
+        kept = ("bad_line", lines[1])
+        assert rows() == [(None, None), (outcomes.TAKEN_DOWN, None), kept]
+        assert check(store)[1]
+        # Made anew, and copied anew: the list is obeyed.
+        assert rows("data.rows_per_shard=3") == [(None, None), (outcomes.BLOCKLISTED, None), kept]
+    held = b"".join(path.read_bytes() for path in Path(store).rglob("*.parquet"))
+    assert b"host2" in held and b"host1" not in held
+    assert check(store)[1]
+
+
 def test_copies_of_text_tables_go_and_come_again_without_it(tmp_path: Path) -> None:
     store, table = str(tmp_path / "store"), tmp_path / "table.csv"
     settings = ("data.fetch.allow_networks=[127.0.0.0/8]", "data.fetch.retries=0",

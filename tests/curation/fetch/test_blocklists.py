@@ -92,6 +92,28 @@ def test_a_listed_url_is_listed_in_all_its_spellings(
     assert target is not None and loaded.lists_url(target) == listed
 
 
+@pytest.mark.parametrize(
+    "line, listed",
+    [
+        ("http://example.com/a.jpg,two,more", True),
+        ("7\thttps://example.com/a.jpg\t", True),
+        ('{"url":"http:\\/\\/example.com\\/a.jpg","caption":', True),
+        ("see <HTTP://EXAMPLE.COM/a.jpg>", True),
+        ("http://example.com/b,c.jpg", True),
+        ("http://example.com/b,d.jpg", False),
+        ("http://example.com/a.jpg2", False),
+        ("example.com/a.jpg", False),
+        ("", False),
+    ],
+)
+def test_a_line_is_listed_where_a_listed_url_stands_in_it(
+    tmp_path: Path, line: str, listed: bool
+) -> None:
+    text = "http://example.com/a.jpg\nhttp://example.com/b,c.jpg\n"
+    assert lists(tmp_path, urls=text).lists_line(line) == listed
+    assert not lists(tmp_path, md5=hashlib.md5(b"one").hexdigest()).lists_line(line)
+
+
 def test_files_are_listed_by_their_hashes(tmp_path: Path) -> None:
     by_md5 = lists(tmp_path, md5=hashlib.md5(b"one").hexdigest().upper())
     by_sha256 = lists(tmp_path, sha256=hashlib.sha256(b"two").hexdigest())
