@@ -132,6 +132,12 @@ class Batch:
         """Of a shard, on average."""
         return int(self.starts[-1]) // len(self.shards)
 
+    @property
+    def ids(self) -> Ids:
+        """Of all rows."""
+        firsts = np.array([index_id(shard, 0) for shard in self.shards]) - self.starts[:-1]
+        return np.repeat(firsts, np.diff(self.starts)) + np.arange(self.starts[-1])
+
     def find(self, ids: Ids) -> tuple[slice, Ids]:
         """Where these shards stand among ids that ascend, and the ids' rows in the table."""
         ends = index_id(self.shards[0], 0), index_id(self.shards[-1] + 1, 0)

@@ -22,7 +22,7 @@ from indexes.grid import STYLE as GRID_STYLE
 from indexes.pictures import originals, thumbnail
 from infra import artifacts
 from infra.charts import Line, Mark, line_chart, number
-from infra.dataset import ROW_BITS, Dataset, index_id, open_dataset
+from infra.dataset import ROW_BITS, Dataset, open_dataset
 from infra.errors import SluiceError
 
 if TYPE_CHECKING:
@@ -250,14 +250,14 @@ def open_sweep(version: str, column: str, points: int, scores: Mapping[str, str]
     values: list[Floats] = [np.empty(0)]
     ids: list[Ids] = [np.empty(0, np.int64)]
     rows = 0
-    for shard in shards:
-        good = np.flatnonzero(dataset.rows(shard, ["status"])["status"].to_numpy() == "ok")
-        table = columns.read_columns(source, chosen, shard, names)
-        scored = evaluate("the sweep", column, table)[good]
-        finite = np.isfinite(scored)
-        values.append(scored[finite])
-        ids.append(good[finite].astype(np.int64) | index_id(shard, 0))
-        rows += len(good)
+    for batch, table in columns.read_batches(source, chosen, shards, names):
+        status = pa.concat_tables(dataset.rows(shard, ["status"]) for shard in batch.shards)
+        good = status["status"].to_numpy() == "ok"
+        scored = evaluate("the sweep", column, table)
+        scorable = good & np.isfinite(scored)
+        values.append(scored[scorable])
+        ids.append(batch.ids[scorable])
+        rows += int(good.sum())
     value, identifier = np.concatenate(values), np.concatenate(ids)
     order = np.argsort(value, kind="stable")
     return Sweep(dataset, column, rows, points, value[order], identifier[order], told)

@@ -102,11 +102,10 @@ def _told(prepared: Prepared, dataset: Dataset, rules: Sequence[RuleSettings]) -
 def _tables(
     prepared: Prepared, dataset: Dataset, folders: dict[str, str], rules: Sequence[RuleSettings]
 ) -> Iterator[pa.Table]:
-    """What the rules read, shard by shard, less the rows rejected at ingest."""
+    """What the rules read, piece by piece, less the rows rejected at ingest."""
     every = prepared.pipeline.columns
     names = [*needed_columns(rules, every), STATUS]
-    for shard in dataset.shards:
-        table = columns.read_columns(dataset.url, folders, shard, names)
+    for _, table in columns.read_batches(dataset.url, folders, dataset.shards, names):
         yield table.filter(pc.field(STATUS) == "ok")
 
 

@@ -49,6 +49,7 @@ def test_small_shards_come_together_and_every_row_is_found(maker, monkeypatch) -
     place, rows = batch.find(ids)
     assert (place, rows.tolist()) == (slice(1, 4), [1, 4, 5])
     assert table["image.width"].take(rows).to_pylist() == [9, 12, 13]
+    assert batch.ids[rows].tolist() == ids[place].tolist()
 
 
 def test_shards_whose_columns_are_of_other_types_do_not_come_together(maker, made) -> None:
