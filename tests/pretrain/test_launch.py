@@ -224,6 +224,7 @@ def test_a_training_that_finds_no_room_says_so_and_begins_once_there_is(
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_training_that_finds_no_room_for_too_long_ends(
     ray: Any, pairs: str, small: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
