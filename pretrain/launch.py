@@ -232,12 +232,23 @@ def run_on_ray(job: Job, progress: Progress, address: str = "local", say: Say = 
     quiet = ENVIRONMENT | (LOCAL_ENVIRONMENT if address == "local" else {})
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
+    from ray.exceptions import RayActorError
+
     start_ray(job.settings.workers, address)
-    session = _session(job, address == "local")
-    try:
-        session.run(_absolute(job), progress, say)
-    finally:
-        _release(session)
+    for left in reversed(range(job.settings.max_failures + 1)):
+        session = _session(job, address == "local")
+        try:
+            session.run(_absolute(job), progress, say)
+            return
+        except RayActorError as error:  # the desk's: its process or its node is gone
+            if not left:
+                raise SluiceError(
+                    f"Ray lost what {job.url} is led by {job.settings.max_failures + 1} times",
+                    "look for memory shortage or lost nodes, then run the same command again: it "
+                    "goes on from the last checkpoint",
+                ) from error
+        finally:
+            _release(session)
 
 
 def close() -> None:

@@ -160,6 +160,39 @@ def test_a_killed_worker_is_replaced_and_the_bytes_are_the_same(
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
 
 
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_desk_that_is_lost_is_replaced_and_the_bytes_are_the_same(
+    ray: Any, pairs: str, small: Callable[..., Any], tmp_path: Path
+) -> None:
+    """With the node that it was on, say."""
+    settings = small("mae", steps=300, checkpoint_every=50)
+    jobs = [Job(str(tmp_path / n), "d", settings, (Source(pairs),)) for n in ("whole", "lost")]
+    from pretrain.loop import run
+
+    run(jobs[0], lambda step, note: None)
+    lost: list[int] = []
+
+    def progress(step: int, note: str) -> None:
+        if 60 < step < 300 and not lost:
+            lost.append(step)
+            ray.kill(next(session for session in launch._sessions if session.busy)._desk)
+
+    launch.run_on_ray(jobs[1], progress)
+    assert len(lost) == 1
+    for name in ("model.safetensors", "metrics.jsonl", "config.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "lost" / name).read_bytes()
+    settings = small("mae", steps=10**6, max_failures=0)
+    job = Job(str(tmp_path / "again"), "d", settings, (Source(pairs),))
+
+    def always(step: int, note: str) -> None:
+        ray.kill(next(session for session in launch._sessions if session.busy)._desk)
+
+    with pytest.raises(SluiceError, match="is led by 1 times"):
+        launch.run_on_ray(job, always)
+
+
 @pytest.mark.ray
 def test_a_wait_that_is_cut_short_does_not_hold_up_the_next_run(
     ray: Any, pairs: str, small: Callable[..., Any], tmp_path: Path
