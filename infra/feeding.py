@@ -10,10 +10,11 @@ results are back in memory, so that no halt is added.
 import contextlib
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
+Span = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 class Fed(NamedTuple):
@@ -56,26 +57,24 @@ def working() -> Generator[None]:
 
 def fed(items: Iterable[Item]) -> Iterator[Item]:
     """The items, which a network takes: it waits for each, and works until it asks for the next."""
-    source = iter(items)
-    while True:
-        with waiting():
-            item = next(source, _END)
-        if item is _END:
-            return
-        with working():
-            yield item  # type: ignore[misc]
+    return _turns(items, waiting, working)
 
 
 def produced(items: Iterable[Item]) -> Iterator[Item]:
     """The items, which a network makes: it works on each, and waits until the next is asked for."""
+    return _turns(items, working, waiting)
+
+
+def _turns(items: Iterable[Item], until: Span, after: Span) -> Iterator[Item]:
+    """The items; what counts until each is there, and after that until the next is asked for."""
     source = iter(items)
     while True:
-        with working():
+        with until():
             item = next(source, _END)
         if item is _END:
             return
-        with waiting():
-            yield item  # type: ignore[misc]
+        with after():
+            yield item
 
 
 _END: Any = object()
@@ -89,9 +88,12 @@ def forget() -> None:
         cuda.reset_peak_memory_stats()
 
 
-def told(seconds: float) -> Fed:
-    """Where `seconds`, the time since `forget`, went."""
-    cuda = _cuda()
+def told(seconds: float, gpu: bool) -> Fed:
+    """Where `seconds`, the time since `forget`, went.
+
+    gpu: the work uses one where there is one; a worker may hold it for other work done before.
+    """
+    cuda = _cuda() if gpu else None
     memory = cuda.max_memory_allocated() if cuda is not None else 0
     waited, worked = (min(each / seconds, 1.0) if seconds > 0 else 0.0
                       for each in (_spent.waited, _spent.worked))  # fmt: skip

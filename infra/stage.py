@@ -50,12 +50,14 @@ class _Task:
     """What travels to a worker: does the work, then records the parts it left.
 
     workers: how many have nothing else to do, so that an item may use the processors of them all.
+    gpu: the work uses a GPU where there is one.
     """
 
     title: str
     work: Work
     urls: Mapping[str, str]
     workers: int
+    gpu: bool
 
     def __call__(self, entry: tuple[Item, list[str]]) -> Done:
         item, todo = entry
@@ -86,7 +88,7 @@ class _Task:
         return Done(
             item.name, longest.rows, longest.kept, longest.dropped, size,
             begin, seconds, cpu_seconds, f"{socket.gethostname()}:{os.getpid()}",
-            TALLY.retries.total() - asked, peak(), *feeding.told(seconds),
+            TALLY.retries.total() - asked, peak(), *feeding.told(seconds, self.gpu),
         )  # fmt: skip
 
 
@@ -125,7 +127,7 @@ def run_stage(
     if len(entries) < len(items):
         line.advance(len(items) - len(entries), "resumed")
     idle = max(runner.workers // max(len(entries), 1), 1)
-    task = _Task(title, work, {name: drafts[name].url for name in missing}, idle)
+    task = _Task(title, work, {name: drafts[name].url for name in missing}, idle, gpu)
     rows = 0
     try:
         for done in _finished(task, entries, runner, display, gpu):

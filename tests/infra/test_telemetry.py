@@ -306,7 +306,8 @@ def told_of_feeding(folder: Path, device: str) -> dict[str, float | None]:
     items = [Item(str(number), number) for number in range(2)]
     with InlineRunner() as runner:
         draft = Draft(url, Spec("scores", "test"))
-        run_stage("embed", {"": draft}, items, Feeding(url, device), runner, Told("r", [metrics]))
+        work, shown = Feeding(url, device), Told("r", [metrics])
+        run_stage("embed", {"": draft}, items, work, runner, shown, gpu=True)
     names = ("waiting_share", "gpu_use_share", "gpu_memory_bytes")
     return {n: metrics.registry.get_sample_value(f"sluice_{n}", {"stage": "embed"}) for n in names}
 
@@ -332,6 +333,6 @@ def test_what_a_network_makes_is_worked_on_while_it_is_waited_for() -> None:
     start = time.perf_counter()
     for _ in feeding.produced(map(time.sleep, [0.06] * 3)):
         time.sleep(0.02)
-    assert feeding.told(time.perf_counter() - start).waiting == pytest.approx(0.25, abs=0.2)
+    assert feeding.told(time.perf_counter() - start, True).waiting == pytest.approx(0.25, abs=0.2)
     feeding.forget()
-    assert feeding.told(1.0) == feeding.Fed()
+    assert feeding.told(1.0, True) == feeding.Fed()
