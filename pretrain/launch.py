@@ -48,11 +48,17 @@ Say = Callable[[str], object]
 
 def serve(config: dict[str, Any]) -> None:
     """The body of a worker: jobs until the desk closes. A SluiceError is final, not retried."""
+    from ray.exceptions import RayActorError
+
     from pretrain.ranks import joined
 
     desk, ranks = config["desk"], joined()
-    with greeting(desk):
-        _serve(desk, ranks)
+    try:
+        with greeting(desk):
+            _serve(desk, ranks)
+    except (_AbandonedError, RayActorError):  # nobody waits any more, or the desk is gone
+        if ranks.count > 1:
+            raise  # the others wait for this one
 
 
 def _serve(desk: Any, ranks: Any) -> None:
@@ -71,10 +77,6 @@ def _serve(desk: Any, ranks: Any) -> None:
             run(job, _teller(desk, job.settings.steps))
         except SluiceError as error:
             failure = (error.what, error.way_out)
-        except _AbandonedError:
-            if ranks.count > 1:
-                raise  # the others wait for this one
-            return
         if ranks.first or failure:
             ray.get(desk.finish.remote(failure))
         if failure and ranks.count > 1:
