@@ -47,7 +47,7 @@ def test_the_loss_is_the_direct_formula() -> None:
 
 
 def test_the_rate_falls_at_the_published_epochs(small: Callable[..., Any]) -> None:
-    settings = small("rotnet", steps=200, warmup=0.0)
+    settings = small("rotnet", steps=200, warmup=0.0, lr=0.1)
     assert (settings.optimizer, settings.nesterov, settings.momentum) == ("sgd", True, 0.9)
     rates = [learning_rate(settings, step) for step in (0, 59, 60, 119, 120, 159, 160, 199)]
     expected = [0.1, 0.1, 0.02, 0.02, 0.004, 0.004, 0.0008, 0.0008]
