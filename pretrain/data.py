@@ -4,6 +4,7 @@ The n-th sample of a source is a pure function of (seed, source, n), its `Order`
 whole state is a cursor per source, and stopping at any step and going on gives the same samples.
 """
 
+import contextlib
 import queue
 import threading
 import time
@@ -192,7 +193,9 @@ class Stream:
         self.names = [source.names(artifact.digest) for artifact, source, _ in used]
         self.digests = [artifact.digest for artifact, _, _ in used]
         self._readers = [
-            Reader(artifact, shuffle, (seed, "data", order_key(artifact)), texts, columns)
+            Reader(
+                artifact, shuffle, (seed, "data", order_key(artifact)), texts, columns, self._ranks
+            )
             for artifact, _, _ in used
         ]
         self._has_columns = bool(columns)
@@ -211,7 +214,10 @@ class Stream:
     def batches(self, state: Mapping[str, Any]) -> Iterator[Batch]:
         """The batches that follow `state`, without end."""
         cursor = _Cursor(**{name: list(value) for name, value in state.items()})
-        with ThreadPoolExecutor(self._threads) as pool:
+        with contextlib.ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(self._threads))
+            for reader in self._readers:
+                stack.callback(reader.close)
             while True:
                 yield self._next(cursor, pool)
 

@@ -4,11 +4,22 @@ Epochs permute the shards, and windows of consecutive shards permute their sampl
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from infra.digests import generator
+
+
+class Window(NamedTuple):
+    """Shards whose samples are shuffled among each other.
+
+    start: the first position of it in the endless order. after: the shards of the next one.
+    """
+
+    start: int
+    shards: tuple[int, ...]
+    after: tuple[int, ...]
 
 
 class Order:
@@ -24,24 +35,30 @@ class Order:
         self._shuffle = shuffle
         self._key = key
         self._epoch = -1
-        self._window = (-1, -1)
-        self._windows: list[list[int]] = []  # the shards of each
+        self._open_now = -1
+        self._windows: list[tuple[int, ...]] = []  # the shards of each
         self._starts: list[int] = []  # the first position of each
         self._entries = np.empty((0, 2), dtype=np.int64)
-        self.window: frozenset[int] = frozenset()  # the shards among which the last one lies
+        self.window = Window(-1, (), ())  # in which the last one lies
 
-    def _plan(self, epoch: int) -> None:
+    def _cut(self, epoch: int) -> list[tuple[int, ...]]:
+        """The shards of each window of an epoch."""
         shards = generator(*self._key, "shards", epoch).permutation(len(self.counts))
-        self._windows, self._starts, start, filled = [], [], 0, self._shuffle
+        windows: list[list[int]] = []
+        filled = self._shuffle
         for shard in shards.tolist():
             if filled >= self._shuffle:
-                self._windows.append([])
-                self._starts.append(start)
+                windows.append([])
                 filled = 0
-            self._windows[-1].append(shard)
-            start += int(self.counts[shard])
+            windows[-1].append(shard)
             filled += int(self.counts[shard])
-        self._epoch = epoch
+        return [tuple(window) for window in windows]
+
+    def _plan(self, epoch: int) -> None:
+        self._windows = self._cut(epoch)
+        sizes = [int(self.counts[list(window)].sum()) for window in self._windows]
+        self._starts = [0, *np.cumsum(sizes[:-1]).tolist()]
+        self._epoch, self._open_now = epoch, -1
 
     def _open(self, window: int) -> None:
         shards = np.asarray(self._windows[window])
@@ -51,8 +68,11 @@ class Order:
         entries = np.stack([np.repeat(shards, counts), inside], axis=1)
         shuffled = generator(*self._key, "window", self._epoch, window).permutation(len(entries))
         self._entries = entries[shuffled]
-        self._window = (self._epoch, window)
-        self.window = frozenset(self._windows[window])
+        self._open_now = window
+        last = window + 1 == len(self._windows)
+        after = self._cut(self._epoch + 1)[0] if last else self._windows[window + 1]
+        start = self._epoch * self.total + self._starts[window]
+        self.window = Window(start, self._windows[window], after)
 
     def windows(self, epoch: int) -> Iterator[np.ndarray]:
         """(shard, sample) [samples, 2] of each window of an epoch, in its order."""
@@ -66,7 +86,7 @@ class Order:
         if epoch != self._epoch:
             self._plan(epoch)
         window = int(np.searchsorted(self._starts, inside, side="right")) - 1
-        if self._window != (epoch, window):
+        if window != self._open_now:
             self._open(window)
         shard, index = self._entries[inside - self._starts[window]]
         return int(shard), int(index)

@@ -1,6 +1,7 @@
 """The samples of a dataset version by their place in an endless shuffled order."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,18 +14,21 @@ from infra.drawn import DrawnShard, is_drawn
 from infra.errors import SluiceError
 from pretrain.columns import ColumnsFile, find_folder
 from pretrain.decoded import decode, squeezed
-from pretrain.order import Order
+from pretrain.order import Order, Window
+from pretrain.ranks import Ranks
+
+READING = 4  # shards that are read at a time: a remote store answers each of them late
 
 
 class Place(NamedTuple):
     """A sample by the number of its shard among those of its source, and its number there.
 
-    window: the shards that are read together with it.
+    window: the shards that are read together with it, and those that come after.
     """
 
     shard: int
     number: int
-    window: frozenset[int]
+    window: Window
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class _Drawn(Sequence[Found]):
 class Reader:
     """Random access to the samples of a dataset version, a window of shards at a time.
 
+    The shards of the next window are read, by threads, while samples of this one are taken. Of
+    several processes (`ranks`) each reads those that it is likely to be dealt samples of.
     texts: read their own JSON, too. columns: score folders by name, see `pretrain.columns`.
     """
 
@@ -86,8 +92,10 @@ class Reader:
         key: tuple[Any, ...],
         texts: bool = False,
         columns: Mapping[str, str] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.url = artifact.url
+        self._ranks = ranks or Ranks()
         self._drawn = artifact if is_drawn(artifact) else None
         parts = [part for part in artifact.parts if part.kept]
         self._numbers = [int(part.name) for part in parts]
@@ -98,7 +106,9 @@ class Reader:
                 "loosen the rules that dropped them, or take this source out of the mix",
             )
         self.order = Order([part.kept for part in parts], shuffle, key)
-        self._shards: dict[int, Sequence[Found]] = {}
+        self._shards: dict[int, Future[Sequence[Found]]] = {}
+        self._pool = ThreadPoolExecutor(READING)
+        self._start = -1  # of the latest window
         self._dataset = Dataset(artifact) if texts else None
         found = {name: find_folder(artifact, folder) for name, folder in (columns or {}).items()}
         self._columns = {name: url for name, url in found.items() if url is not None}
@@ -115,14 +125,49 @@ class Reader:
     def at(self, place: Place) -> Found | None:
         """The sample there; None where its shard cannot be read.
 
-        Shards of other windows are let go.
+        Shards of other windows than the latest and the one after it are let go.
         """
-        if place.shard not in self._shards:
-            held = self._shards.items()
-            self._shards = {shard: read for shard, read in held if shard in place.window}
-            self._shards[place.shard] = self._read(place.shard)
-        read = self._shards[place.shard]
+        if place.window.start > self._start:
+            self._turn(place)
+        read = self._begin(place.shard).result()
         return read[place.number] if read else None
+
+    def _turn(self, place: Place) -> None:
+        """Begin to read a window, with the shard of `place`, and then the one after it."""
+        self._start, shards, after = place.window
+        for shard in self._shards.keys() - {*shards, *after}:
+            self._shards.pop(shard).cancel()
+        self._begin(place.shard)
+        for shard in [*self._own(shards), *self._own(after)]:
+            self._begin(shard)
+
+    def _begin(self, shard: int) -> "Future[Sequence[Found]]":
+        """Have a shard read, unless it is there or about to be."""
+        if shard not in self._shards:
+            self._shards[shard] = self._pool.submit(self._read, shard)
+        return self._shards[shard]
+
+    def _own(self, window: Sequence[int]) -> list[int]:
+        """The shards of a window that this process gets samples of, as `Ranks.owners` deals them.
+
+        A batch has its share of every shard, and goes to the processes in the order of shards.
+        """
+        shards = sorted(window)
+        ends = np.cumsum(self.order.counts[shards])
+        low, high = (ends[-1] * (self._ranks.rank + more) / self._ranks.count for more in (0, 1))
+        begins = ends - self.order.counts[shards]
+        return [
+            shard
+            for shard, begin, end in zip(shards, begins, ends, strict=True)
+            if begin < high and end > low
+        ]
+
+    def close(self) -> None:
+        """Read nothing further ahead until `at` is called again; what was read stays."""
+        self._start = -1
+        for shard, read in list(self._shards.items()):
+            if read.cancel():
+                del self._shards[shard]
 
     def name(self, place: Place) -> str:
         """Of a sample that cannot be used: version and key, or shard where that is damaged."""

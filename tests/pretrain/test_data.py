@@ -58,8 +58,8 @@ def test_a_position_alone_decides(counts: list[int], shuffle: int, data: st.Data
 def test_a_window_holds_few_shards_and_shuffles_them() -> None:
     order = Order([10] * 20, shuffle=30, key=("key",))
     first = [order[place] for place in range(30)]
-    assert {shard for shard, _ in first} == order.window
-    assert len(order.window) == 3
+    assert {shard for shard, _ in first} == set(order.window.shards)
+    assert len(order.window.shards) == 3
     assert first != sorted(first)
     assert [order[place] for place in range(200)] != [order[place] for place in range(200, 400)]
 
