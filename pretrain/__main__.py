@@ -281,11 +281,11 @@ def _train(draft: Draft, settings: TrainSettings, sources: list[Source]) -> None
     """In this process, or in those that torchrun started, of which the first one commits."""
     from torch import distributed
 
-    from pretrain.loop import pick_device, run
+    from pretrain.loop import claim, pick_device, run
     from pretrain.run import train as make
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        on_gpu = pick_device(settings.device).type == "cuda"
+        on_gpu = claim(pick_device(settings.device)).type == "cuda"
         distributed.init_process_group("nccl" if on_gpu else "gloo")
     try:
         if int(os.environ.get("RANK", "0")) == 0:

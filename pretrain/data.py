@@ -341,15 +341,21 @@ def open_source(url: str) -> Artifact:
 
 
 class Ahead(Generic[T]):
-    """An iterator's items, made by a thread up to `ahead` items before their use."""
+    """An iterator's items, made by a thread up to `ahead` items before their use.
 
-    def __init__(self, items: Iterator[T], ahead: int) -> None:
-        self._queue: queue.Queue[T | BaseException] = queue.Queue(ahead)
+    take: what the one who asks for an item does with it first.
+    """
+
+    def __init__(
+        self, items: Iterator[Any], ahead: int, take: Callable[[Any], T] | None = None
+    ) -> None:
+        self._take = take
+        self._queue: queue.Queue[Any] = queue.Queue(ahead)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._fill, args=(items,), daemon=True)
         self._thread.start()
 
-    def _fill(self, items: Iterator[T]) -> None:
+    def _fill(self, items: Iterator[Any]) -> None:
         try:
             for item in items:
                 if not self._put(item):
@@ -357,7 +363,7 @@ class Ahead(Generic[T]):
         except BaseException as error:
             self._put(error)
 
-    def _put(self, item: "T | BaseException") -> bool:
+    def _put(self, item: Any) -> bool:
         while not self._stop.is_set():
             try:
                 self._queue.put(item, timeout=0.1)
@@ -390,7 +396,7 @@ class Ahead(Generic[T]):
                     ) from None
         if isinstance(item, BaseException):
             raise item
-        return item
+        return self._take(item) if self._take else item
 
     def close(self) -> None:
         """End the thread; one that waits for another process, which has failed, is left behind."""

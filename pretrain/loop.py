@@ -38,6 +38,7 @@ from pretrain.online import Online, figures
 from pretrain.optimizers import learning_rate, make_optimizer, set_step
 from pretrain.ranks import Ranks, joined
 from pretrain.seen import STREAM
+from pretrain.streams import Aside
 
 METRICS = "metrics.jsonl"
 NAMED = 5  # undecodable samples that the record names, not only counts
@@ -92,7 +93,7 @@ class Trainer:
         self.ranks = ranks or Ranks()
         self.settings = job.settings
         self._start = time.monotonic(), time.process_time()
-        self.device = pick_device(self.settings.device)
+        self.device = claim(pick_device(self.settings.device))
         self.stream = Stream(
             job.sources,
             batch=self.settings.batch,
@@ -153,12 +154,7 @@ class Trainer:
             self.observer = observer = stack.enter_context(contextlib.closing(watching))
             stack.callback(self.writer.close)
             self.ask()  # now: threads that start while it asks would keep its count of threads
-            left = self.settings.steps - self.step
-            # No more than are used: for one more a process would wait for others that have ended.
-            read = Ahead(islice(self.stream.batches(self.state), left), BATCHES_AHEAD)
-            batches = stack.enter_context(contextlib.closing(read))
-            made = Ahead(islice(self.viewed(batches), left), VIEWS_AHEAD)
-            viewed = stack.enter_context(contextlib.closing(made))
+            viewed = stack.enter_context(self.ahead(self.settings.steps - self.step))
             tried = False
             while self.step < self.settings.steps:
                 state, views = observer.next(viewed)
@@ -190,6 +186,17 @@ class Trainer:
                 rows = self.online.ask(self.step, objective, self.spent()[0])
             if self.observer:
                 self.observer.asked(self.step, figures(rows))
+
+    @contextlib.contextmanager
+    def ahead(self, steps: int | None = None) -> Iterator[Ahead[Viewed]]:
+        """The views of these next steps, made by threads ahead of them; None: without end."""
+        # No more than are used: for one more a process would wait for others that have ended.
+        read = Ahead[Batch](islice(self.stream.batches(self.state), steps), BATCHES_AHEAD)
+        with contextlib.closing(read) as batches:
+            aside = Aside(self.device)
+            views = aside.each(islice(self.viewed(batches), steps))
+            with contextlib.closing(Ahead[Viewed](views, VIEWS_AHEAD, aside.take)) as viewed:
+                yield viewed
 
     def viewed(self, batches: Ahead[Batch]) -> Iterator[Viewed]:
         """The views of each batch, and where the stream stands after it."""
@@ -380,3 +387,10 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cpu")
     # Of several processes on a machine each has a GPU, by the number that its launcher gives it.
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+
+
+def claim(device: torch.device) -> torch.device:
+    """Make a GPU the one that this process means where it names none, as events and NCCL do."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device

@@ -14,7 +14,7 @@ import torch
 from infra.errors import SluiceError
 from infra.progress import duration
 from pretrain.clock import Clock, Spent
-from pretrain.data import Ahead, Source
+from pretrain.data import Source
 from pretrain.footprint import PROBES, Given, Memory, fits, measure_memory, rehearsal, size
 from pretrain.health import unsuited
 from pretrain.loop import BATCHES_AHEAD, VIEWS_AHEAD, Trainer, Viewed, deterministic
@@ -139,9 +139,8 @@ def _rate(work: Callable[[], int], seconds: float, trainer: Trainer) -> float:
 
 
 def _together(trainer: Trainer, seconds: float) -> Spent:
-    batches = Ahead(trainer.stream.batches(trainer.stream.start()), BATCHES_AHEAD)
-    viewed = Ahead(trainer.viewed(batches), VIEWS_AHEAD)
-    try:
+    trainer.state = trainer.stream.start()
+    with trainer.ahead() as viewed:
         for _ in range(BATCHES_AHEAD + VIEWS_AHEAD):  # what was made ahead says nothing of a pace
             _advance(trainer, viewed.next())
         clock, begin, taken = Clock(trainer.device), time.perf_counter(), 0
@@ -155,9 +154,6 @@ def _together(trainer: Trainer, seconds: float) -> Spent:
                 clock.read()
         clock.read()
         return clock.spent
-    finally:
-        viewed.close()
-        batches.close()
 
 
 def verdict(rates: Rates) -> str:

@@ -43,11 +43,13 @@ CHANNELS_LAST = (nn.Linear, nn.LayerNorm, layers.RmsNorm, layers.SimpleNorm)
 class Shown:
     """Which cells of a grid each image shows, at every resolution a network may have.
 
-    cells: bool [batch, rows, columns], True where shown.
+    cells: bool [batch, rows, columns], True where shown. count: of those, where it is known: a GPU
+    need then not be waited for to learn it.
     """
 
-    def __init__(self, cells: Tensor) -> None:
+    def __init__(self, cells: Tensor, count: int | None = None) -> None:
         self.cells = cells
+        self._count = count
         self._maps: dict[tuple[int, int], Tensor] = {}
         self._places: dict[tuple[int, int], Tensor] = {}
 
@@ -72,8 +74,15 @@ class Shown:
         if (height, width) not in self._places:
             shown = self.at(height, width)
             assert shown is not None
-            self._places[height, width] = shown.flatten().nonzero()[:, 0]
+            self._places[height, width] = self._true(shown.flatten())
         return self._places[height, width]
+
+    def _true(self, flags: Tensor) -> Tensor:
+        """Indices of those that are true, ascending."""
+        if self._count is None or flags.device.type == "cpu":
+            return flags.nonzero()[:, 0]
+        places = self._count * (len(flags) // self.cells.numel())
+        return flags.byte().argsort(descending=True, stable=True)[:places]
 
 
 def bound(network: nn.Module, shown: Shown) -> Any:

@@ -43,8 +43,6 @@ def to_grid(patches: Tensor, source: tuple[int, int], target: tuple[int, int]) -
 class DinoV3Gram(DinoV2):
     """DINOv2, and a frozen teacher whose patches anchor the student's."""
 
-    refreshes: Tensor
-
     def __init__(
         self,
         settings: TrainSettings,
@@ -62,8 +60,6 @@ class DinoV3Gram(DinoV2):
         self.size = gram_size(settings)
         patch = self.student.patch_embed.patch_size
         self.fine_grid = (self.size // patch[0], self.size // patch[1])
-        # How often the anchor was replaced: a run that goes on must know.
-        self.register_buffer("refreshes", torch.zeros((), dtype=torch.int64))
 
     def views(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         """Those of DINOv2, and from `gram_start` on undistorted ones of the same crops."""
@@ -108,16 +104,13 @@ class DinoV3Gram(DinoV2):
         if self.anchor is None:
             return
         since = round(progress * self.settings.steps) + 1 - self.gram.gram_start
-        if since == 0 and self.gram.gram_teacher == "start":
+        if (since == 0 and self.gram.gram_teacher == "start") or self._due(since):
             take(self.anchor, self.teacher)
-        elif self._due(since):
-            take(self.anchor, self.teacher)
-            self.refreshes += 1
 
     def _due(self, since: int) -> bool:
         """Whether the anchor is replaced, so many updates after `gram_start`."""
-        every, left = self.gram.gram_refresh_every, self.gram.gram_refreshes - int(self.refreshes)
-        return every is not None and since > 0 and since % every == 0 and left > 0
+        every, most = self.gram.gram_refresh_every, self.gram.gram_refreshes
+        return every is not None and since > 0 and since % every == 0 and since // every <= most
 
 
 def gram_weight(options: DinoV3GramOptions, step: float) -> float:

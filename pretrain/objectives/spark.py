@@ -138,7 +138,7 @@ class Spark(Objective):
     @torch.compiler.disable
     def _predict(self, images: Tensor, cells: Tensor) -> Tensor:
         """Predicted images; cells: bool [batch, rows, columns], True where shown."""
-        shown = Shown(cells)
+        shown = Shown(cells, len(cells) * (self.side**2 - self.hidden))
         maps = feature_maps(self.model, images, shown)
         size = images.shape[2]
         return self.decoder({size // values.shape[2]: values for values in maps}, shown)

@@ -13,14 +13,12 @@ Run: python tests/bench/train.py --peer PATH/bin/python --script PATH/bench_open
 """
 
 import argparse
-import contextlib
 import json
 import os
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,9 +29,9 @@ from record import keep
 from curation.ingest import IngestWork, ingest_draft, ingest_items
 from curation.settings import SourceSettings
 from infra import artifacts
-from pretrain.data import Ahead, Source
+from pretrain.data import Source
 from pretrain.job import Job
-from pretrain.loop import BATCHES_AHEAD, VIEWS_AHEAD, Trainer, deterministic
+from pretrain.loop import Trainer, deterministic
 from pretrain.resample import squeeze
 from pretrain.settings import TrainSettings
 
@@ -92,20 +90,15 @@ def train(url: str, precision: str, steps: int) -> dict[str, float]:
     settings = of(precision, steps)
     with tempfile.TemporaryDirectory() as folder, deterministic(THREADS):
         trainer = Trainer(Job(folder, "bench", settings, (Source(url),)))
-        batches = Ahead(trainer.stream.batches(trainer.state), BATCHES_AHEAD)
-        viewed = Ahead(trainer.viewed(batches), VIEWS_AHEAD)
         took: list[float] = []
         waited: list[float] = []
-        try:
+        with trainer.ahead() as viewed:
             for _ in range(steps):
                 start = time.perf_counter()
                 ready = viewed.next()
                 waited.append(time.perf_counter() - start)
                 trainer.advance(*ready)
                 took.append(time.perf_counter() - start)
-        finally:
-            viewed.close()
-            batches.close()
     return {
         "samples_s": BATCH / median(took[WARM:]),
         "waiting": sum(waited[WARM:]) / sum(took[WARM:]),
@@ -116,19 +109,12 @@ def train(url: str, precision: str, steps: int) -> dict[str, float]:
 def load(url: str, samples: int) -> dict[str, float]:
     """Samples a second, and a CPU second, of the loader alone: crops and tokens, as the peer's."""
     settings = of("fp32", samples // BATCH)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        deterministic(THREADS),
-        contextlib.ExitStack() as on,
-    ):
+    with tempfile.TemporaryDirectory() as folder, deterministic(THREADS):
         trainer = Trainer(Job(folder, "bench", settings, (Source(url),)))
         squeeze(np.zeros((8, 8, 3), np.uint8), 8)  # compiled loops are loaded
         start, cpu = time.perf_counter(), time.process_time()
-        batches = Ahead(trainer.stream.batches(trainer.state), BATCHES_AHEAD)
-        viewed = Ahead(islice(trainer.viewed(batches), settings.steps), VIEWS_AHEAD)
-        on.callback(batches.close)
-        on.callback(viewed.close)
-        count = sum(len(viewed.next()[1]["images"]) for _ in range(settings.steps))
+        with trainer.ahead(settings.steps) as viewed:
+            count = sum(len(viewed.next()[1]["images"]) for _ in range(settings.steps))
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
     return {"samples_s": count / seconds, "samples_cpu_s": count / cpu_seconds}
 

@@ -56,9 +56,9 @@ from record import keep
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain import texts
-from pretrain.data import Ahead, Batch, Source
+from pretrain.data import Batch, Source
 from pretrain.job import Job
-from pretrain.loop import BATCHES_AHEAD, VIEWS_AHEAD, Trainer, deterministic
+from pretrain.loop import Trainer, deterministic
 from pretrain.settings import TrainSettings
 
 NAME, MODES = "train_gpu", ("eager", "compile")
@@ -202,10 +202,8 @@ def parts_alone(trainer: Trainer, batch: Batch, seconds: float) -> dict[str, flo
 def together(trainer: Trainer, seconds: float) -> dict[str, float]:
     """The loop of a run, without a halt of its own: times are read at the end."""
     device, size = trainer.device, trainer.settings.batch
-    batches = Ahead(trainer.stream.batches(trainer.state), BATCHES_AHEAD)
-    viewed = Ahead(trainer.viewed(batches), VIEWS_AHEAD)
     moments: list[tuple[Any, Any]] = []  # its data are there, its end
-    try:
+    with trainer.ahead() as viewed:
         for _ in range(WARM):
             trainer.advance(*viewed.next())
         wait(device)
@@ -218,9 +216,6 @@ def together(trainer: Trainer, seconds: float) -> dict[str, float]:
             trainer.advance(*ready)
             moments.append((start, mark(device)))
         wait(device)
-    finally:
-        viewed.close()
-        batches.close()
     ends = [first, *(end for _, end in moments)]
     idle = [between(end, start) for end, (start, _) in zip(ends, moments, strict=False)]
     took = [between(*pair) for pair in pairwise(ends)]

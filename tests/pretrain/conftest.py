@@ -228,7 +228,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> str:
 SMALL = Path(__file__).with_name("small")  # of each objective, what makes it quick
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """small(objective, **changes) -> TrainSettings of 20 quick steps on one thread.
 

@@ -3,8 +3,8 @@
 After a change that is meant, `SLUICE_UPDATE_GOLDEN=1 pytest tests/pretrain/test_golden.py`
 records anew; raise `pretrain.run.CODE` with it.
 
-Networks with batch norms have low learning rates in `small/`: at those of their papers the last bit,
-which differs between processors, becomes a tenth of the loss within these steps.
+Networks with batch norms have low learning rates in `small/`: at those of their papers the last
+bit, which differs between processors, becomes a tenth of the loss within these steps.
 """
 
 import json

@@ -207,7 +207,6 @@ def test_the_anchor_is_replaced_at_the_stated_steps(
             found.append(step + 1)
             assert torch.equal(gram.anchor.cls_token, gram.teacher.cls_token)
     assert found == expected
-    assert int(gram.refreshes) == len(expected) - 1
 
 
 def test_and_at_the_same_steps_after_a_resume(
@@ -220,10 +219,9 @@ def test_and_at_the_same_steps_after_a_resume(
     assert changes(Trainer(jobs[1]), 12) == [5, 10]
     resumed = Trainer(jobs[1])  # from the checkpoint at 7
     assert resumed.step == 7
-    assert int(resumed.objective.refreshes) == 0
     assert changes(resumed, 16) == [10, 15]
     resumed = Trainer(jobs[1])
-    assert (resumed.step, int(resumed.objective.refreshes)) == (14, 1)
+    assert resumed.step == 14
     assert changes(resumed, 20) == [15]
     states = whole.objective.state_dict(), resumed.objective.state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
