@@ -1,6 +1,6 @@
 """Trainings on an accelerator. Run as
 
-    python -m tests.pretrain.on_accelerator <cases.json> <results.json> pretend|cuda
+    python -m tests.pretrain.on_accelerator <cases.json> <results.json> pretend|cuda|cpu
 
 cases: name -> {settings, source, folder}. Of each: its lines, what was waited for (of `pretend`,
 see `tests.accelerator`), and what one comes to that goes on from its checkpoint.
