@@ -35,8 +35,6 @@ from tests.curation.fetch.names import NameServer
 from tests.curation.fetch.server import FaultServer, jpeg
 from tests.curation.web import FETCH, ROWS, ingest, mixed, write_table
 
-KILLS = 50
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultServer]:
@@ -76,13 +74,16 @@ def test_the_number_of_workers_does_not_matter(server: FaultServer, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_killed_at_random_it_ends_with_the_same_bytes(server: FaultServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.long)])
+def test_killed_at_random_it_ends_with_the_same_bytes(
+    kills: int, server: FaultServer, tmp_path: Path
+) -> None:
     urls = [*mixed(server, 200)[0], server.url("/slow-body/7?pause=0.01")]
     table = write_table(tmp_path / "t.parquet", urls)
     expected = ingest(str(tmp_path / "undisturbed"), table)
-    rng, done, stores = random.Random(KILLS), 0, itertools.count()
+    rng, done, stores = random.Random(kills), 0, itertools.count()
     command = [sys.executable, "-m", "tests.curation.web", table]
-    while done < KILLS:
+    while done < kills:
         store = tmp_path / f"store-{next(stores)}"
         while True:
             process = subprocess.Popen([*command, str(store), "2"], start_new_session=True)
@@ -92,7 +93,7 @@ def test_killed_at_random_it_ends_with_the_same_bytes(server: FaultServer, tmp_p
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 done += 1
-                if done < KILLS and rng.random() < 0.85:
+                if done < kills and rng.random() < 0.85:
                     continue
             break
         made = ingest(str(store), table)

@@ -164,7 +164,11 @@ def test_ray_gives_the_same_bytes(tmp_path: Path, curated_store: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("executor", "kills", "longest"),
-    [("local", 10, 12), pytest.param("ray", 4, 25, marks=pytest.mark.ray)],
+    [
+        ("local", 4, 12),
+        pytest.param("local", 10, 12, marks=pytest.mark.long),
+        pytest.param("ray", 4, 25, marks=[pytest.mark.ray, pytest.mark.long]),
+    ],
 )
 def test_killed_anywhere_the_bytes_are_the_same(
     tmp_path: Path, curated_store: Path, executor: str, kills: int, longest: float
