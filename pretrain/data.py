@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -29,6 +30,7 @@ from pretrain.ranks import Ranks
 from pretrain.reader import Found, Place, Reader
 
 KNOWN = 10_000  # samples and shards that cannot be used, by name; beyond, they are only counted
+PIECES = 4  # of a batch for each thread that decodes: handing one over costs a tenth of an image
 CLOSING = 10.0  # seconds a thread may take to end
 T = TypeVar("T")
 Fields = Mapping[str, Any]
@@ -268,14 +270,20 @@ class Stream:
                 read[each] = UNREAD
             else:
                 found.append((each, sample))
-        values = pool.map(
-            lambda one: self._decoded.get((one[0].source, one[1].id), one[1].pixels), found
-        )
+        size = -(-len(found) // (PIECES * self._threads))
+        pieces = [found[start : start + size] for start in range(0, len(found), size or 1)]
+        values = chain.from_iterable(pool.map(self._pixels, pieces))
         for (each, sample), value in zip(found, values, strict=True):
             self._decoded.keep((each.source, sample.id), value)
             value = value if self._reason(each, sample) is None else None
             read[each] = _Read(sample.id, sample.caption, sample.text, sample.columns, value)
         return read
+
+    def _pixels(self, found: Sequence[tuple[_Drawn, Found]]) -> list[Any]:
+        """Of each its pixels and size, or None; in one thread."""
+        return [
+            self._decoded.get((each.source, sample.id), sample.pixels) for each, sample in found
+        ]
 
     def _reason(self, drawn: _Drawn, sample: Found) -> str | None:
         """Why the objective has no use for a sample; None where it has."""

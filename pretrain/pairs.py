@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from indexes.tokens import Tokens
 from infra.errors import SluiceError
 from pretrain import views
 from pretrain.backbones import ClipParts, clip_files
@@ -15,7 +16,7 @@ from pretrain.data import Batch
 from pretrain.objectives.base import Objective
 from pretrain.pair_options import ORIGINAL, NestedOptions, PairOptions
 from pretrain.settings import TrainSettings
-from pretrain.texts import Tokens, encode_text, reads_on, shortened, unit_text
+from pretrain.texts import encode_text, reads_on, shortened, unit_text
 
 
 class Pairs(Objective):

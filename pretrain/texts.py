@@ -1,31 +1,13 @@
-"""Captions as tokens, and the text tower of an open_clip model that reads no more than there is."""
+"""The text tower of an open_clip model that reads no more tokens than there are."""
 
 from typing import Any
 
-import torch
 from open_clip import CLIP
 from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-KEPT_CAPTIONS = 2**15  # whose tokens are held
 STEP = 8  # a batch's captions take a multiple of so many tokens: few shapes, and even ones
-
-
-class Tokens:
-    """Captions -> token ids [batch, context]; the tokens of recent captions are kept."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self.held: dict[str, Tensor] = {}
-
-    def __call__(self, captions: list[str]) -> Tensor:
-        fresh = list(dict.fromkeys(text for text in captions if text not in self.held))
-        if len(self.held) + len(fresh) > KEPT_CAPTIONS:
-            self.held, fresh = {}, list(dict.fromkeys(captions))
-        if fresh:
-            self.held.update(zip(fresh, self._tokenizer(fresh), strict=True))
-        return torch.stack([self.held[text] for text in captions])
 
 
 def reads_on(model: nn.Module) -> bool:

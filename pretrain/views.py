@@ -146,8 +146,14 @@ def solarize(images: Tensor, chosen: np.ndarray, threshold: float = 0.5) -> Tens
 
 
 def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(x - mean) / std for each channel, in the channels-last layout convolutions prefer."""
-    shape = (1, -1, 1, 1)
-    centre = torch.tensor(mean, device=images.device).view(shape)
-    scaled = (images - centre).div_(torch.tensor(std, device=images.device).view(shape))
-    return scaled.contiguous(memory_format=torch.channels_last)
+    """(x - mean) / std for each channel, in the channels-last layout convolutions prefer.
+
+    By whole lines of pixels: a processor takes three numbers at a time six times as long.
+    """
+    last = images.permute(0, 2, 3, 1).contiguous()
+    batch, height, width, channels = last.shape
+    centre, spread = (
+        torch.tensor(each, device=images.device).repeat(width) for each in (mean, std)
+    )
+    scaled = (last.view(batch * height, width * channels) - centre).div_(spread)
+    return scaled.view(last.shape).permute(0, 3, 1, 2)

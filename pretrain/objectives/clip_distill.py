@@ -20,7 +20,7 @@ from pretrain.objectives.base import exact
 from pretrain.objectives.clip import Clip, Similarities, similarities
 from pretrain.options.clip_distill import ClipDistillOptions
 from pretrain.settings import TrainSettings
-from pretrain.texts import Tokens, unit_text
+from pretrain.texts import unit_text
 
 
 def distill_loss(student: Similarities, teacher: Similarities) -> Tensor:
@@ -44,7 +44,7 @@ class ClipDistill(Clip):
         assert isinstance(settings.options, ClipDistillOptions)
         self.weight = settings.options.distill
         self.teacher = Frozen(teacher.model)
-        self._shows, self._reads = teacher.preprocess, Tokens(teacher.tokenizer)
+        self._shows, self._reads = teacher.preprocess, teacher.tokenizer
 
     def views(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         images = self.shown(batch, device, self._shows.size[0])

@@ -14,8 +14,8 @@ its own through `pretrain.loop.Trainer`, for some seconds after its first steps:
     share          gflop * images_s over what a large bfloat16 product reaches in the same process
 
 Compressed bytes are read anew for each window of shards (from the page cache: the tars are fresh),
-every image is decoded anew (cache_mib 0) and every caption read anew by the tokenizer, as of a
-dataset larger than memory. A case whose batch does not fit is tried once more with half of it.
+and every image is decoded anew (cache_mib 0), as of a dataset larger than memory. A case whose
+batch does not fit is tried once more with half of it.
 
 Run, where the GPU is: python tests/bench/train_gpu.py --to FOLDER [--modes eager] [--cases ...]
 Then, where the repository is: python tests/bench/train_gpu.py --keep FOLDER/train_gpu.json ...
@@ -55,7 +55,6 @@ from pictures import CORES, make_data
 from record import keep
 from torch.utils.flop_counter import FlopCounterMode
 
-from pretrain import texts
 from pretrain.data import Batch, Source
 from pretrain.job import Job
 from pretrain.loop import Trainer, deterministic
@@ -233,7 +232,6 @@ def together(trainer: Trainer, seconds: float) -> dict[str, float]:
 
 def measure(url: str, settings: TrainSettings, seconds: float, free: bool) -> dict[str, Any]:
     """All figures of a case, in this process. free: without deterministic algorithms."""
-    texts.KEPT_CAPTIONS = 0
     short, size = seconds / 3, settings.batch
     with tempfile.TemporaryDirectory() as folder, deterministic(settings.threads):
         if free:
