@@ -97,7 +97,7 @@ def main() -> None:
         }
     told = {"native": native("cpu"), "capability": torch.backends.cpu.get_cpu_capability()}
     figures = {**told, "milliseconds": took, "clip_samples_s": rates}
-    keep("bfloat16", figures, "torch")
+    keep("bfloat16_native" if figures["native"] else "bfloat16", figures, "torch")
 
 
 if __name__ == "__main__":
