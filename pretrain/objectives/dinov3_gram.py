@@ -94,10 +94,13 @@ class DinoV3Gram(DinoV2):
         """[images, patches, width], or one row of those of the batch that are compared."""
         if self.gram.gram_scope == "image":
             return patches
+        rows, places = patches.flatten(0, 1), views["places"]
         if self.gram.gram_tokens == "all":
-            return patches.flatten(0, 1)[None]
-        chosen = views["hidden"] == (self.gram.gram_tokens == "masked")
-        return patches[chosen][None]
+            return rows[None]
+        if self.gram.gram_tokens == "unmasked":  # how many is known: no GPU is waited for
+            order = views["hidden"].flatten().byte().argsort(stable=True)
+            places = order[: len(rows) - len(places)]
+        return rows.index_select(0, places)[None]
 
     def after_update(self, progress: float) -> None:
         super().after_update(progress)

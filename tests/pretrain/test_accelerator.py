@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils import backend_registration
 
 from pretrain import options
 
+BACKENDS = "_setup_privateuseone_for_python_backend"
 GOLDEN = Path(__file__).with_name("golden")
 LOGGED = 9  # the step that is logged beside the first: between them nothing is to be waited for
 TOLERANCE = {"pretend": 2e-3, "cuda": 2e-2}  # a GPU's convolutions are of 10 bits
@@ -24,6 +26,8 @@ WAITING = {
     "pretrain/checkpoint.py:snapshot",
 }
 STAGES = [{"until": 0.5, "size": 16}, {"until": 1.0, "size": 32}]
+SMALL_GRAM = json.loads(Path(__file__).with_name("small").joinpath("dinov3_gram.json").read_text())
+UNMASKED = {**SMALL_GRAM["options"], "gram_scope": "batch", "gram_tokens": "unmasked"}
 OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {
     "features kept": ("clip", {"micro_batch": 4}),
     "gradients added up": ("mae", {"micro_batch": 4}),
@@ -32,6 +36,7 @@ OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {
     "gradients clipped": ("mae", {"clip_grad": 0.1}),
     "smaller images first": ("rotnet", {"curriculum": STAGES}),
     "layers at their own rates": ("mae", {"layer_decay": 0.7}),
+    "patches by their mask": ("dinov3_gram", {"options": UNMASKED}),
     "lamb": ("mae", {"optimizer": "lamb"}),
     "sgd": ("mae", {"optimizer": "sgd"}),
 }
@@ -56,6 +61,8 @@ def told(
     device = request.param
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("there is no GPU")
+    if device == "pretend" and not hasattr(backend_registration, BACKENDS):
+        pytest.skip(f"PyTorch {torch.__version__} takes no device that is written in Python")
     folder = tmp_path_factory.mktemp(device)
     wanted = {name: (name, {}) for name in options.names()} | OTHERWISE
 
