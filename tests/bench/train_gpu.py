@@ -52,7 +52,7 @@ from typing import Any
 
 import torch
 from pictures import CORES, make_data
-from record import keep
+from record import keep, merged
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.data import Batch, Source
@@ -336,16 +336,6 @@ def run(given: argparse.Namespace) -> None:
             print(name, json.dumps(figures), flush=True)
 
 
-def merge(paths: list[str]) -> dict[str, Any]:
-    """The figures of several commands on one card; the later ones count."""
-    found = [json.loads(Path(path).read_text()) for path in paths]
-    kept = [{name: value for name, value in each.items() if name != "cases"} for each in found]
-    if any(each != kept[0] for each in kept):
-        sys.exit("these are of several machines, versions, data or times; keep those of one")
-    cases = {name: told for each in found for name, told in each["cases"].items()}
-    return {**kept[0], "cases": cases}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--to", default=os.environ.get("OUT"), help=f"folder for {NAME}.json")
@@ -365,7 +355,7 @@ def main() -> None:
     if given.url:
         child(given)
     elif given.keep:
-        keep(NAME, merge(given.keep))
+        keep(NAME, merged(given.keep, "cases"))
     elif given.to:
         run(given)
     else:
