@@ -35,7 +35,6 @@ class Order:
         self._shuffle = shuffle
         self._key = key
         self._epoch = -1
-        self._open_now = -1
         self._windows: list[tuple[int, ...]] = []  # the shards of each
         self._starts: list[int] = []  # the first position of each
         self._entries = np.empty((0, 2), dtype=np.int64)
@@ -58,7 +57,7 @@ class Order:
         self._windows = self._cut(epoch)
         sizes = [int(self.counts[list(window)].sum()) for window in self._windows]
         self._starts = [0, *np.cumsum(sizes[:-1]).tolist()]
-        self._epoch, self._open_now = epoch, -1
+        self._epoch = epoch
 
     def _open(self, window: int) -> None:
         shards = np.asarray(self._windows[window])
@@ -68,7 +67,6 @@ class Order:
         entries = np.stack([np.repeat(shards, counts), inside], axis=1)
         shuffled = generator(*self._key, "window", self._epoch, window).permutation(len(entries))
         self._entries = entries[shuffled]
-        self._open_now = window
         last = window + 1 == len(self._windows)
         after = self._cut(self._epoch + 1)[0] if last else self._windows[window + 1]
         start = self._epoch * self.total + self._starts[window]
@@ -82,11 +80,10 @@ class Order:
             yield self._entries
 
     def __getitem__(self, position: int) -> tuple[int, int]:
-        epoch, inside = divmod(position, self.total)
-        if epoch != self._epoch:
-            self._plan(epoch)
-        window = int(np.searchsorted(self._starts, inside, side="right")) - 1
-        if window != self._open_now:
-            self._open(window)
-        shard, index = self._entries[inside - self._starts[window]]
-        return int(shard), int(index)
+        if not 0 <= position - self.window.start < len(self._entries):
+            epoch, inside = divmod(position, self.total)
+            if epoch != self._epoch:
+                self._plan(epoch)
+            self._open(int(np.searchsorted(self._starts, inside, side="right")) - 1)
+        shard, index = self._entries[position - self.window.start].tolist()
+        return shard, index
