@@ -129,8 +129,14 @@ class Cluster:
             return False
 
     def join(self, cpus: int) -> Node:
-        """A node more; it is there a few seconds later."""
-        return self._start(f"--address={self.address}", f"--num-cpus={cpus}", "--num-gpus=0")
+        """A node more, once it has started: of two that start at once on a host one may abort."""
+        node = self._start(f"--address={self.address}", f"--num-cpus={cpus}", "--num-gpus=0")
+        log = self.folder / f"node-{len(self.nodes) - 1}.log"
+        deadline = time.monotonic() + PATIENCE
+        while b"Ray runtime started" not in (said := log.read_bytes()):
+            assert time.monotonic() < deadline and node.process.poll() is None, said[-2000:]
+            time.sleep(0.1)
+        return node
 
     def workers(self) -> list[psutil.Process]:
         """The processes in which the cluster does work for us."""

@@ -223,7 +223,7 @@ def test_what_a_cancelled_flow_run_waited_for_is_stopped_from_outside(
 def test_a_job_past_its_deadline_is_stopped(
     ray: Cluster, jobs: Jobs, recipe: Path, tmp_path: Path
 ) -> None:
-    process = submit(ray, recipe, tmp_path, "run.deadline=12")
+    process = submit(ray, recipe, tmp_path, "run.deadline=2")
     said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "its deadline" in said
