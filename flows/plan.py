@@ -30,7 +30,7 @@ from flows.main import TARGETS, Options, Prepared, prepare, prepare_index, store
 from flows.recipe import Recipe
 from flows.rules_plan import rules_plan
 from flows.step import Step, closure
-from infra import artifacts, filesystem
+from infra import artifacts, drawn, filesystem
 from infra.artifacts import Spec
 from infra.dataset import read_table
 from infra.digests import digest
@@ -198,6 +198,8 @@ class Estimate:
 
     def rate(self, name: str, draft: Draft) -> Rate | None:
         """What a row of one artifact costs: measured, else remembered, else reckoned."""
+        if draft.spec.stage == drawn.STAGE:  # a few files, of however many rows
+            return Rate(0.0, 0.0, BENCHMARK)
         if draft.spec.stage in self.sample.rates:
             return self.sample.rates[draft.spec.stage]
         return self._remembered(draft.spec) or self._benchmarked(draft.spec)

@@ -26,7 +26,7 @@ from curation.canaries import measure
 from flows.main import TARGETS, Options, prepare, stored_artifacts
 from flows.plan import RATES, mean_pixels, rate_key, samples_seen
 from flows.step import closure
-from infra import artifacts
+from infra import artifacts, drawn
 from pretrain.evaluate.stage import read_results
 
 TARGET = "curate-and-pretrain"
@@ -99,6 +99,8 @@ def rates(store: str) -> dict[str, Any]:
         for made in stored_artifacts(step).values():
             rows = made.totals["rows"] or samples_seen(made.settings)
             key = rate_key(made.manifest["spec"]["stage"], made.settings)
+            if key == drawn.STAGE:
+                continue  # costs the same whatever its rows
             stages[key] = {
                 "seconds": made.timing()["seconds"] / max(rows, 1),
                 "bytes": made.totals["bytes"] / max(rows, 1),

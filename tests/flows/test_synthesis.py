@@ -51,6 +51,11 @@ def test_a_plan_of_a_billion_images_costs_nothing(tmp_path: Path) -> None:
     assert "1,000,000,000" in told and "about 0.0 s of work, 0 B" in told
 
 
+def test_nor_does_it_where_fewer_were_drawn_before(tmp_path: Path) -> None:
+    run_small(tmp_path, "synthesize")
+    test_a_plan_of_a_billion_images_costs_nothing(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("objective", "objects", "label"),
     [("supervised", "null", "system"), ("multi_instance", "[1, 3]", "labels")],
