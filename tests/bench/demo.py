@@ -99,11 +99,11 @@ def rates(store: str) -> dict[str, Any]:
         for made in stored_artifacts(step).values():
             rows = made.totals["rows"] or samples_seen(made.settings)
             key = rate_key(made.manifest["spec"]["stage"], made.settings)
-            if key == drawn.STAGE:
-                continue  # costs the same whatever its rows
+            if key == drawn.STAGE or not rows:
+                continue  # costs the same whatever its rows, or has none: no rate
             stages[key] = {
-                "seconds": made.timing()["seconds"] / max(rows, 1),
-                "bytes": made.totals["bytes"] / max(rows, 1),
+                "seconds": made.timing()["seconds"] / rows,
+                "bytes": made.totals["bytes"] / rows,
             }
             if "decode" in made.settings and "model" not in made.settings:
                 stages[key]["pixels"] = mean_pixels(made.url.partition("/scores/")[0])
